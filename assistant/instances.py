@@ -1,0 +1,40 @@
+"""What an Assistant remembers of each instance."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.arrays import F32, I64
+
+LOSS_SMOOTHING = 0.5
+"""Weight of the newest loss in an instance's own average; the prototype's table used it."""
+
+
+class InstanceStore:
+    """Per-instance loss history, 12 bytes an instance. All arrays have shape ``(n,)``."""
+
+    def __init__(self, n: int) -> None:
+        self.mean_loss: F32 = np.zeros(n, dtype=np.float32)
+        """Exponential average of the instance's own losses, in the loss's unit."""
+        self.last_epoch: NDArray[np.int32] = np.full(n, -1, dtype=np.int32)
+        """Epoch of its last loss; -1 for none."""
+        self.seen: NDArray[np.int32] = np.zeros(n, dtype=np.int32)
+        """How often a loss was reported."""
+
+    @property
+    def n(self) -> int:
+        """Number of instances."""
+        return len(self.mean_loss)
+
+    def record(self, ids: I64, losses: F32, epoch: int) -> None:
+        """Take in finite losses of distinct instances."""
+        first = self.seen[ids] == 0
+        before = self.mean_loss[ids]
+        self.mean_loss[ids] = np.where(first, losses, before + LOSS_SMOOTHING * (losses - before))
+        self.last_epoch[ids] = epoch
+        self.seen[ids] += 1
+
+    def has_recent(self, ids: I64, epoch: int, within_epochs: int) -> NDArray[np.bool_]:
+        """Whether each instance has a loss that is at most ``within_epochs`` old."""
+        return (self.seen[ids] > 0) & (epoch - self.last_epoch[ids] <= within_epochs)

@@ -1,0 +1,66 @@
+"""The Assistant's own model: logistic, on features, label and loss history (paper section 4.1)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.arrays import F32, I64
+
+LEARNING_RATE = 0.05
+HISTORY_FEATURES = 3
+
+
+def sigmoid(logits: F32) -> F32:
+    """Stable for any finite input."""
+    probabilities: F32 = (0.5 * (1.0 + np.tanh(0.5 * logits))).astype(np.float32)
+    return probabilities
+
+
+class LogisticModel:
+    """q_i = σ(w·x_i + u[y_i] + v·h_i), trained by SGD with per-coordinate steps (AdaGrad).
+
+    ``x`` has shape (n, d) float32 or is None, ``y`` (n,) int64 or None, ``h`` (k, 3) float32.
+    """
+
+    def __init__(self, features: NDArray[np.float32] | None, labels: NDArray[np.int64] | None) -> None:
+        self.features = features
+        self.labels = labels
+        width = features.shape[1] if features is not None else 0
+        classes = int(labels.max()) + 1 if labels is not None and len(labels) else 1
+        self.w: F32 = np.zeros(width, dtype=np.float32)
+        self.u: F32 = np.zeros(classes, dtype=np.float32)
+        self.v: F32 = np.zeros(HISTORY_FEATURES, dtype=np.float32)
+        self._squares = {name: np.full_like(getattr(self, name), 1e-3) for name in ("w", "u", "v")}
+        self.updates = 0
+
+    def logits(self, ids: I64, history: F32) -> F32:
+        """Shape ``(k,)``."""
+        found = self.u[self.labels[ids]] if self.labels is not None else np.full(len(ids), self.u[0])
+        found = found + history @ self.v
+        if self.features is not None:
+            found = found + self.features[ids] @ self.w
+        return found.astype(np.float32)
+
+    def predict(self, ids: I64, history: F32) -> F32:
+        """Probability that each instance's loss is above the threshold, shape ``(k,)``."""
+        return sigmoid(self.logits(ids, history))
+
+    def learn(self, ids: I64, history: F32, targets: F32, weights: F32) -> None:
+        """One SGD step on a report; ``weights`` are 1/π and are normalised here."""
+        x = self.features[ids] if self.features is not None else None
+        y = self.labels[ids] if self.labels is not None else np.zeros(len(ids), dtype=np.int64)
+        logits = self.u[y] + history @ self.v
+        if x is not None:
+            logits = logits + x @ self.w
+        residual = (sigmoid(logits.astype(np.float32)) - targets) * (weights / weights.sum())
+        if x is not None:
+            self._step("w", residual @ x)
+        self._step("u", np.bincount(y, weights=residual, minlength=len(self.u)).astype(np.float32))
+        self._step("v", residual @ history)
+        self.updates += 1
+
+    def _step(self, name: str, gradient: F32) -> None:
+        squares = self._squares[name]
+        squares += gradient * gradient
+        getattr(self, name)[...] -= LEARNING_RATE * gradient / np.sqrt(squares)

@@ -1,0 +1,62 @@
+"""AutoAssist: trains heavy networks on the instances worth their time.
+
+The public surface is what this module names; torch is imported with the first name that needs it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module, util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from protocol.errors import AutoAssistError
+
+if TYPE_CHECKING:
+    from boss.feed import Feed as Feed
+    from protocol.channels import MemoryHub as MemoryHub
+    from protocol.settings import RunSettings as RunSettings
+    from workloads import Fingerprint as Fingerprint
+    from workloads import Metric as Metric
+    from workloads import Workload as Workload
+    from workloads import load_workload as load_workload
+
+_EXPORTS = {
+    "Feed": "boss.feed",
+    "Fingerprint": "workloads",
+    "MemoryHub": "protocol.channels",
+    "Metric": "workloads",
+    "RunSettings": "protocol.settings",
+    "Workload": "workloads",
+    "load_workload": "workloads",
+}
+__all__ = [
+    "AutoAssistError",
+    "Feed",
+    "Fingerprint",
+    "MemoryHub",
+    "Metric",
+    "RunSettings",
+    "Workload",
+    "load_workload",
+]
+
+PACKAGES = ("protocol", "workloads", "broker", "assistant", "boss")
+
+
+def _refuse_shadows() -> None:
+    """A user's own ``protocol.py`` beside the script would be imported in place of ours: say which file it is."""
+    home = Path(__file__).resolve().parent.parent
+    for package in PACKAGES:
+        spec = util.find_spec(package)
+        origin = Path(spec.origin).resolve() if spec is not None and spec.origin else None
+        if origin is not None and origin.parent.parent != home:
+            raise ImportError(f"{origin} hides AutoAssist's package {package!r}; rename that file or folder")
+
+
+_refuse_shadows()
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'autoassist' has no attribute {name!r}")
+    return getattr(import_module(_EXPORTS[name]), name)

@@ -1,0 +1,5 @@
+"""``python -m autoassist``."""
+
+from autoassist.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,26 @@
+"""``autoassist boss``; apart from the other roles because its settings import torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from autoassist.roles import Flat, LogSettings, WorkloadName, WorkloadSettings, execute_boss
+from boss.train import TrainSettings
+from protocol.client import ConnectSettings
+from protocol.settings import RunSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class BossCommand:
+    """The Boss: trains on the batches that the broker sends, reports their losses."""
+
+    workload: WorkloadName
+    run: Flat[RunSettings] = RunSettings()
+    connect: Flat[ConnectSettings] = ConnectSettings()
+    train: Flat[TrainSettings] = TrainSettings()
+    data: Flat[WorkloadSettings] = WorkloadSettings()
+    log: Flat[LogSettings] = LogSettings()
+
+    def execute(self) -> int:
+        """Train until the run ends."""
+        return execute_boss(self.workload, self.run, self.connect, self.train, self.data)

@@ -1,0 +1,98 @@
+"""The command line: made from the settings dataclasses. torch is imported by the commands that need it."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Any
+
+from protocol.errors import AutoAssistError
+
+PARENT_VARIABLE = "AUTOASSIST_PARENT"
+PR_SET_PDEATHSIG = 1
+
+
+def _commands() -> dict[str, tuple[str, str]]:
+    return {
+        "run": ("autoassist.run_command", "RunCommand"),
+        "broker": ("autoassist.roles", "BrokerCommand"),
+        "assistant": ("autoassist.roles", "AssistantCommand"),
+        "boss": ("autoassist.boss_command", "BossCommand"),
+        "export": ("autoassist.export", "ExportCommand"),
+    }
+
+
+USAGE = """usage: autoassist COMMAND …   (autoassist COMMAND --help tells more)
+
+  run WORKLOAD         train here: broker, Assistant and Boss as processes of this machine
+  broker               the batch broker alone
+  assistant WORKLOAD   one Assistant
+  boss WORKLOAD        the Boss
+  export RUN_DIR       write a run's batches or losses as JSON lines or CSV
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, 1 for a failure, 2 for the user's mistake."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    if not words or words[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(metadata.version("autoassist"))
+        return 0
+    commands = _commands()
+    if words[0] not in commands:
+        print(f"error: no command {words[0]!r}; one of {', '.join(commands)}\n\n{USAGE}", file=sys.stderr)
+        return 2
+    _die_with_parent()
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.INFO,
+        format="%(asctime)s %(name)s: %(message)s",
+        datefmt="%H:%M:%S",
+        stream=sys.stderr,
+    )
+    try:
+        return int(_parse(words[0], words[1:]).execute())
+    except AutoAssistError as error:
+        _complain(str(error), debug)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except OSError as error:
+        _complain(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), debug)
+        return 1
+    except Exception as error:
+        _complain(f"{type(error).__name__}: {error} (--debug shows where; please report it)", debug)
+        return 1
+
+
+def _parse(command: str, words: list[str]) -> Any:
+    import tyro
+
+    module, name = _commands()[command]
+    kind = getattr(__import__(module, fromlist=[name]), name)
+    return tyro.cli(kind, args=words, prog=f"autoassist {command}")
+
+
+def _complain(text: str, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    print(f"error: {text}", file=sys.stderr)
+
+
+def _die_with_parent() -> None:
+    """A launched role gets SIGTERM when its launcher dies, however that happens (Linux)."""
+    parent = os.environ.get(PARENT_VARIABLE)
+    if parent is None or not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != int(parent):
+        raise SystemExit(1)

@@ -1,0 +1,133 @@
+"""``autoassist export``: every batch, and every instance's loss history, out of the run store."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TextIO
+
+import tyro
+
+from autoassist.roles import Flat, LogSettings
+from broker.rows import StepRow
+from broker.store import RunStore
+from protocol.messages import Batch, Segment
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportCommand:
+    """Write what a run trained, to standard output or a file."""
+
+    run_dir: Annotated[Path, tyro.conf.Positional]
+    """Directory of the run; it may still be running."""
+    what: Literal["batches", "losses"] = "batches"
+    """batches: epoch step rank ids keep_probabilities segments staleness. losses: id epoch step loss π per report."""
+    format: Literal["jsonl", "csv"] = "jsonl"
+    """JSON lines, or CSV with lists as JSON."""
+    output: Path | None = None
+    """File to write; standard output if not given."""
+    log: Flat[LogSettings] = LogSettings()
+
+    def execute(self) -> int:
+        """Write; returns the exit code."""
+        store = RunStore(self.run_dir, writable=False)
+        try:
+            records = batch_records(store) if self.what == "batches" else loss_records(store)
+            if self.output is None:
+                write(records, self.format, sys.stdout)
+            else:
+                with self.output.open("w", encoding="utf-8", newline="") as file:
+                    write(records, self.format, file)
+        finally:
+            store.close()
+        return 0
+
+
+def write(records: Iterator[Record], form: str, file: TextIO) -> None:
+    """Write records in the given form; not-a-number losses become null."""
+    writer = csv.writer(file)
+    for number, record in enumerate(records):
+        if form == "jsonl":
+            file.write(json.dumps(record, allow_nan=False) + "\n")
+            continue
+        if number == 0:
+            writer.writerow(record)
+        writer.writerow([json.dumps(v) if isinstance(v, list) else v for v in record.values()])
+
+
+def batch_records(store: RunStore) -> Iterator[Record]:
+    """Finished batches, then those that are cut and not reported yet; one record per step and rank."""
+    for batch in store.finished_batches():
+        yield from _by_rank(batch)
+    pending = [row.batch for _, row in store.rows() if isinstance(row, StepRow)]
+    for batch in sorted(pending, key=lambda b: b.step):
+        yield from _by_rank(batch)
+
+
+def _by_rank(batch: Batch) -> Iterator[Record]:
+    start = 0
+    for rank, count in enumerate(batch.rank_counts):
+        segments = segments_between(batch.segments, start, start + count)
+        stale = [batch.step - s.learned_through for s in segments if s.learned_through is not None]
+        yield {
+            "epoch": batch.epoch,
+            "step": batch.step,
+            "rank": rank,
+            "ids": batch.ids[start : start + count].tolist(),
+            "keep_probabilities": [float(p) for p in batch.keep_probabilities[start : start + count]],
+            "segments": [_segment(s) for s in segments],
+            "staleness": max(stale, default=None),
+            "padding": max(0, start + count - (len(batch.ids) - batch.padding)),
+        }
+        start += count
+
+
+def segments_between(segments: list[Segment], start: int, stop: int) -> list[Segment]:
+    """The segments of positions ``start … stop-1`` of a batch, the outer ones shortened."""
+    found, position = [], 0
+    for segment in segments:
+        first, last = max(start, position), min(stop, position + segment.count)
+        if last > first:
+            found.append(
+                Segment(
+                    count=last - first,
+                    epoch=segment.epoch,
+                    window=segment.window,
+                    assistant=segment.assistant,
+                    version=segment.version,
+                    learned_through=segment.learned_through,
+                )
+            )
+        position += segment.count
+    return found
+
+
+def _segment(segment: Segment) -> Record:
+    return {
+        "count": segment.count,
+        "epoch": segment.epoch,
+        "window": segment.window,
+        "assistant": segment.assistant or "unfiltered",
+        "version": segment.version,
+        "learned_through": segment.learned_through,
+    }
+
+
+def loss_records(store: RunStore) -> Iterator[Record]:
+    """Every reported loss, in log order."""
+    for record in store.loss_records():
+        for id_, loss, keep in zip(record.ids, record.losses, record.keep_probabilities, strict=True):
+            yield {
+                "id": int(id_),
+                "epoch": record.epoch,
+                "step": record.step,
+                "loss": float(loss) if math.isfinite(loss) else None,
+                "keep_probability": float(keep),
+            }

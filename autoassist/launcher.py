@@ -1,0 +1,145 @@
+"""The local launcher: each role as a process of its own, supervised, drained, nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoassist.children import Child
+from protocol.errors import AutoAssistError, RoleFailed, UserError
+from protocol.signals import StopSignal
+
+log = logging.getLogger("autoassist.run")
+
+BOSS = "boss-0"
+BROKER = "broker"
+TICK_S = 0.25
+
+
+class ChildUserError(RoleFailed, UserError):
+    """A role ended for a mistake of the user's."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchSettings:
+    """How the local launcher treats its processes."""
+
+    assistant_restarts: int = 3
+    """How often a crashed Assistant is started again."""
+
+    drain_s: float = 15.0
+    """How long the roles have to end in order after a stop, before they are killed."""
+
+
+class Launcher:
+    """Supervises the processes of one local run."""
+
+    def __init__(self, settings: LaunchSettings, run_dir: Path, *, echo: bool) -> None:
+        self.settings = settings
+        self.run_dir = run_dir
+        self.logs = run_dir / "logs"
+        self.logs.mkdir(parents=True, exist_ok=True)
+        self.children: dict[str, Child] = {}
+        self.failed: list[str] = []
+        self.statistics_address = ""
+        self._echo = echo
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def _child(self, name: str, arguments: list[str], environment: dict[str, str] | None = None) -> Child:
+        child = Child(
+            name,
+            arguments,
+            self.logs / f"{name}.log",
+            on_line=self._heard,
+            on_exit=lambda: self._wake.put(None),
+            environment=environment or {},
+        )
+        self.children[name] = child
+        return child
+
+    def _heard(self, name: str, line: str) -> None:
+        if self._echo:
+            log.info("[%s] %s", name, line)
+
+    def start_broker(self, arguments: list[str]) -> str:
+        """Start the broker and wait until it listens; returns its address.
+
+        Raises RoleFailed with its last words where it does not come up.
+        """
+        child = self._child(BROKER, arguments)
+        child.start(announce=True)
+        if not child.announcement:
+            child.wait(self.settings.drain_s)
+            raise self._failure(child)
+        addresses = json.loads(child.announcement)
+        self.statistics_address = addresses["statistics"]
+        return str(addresses["address"])
+
+    def start_role(self, name: str, arguments: list[str], environment: dict[str, str] | None = None) -> None:
+        """Start an Assistant or the Boss."""
+        self._child(name, arguments, environment).start()
+
+    def supervise(self, stop: StopSignal) -> None:
+        """Wait until the run is over; restart crashed Assistants.
+
+        Raises RoleFailed with the last words of a role that failed for good.
+        """
+        while self.children[BOSS].is_running and not stop.requested:
+            try:
+                self._wake.get(timeout=TICK_S)
+            except queue.Empty:
+                continue
+            self._look_after_children()
+        if stop.requested:
+            return
+        boss = self.children[BOSS]
+        if boss.code:
+            raise self._failure(boss)
+
+    def _look_after_children(self) -> None:
+        broker = self.children[BROKER]
+        if broker.code:
+            raise self._failure(broker)
+        for child in self.children.values():
+            if child.name in (BOSS, BROKER) or child.is_running or child.code == 0 or child.name in self.failed:
+                continue
+            if child.code == UserError.exit_code or child.restarts >= self.settings.assistant_restarts:
+                self.failed.append(child.name)
+                log.error("%s failed for good: %s; the run goes on without it", child.name, child.last_words)
+            else:
+                child.restarts += 1
+                log.warning("%s ended with %s; starting it again", child.name, child.code)
+                child.start()
+
+    def _failure(self, child: Child) -> AutoAssistError:
+        text = f"{child.name} ended with code {child.code}: {child.last_words} (log: {child.log_file})"
+        return ChildUserError(text) if child.code == UserError.exit_code else RoleFailed(text)
+
+    def shut_down(self) -> None:
+        """End everything in order: the Boss first, whose Goodbye ends the others; then by force."""
+        deadline = time.monotonic() + self.settings.drain_s
+        boss = self.children.get(BOSS)
+        if boss is not None and boss.is_running:
+            boss.tell(signal.SIGTERM)
+            boss.wait(max(0.1, deadline - time.monotonic()))
+        elif boss is None or boss.code:
+            self._tell_all(signal.SIGTERM)
+        if not self._wait_all(deadline):
+            self._tell_all(signal.SIGTERM)
+            if not self._wait_all(time.monotonic() + 3.0):
+                self._tell_all(signal.SIGKILL)
+                self._wait_all(time.monotonic() + 5.0)
+
+    def _tell_all(self, number: signal.Signals) -> None:
+        for child in self.children.values():
+            child.tell(number)
+
+    def _wait_all(self, deadline: float) -> bool:
+        return all(child.wait(max(0.0, deadline - time.monotonic())) for child in self.children.values())

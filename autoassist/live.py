@@ -1,0 +1,99 @@
+"""The live view of a run in the terminal: what the broker publishes, drawn with rich."""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+
+import msgspec
+import zmq
+from rich.console import Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from protocol.statistics import RunStatistics, decode_statistics
+
+POLL_MS = 200
+
+
+def render(statistics: RunStatistics | None) -> Group:
+    """One frame."""
+    if statistics is None or not statistics.policy:
+        return Group(Text("waiting for the Boss …", style="dim"))
+    s = statistics
+    budget = f"epoch {s.epoch + 1}/{s.epochs}" if s.epochs else f"{s.instances_trained}/{s.boss_budget} instances"
+    head = Text.assemble(("AutoAssist ", "bold"), f"policy {s.policy} · {budget} · step {s.trained_steps}")
+    figures = Table.grid(padding=(0, 2))
+    kept = s.epoch_kept / s.epoch_offered if s.epoch_offered else 1.0
+    unfiltered = s.unfiltered / s.offered if s.offered else 0.0
+    metric = f"{s.metric_name} {s.metric_value:.4f}" if s.metric_value is not None else "-"
+    wait = f"{s.exposed_wait_s / s.wall_s:.2%}" if s.wall_s else "-"
+    stale = "-" if s.staleness_p50 is None else f"p50 {s.staleness_p50:.0f}, max {s.staleness_max}"
+    figures.add_row("kept this epoch", f"{kept:.1%}", "unfiltered so far", f"{unfiltered:.1%}")
+    figures.add_row("Boss passes", f"{s.instances_trained}", "exposed wait", wait)
+    figures.add_row("ready at the Boss", f"{s.ready_batches} batches", "stock", f"{s.stock_instances} instances")
+    figures.add_row("staleness", f"{stale}, bound {s.staleness_bound}", "metric", metric)
+    return Group(head, ProgressBar(total=1.0, completed=s.progress, width=72), figures, _peers(s))
+
+
+def _peers(statistics: RunStatistics) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in ("role", "leases", "windows", "backlog", "learned through", "lift", "cpu", "memory"):
+        table.add_column(column, justify="left" if column == "role" else "right")
+    for peer in statistics.peers:
+        is_assistant = peer.role == "assistant"
+        table.add_row(
+            peer.name,
+            *(
+                (str(peer.leases), str(peer.windows), str(peer.backlog_records), str(peer.learned_through))
+                if is_assistant
+                else ("", "", "", "")
+            ),
+            f"{peer.lift:.3f} ± {peer.lift_error:.3f}" if is_assistant else "",
+            f"{peer.cpu_percent:.0f} %",
+            f"{peer.rss_bytes / 1e6:.0f} MB",
+        )
+    return table
+
+
+class LiveView:
+    """Draws until it is left; a thread of its own reads the statistics socket."""
+
+    def __init__(self, address: str, *, enabled: bool) -> None:
+        self._address = address
+        self._enabled = enabled
+        self._done = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> LiveView:
+        if self._enabled:
+            self._thread = threading.Thread(target=self._draw, name="live-view", daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._done.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _draw(self) -> None:
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        socket = context.socket(zmq.SUB)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.RCVHWM, 8)
+        socket.subscribe(b"")
+        socket.connect(self._address)
+        try:
+            with Live(render(None), refresh_per_second=4, transient=False) as live:
+                while not self._done.is_set():
+                    if socket.poll(POLL_MS):
+                        live.update(render(decode_statistics(socket.recv())))
+        except msgspec.MsgspecError:
+            return
+        finally:
+            socket.close()
+            context.term()

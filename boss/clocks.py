@@ -1,0 +1,53 @@
+"""The Boss's stopwatches: what was training, what was waiting, what was evaluation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Clocks:
+    """Monotonic seconds. The wall clock runs from the first batch in hand to the last report, evaluation left out."""
+
+    def __init__(self) -> None:
+        self.connected_at = time.monotonic()
+        self.started_at: float | None = None
+        self.last_report_at = self.connected_at
+        self.exposed_wait_s = 0.0
+        self.startup_wait_s = 0.0
+        self.evaluation_s = 0.0
+        self._paused_before_last_report_s = 0.0
+
+    def waited(self, seconds: float) -> None:
+        """The training thread had nothing to train on for so long."""
+        if self.started_at is None:
+            self.startup_wait_s += seconds
+        else:
+            self.exposed_wait_s += seconds
+
+    def got_batch(self) -> None:
+        """A batch is in hand."""
+        if self.started_at is None:
+            self.started_at = time.monotonic()
+
+    def reported(self) -> None:
+        """A step is done."""
+        self.last_report_at = time.monotonic()
+        self._paused_before_last_report_s = self.evaluation_s
+
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """What happens within counts as evaluation."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.evaluation_s += time.monotonic() - start
+
+    @property
+    def wall_s(self) -> float:
+        """See the class."""
+        if self.started_at is None:
+            return 0.0
+        return self.last_report_at - self.started_at - self._paused_before_last_report_s

@@ -1,0 +1,249 @@
+"""The public feed: three lines in anybody's training script.
+
+feed = Feed.connect("tcp://broker:5555", dataset=train_set, batch_size=128, epochs=90)
+for x, y in feed.loader(train_set):
+    loss = feed.report(cross_entropy(model(x), y, reduction="none"))
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sized
+from contextlib import AbstractContextManager
+from importlib import metadata
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from boss.clocks import Clocks
+from boss.line import BossLine
+from boss.plan import BossPlan, RankBatch
+from boss.reporter import Reporter
+from protocol.client import ConnectSettings, RoleClient, new_incarnation
+from protocol.errors import FeedMisuse, SettingError
+from protocol.messages import EpochEnd, EpochResult, Goodbye, Hello, Stop
+from protocol.session import SessionTimes
+from protocol.settings import RunSettings
+
+log = logging.getLogger("autoassist.boss")
+
+
+class Feed:
+    """Batches of instance IDs from the broker, and the way back for their losses.
+
+    Iterating yields lists of IDs until the epoch ends, so a Feed is a ``batch_sampler``. Use it from one thread.
+    """
+
+    def __init__(
+        self, settings: RunSettings, connect: ConnectSettings, hello: Hello, times: SessionTimes | None = None
+    ) -> None:
+        self.settings = settings
+        self.clocks = Clocks()
+        self._n = hello.n
+        self._plan = BossPlan(rank=hello.rank, prefetch_batches=settings.prefetch_batches)
+        self._reporter = Reporter(hello.rank)
+        self._line = BossLine(RoleClient(hello, connect, times=times), self._plan, self._reporter)
+        self._instances = 0
+        self._epoch = 0
+        self._delivered = 0
+        self._reports = 0
+        self._closed = False
+
+    @classmethod
+    def connect(
+        cls,
+        broker: str = "tcp://127.0.0.1:5555",
+        *,
+        dataset: Sized | None = None,
+        n: int | None = None,
+        dataset_id: str = "dataset",
+        connect_timeout_s: float = 60.0,
+        settings: RunSettings | None = None,
+        times: SessionTimes | None = None,
+        **run_settings: Any,
+    ) -> Feed:
+        """Join a run as Boss rank 0, or start it; blocks until the broker answers.
+
+        ``run_settings`` are the fields of ``RunSettings``, ``batch_size`` and ``epochs`` for example.
+
+        Raises SettingError for a bad setting, PeerRefused where the broker's run differs, BrokerUnreachable after
+        ``connect_timeout_s``.
+        """
+        if settings is None:
+            try:
+                settings = RunSettings(**run_settings)
+            except TypeError as error:
+                raise SettingError(f"Feed.connect: {error}; the settings are the fields of RunSettings") from None
+        if n is None and dataset is None:
+            raise SettingError("Feed.connect: neither dataset nor n is given; pass dataset=train_set")
+        hello = Hello(
+            role="boss",
+            name="boss-0",
+            incarnation=new_incarnation(),
+            dataset_id=dataset_id,
+            n=n if n is not None else len(dataset) if dataset is not None else 0,
+            settings=settings,
+            package_version=metadata.version("autoassist"),
+        )
+        connect = ConnectSettings(broker=broker, connect_timeout_s=connect_timeout_s)
+        feed = cls(settings, connect, hello, times)
+        feed._line.wait_for_welcome()
+        return feed
+
+    # Batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """IDs of each step until the epoch ends; what an early ``break`` left unreported comes first."""
+        self._line.put_back()
+        self._delivered = self._reports
+        while (batch := self._next_batch()) is not None:
+            yield batch.ids.tolist()
+
+    def __len__(self) -> int:
+        """Steps of an unfiltered epoch: an upper bound."""
+        return (self._n + self.settings.step_instances - 1) // self.settings.step_instances
+
+    def _next_batch(self) -> RankBatch | None:
+        item, waited_s = self._line.pull()
+        self.clocks.waited(waited_s)
+        match item:
+            case RankBatch():
+                self.clocks.got_batch()
+                return item
+            case EpochEnd(epoch=epoch):
+                self._epoch = epoch
+                return None
+            case Stop(reason=reason, detail=detail):
+                if reason != "finished":
+                    log.warning("the run is %s%s", reason, f": {detail}" if detail else "")
+                return None
+
+    def loader(self, dataset: Any, **loader_arguments: Any) -> Iterator[Any]:
+        """Batches of ``dataset`` for one epoch, through a DataLoader, each waiting for its ``report``.
+
+        Raises FeedMisuse where a batch was not reported before the next is asked for.
+        """
+        for name in ("batch_size", "shuffle", "sampler", "batch_sampler", "drop_last"):
+            if name in loader_arguments:
+                raise FeedMisuse(f"feed.loader: {name} is the feed's own to decide; leave it out")
+        if loader_arguments.get("in_order") is False:
+            raise FeedMisuse("feed.loader: in_order=False would pair losses with other IDs; leave it out")
+        if hasattr(dataset, "__len__") and len(dataset) != self._n:
+            raise FeedMisuse(
+                f"feed.loader: the data set has {len(dataset)} instances, the run {self._n}; pass the same"
+            )
+        for batch in DataLoader(dataset, batch_sampler=self, **loader_arguments):
+            if self._delivered > self._reports:
+                raise FeedMisuse("a batch was not reported; call feed.report(losses) once for each, or feed.skip()")
+            self._delivered += 1
+            yield batch
+
+    # Losses
+
+    def report(self, losses: Tensor) -> Tensor:
+        """Report per-instance losses, shape ``(batch,)``; returns their mean, padding left out, with gradient.
+
+        Returns at once: values are copied and sent by another thread. Losses that are NaN or infinite are counted
+        and never learned from.
+
+        Raises FeedMisuse for a loss that is reduced or of another length.
+        """
+        expected = len(self._plan.pulled[0].ids) if self._plan.pulled else None
+        if losses.dim() != 1 or (expected is not None and len(losses) != expected):
+            raise FeedMisuse(
+                f"report: losses have shape {tuple(losses.shape)}, expected ({expected},): one per instance; "
+                'compute the loss with reduction="none"'
+            )
+        batch = self._plan.reported()
+        self._reporter.put(batch.step, losses)
+        self._line.wake()
+        self.clocks.reported()
+        self._reports += 1
+        real = len(losses) - batch.padding
+        self._instances += real
+        if batch.padding:
+            return losses[:real].sum() / max(1, real)
+        return losses.mean()
+
+    def skip(self) -> None:
+        """The batch at hand gets no losses: it counts as trained, nothing is learned from it."""
+        batch = self._plan.reported()
+        self._reporter.put(batch.step, torch.full((len(batch.ids),), float("nan")))
+        self._line.wake()
+        self._reports += 1
+
+    # The run
+
+    @property
+    def progress(self) -> float:
+        """Fraction of the budget once the batch at hand is done, 0 … 1; drive schedules with it."""
+        return self._plan.pulled[0].progress if self._plan.pulled else self._plan.progress
+
+    @property
+    def ended(self) -> str:
+        """ "" while the run goes on, else "finished", "stopped" or "failed"."""
+        return self._plan.ended
+
+    @property
+    def epoch(self) -> int:
+        """Last epoch that has ended."""
+        return self._epoch
+
+    @property
+    def instances(self) -> int:
+        """Instances trained by this rank."""
+        return self._instances
+
+    def evaluation(self) -> AbstractContextManager[None]:
+        """``with feed.evaluation(): …`` keeps the time out of the training clocks."""
+        return self.clocks.evaluation()
+
+    def record_metric(self, name: str, value: float) -> None:
+        """Tell the broker what the evaluation after an epoch gave; it goes into the report."""
+        self._line.say(
+            EpochResult(
+                epoch=self._epoch,
+                step=self._plan.last_pulled,
+                metric_name=name,
+                metric_value=float(value),
+                boss_instances=self._instances,
+                train_s=self.clocks.wall_s - self.clocks.exposed_wait_s,
+                exposed_wait_s=self.clocks.exposed_wait_s,
+                wall_s=self.clocks.wall_s,
+            )
+        )
+
+    def stop(self) -> None:
+        """End the iteration after the batch at hand, as if the broker had said Stop. May be called from a signal."""
+        self._line.interrupt(Stop(reason="stopped"))
+
+    def figures(self) -> dict[str, float]:
+        """The Boss's own figures for the report."""
+        return {
+            "wall_s": self.clocks.wall_s,
+            "exposed_wait_s": self.clocks.exposed_wait_s,
+            "startup_wait_s": self.clocks.startup_wait_s,
+            "evaluation_s": self.clocks.evaluation_s,
+            "instances": float(self._instances),
+            "reports_sent": float(self._reporter.sent),
+            "values_dropped": float(self._reporter.values_dropped),
+            "values_not_finite": float(self._reporter.values_not_finite),
+            "report_us_p50": self._reporter.timing_us(0.5),
+            "report_us_p99": self._reporter.timing_us(0.99),
+        }
+
+    def close(self, reason: str = "") -> None:
+        """Send what is left and say Goodbye; called twice it does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        ended: Any = reason or self.ended or "stopped"
+        self._line.close(Goodbye(reason=ended, figures=self.figures()))
+
+    def __enter__(self) -> Feed:
+        return self
+
+    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
+        self.close("failed" if error_type is not None else "")

@@ -1,0 +1,156 @@
+"""The Boss's I/O thread: the only one that touches the socket. The training thread never waits for it."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from collections import deque
+
+from boss.plan import BossPlan, Item
+from boss.reporter import Reporter
+from protocol.client import RoleClient
+from protocol.errors import AutoAssistError
+from protocol.messages import AnyMessage, Goodbye, Welcome
+
+log = logging.getLogger("autoassist.boss")
+
+IDLE_S = 1.0
+COPY_POLL_S = 0.001
+DRAIN_S = 10.0
+
+
+class BossLine:
+    """Owns the client in a thread of its own; hands items over under one short lock."""
+
+    def __init__(self, client: RoleClient, plan: BossPlan, reporter: Reporter) -> None:
+        self._client = client
+        self._plan = plan
+        self._reporter = reporter
+        self._outbox: deque[AnyMessage] = deque()
+        self._changed = threading.Condition()
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._wake_reader.setblocking(False)
+        self._wake_writer.setblocking(False)
+        self._closing: Goodbye | None = None
+        self._error: BaseException | None = None
+        self.welcome: Welcome | None = None
+        self._thread = threading.Thread(target=self._run, name="autoassist-boss-line", daemon=True)
+        self._thread.start()
+
+    # The training thread
+
+    def pull(self) -> tuple[Item, float]:
+        """The next item of the stream, and how long there was none.
+
+        Raises what ended the I/O thread: PeerRefused or BrokerUnreachable.
+        """
+        waited_s = 0.0
+        with self._changed:
+            item = self._plan.pull()
+            if item is None:
+                start = time.monotonic()
+                while item is None and self._error is None:
+                    self._changed.wait()
+                    item = self._plan.pull()
+                waited_s = time.monotonic() - start
+        if item is None:
+            assert self._error is not None
+            raise self._error
+        self.wake()
+        return item, waited_s
+
+    def put_back(self) -> None:
+        """See BossPlan."""
+        with self._changed:
+            self._plan.put_back()
+
+    def say(self, message: AnyMessage) -> None:
+        """Send something; returns at once."""
+        self._outbox.append(message)
+        self.wake()
+
+    def wake(self) -> None:
+        """The I/O thread has something to do."""
+        try:
+            self._wake_writer.send(b"x")
+        except BlockingIOError:
+            return
+
+    def wait_for_welcome(self) -> Welcome:
+        """Block until the broker answers; raises what ended the I/O thread."""
+        with self._changed:
+            while self.welcome is None and self._error is None:
+                self._changed.wait()
+        if self.welcome is None:
+            assert self._error is not None
+            raise self._error
+        return self.welcome
+
+    def interrupt(self, item: Item) -> None:
+        """Put an item before all others: the training thread gets it next."""
+        with self._changed:
+            self._plan.ready.appendleft(item)
+            self._changed.notify_all()
+
+    def close(self, goodbye: Goodbye) -> None:
+        """Send what is left and say Goodbye; waits for at most ``DRAIN_S``."""
+        self._closing = goodbye
+        self.wake()
+        self._thread.join(DRAIN_S + 5.0)
+        self._wake_reader.close()
+        self._wake_writer.close()
+
+    # The I/O thread
+
+    def _run(self) -> None:
+        try:
+            while self._closing is None or self._reporter.is_waiting:
+                self._turn()
+            self._turn()
+            if self._client.is_open:
+                self._client.send(self._closing)
+                if not self._client.drain(DRAIN_S):
+                    log.warning("the broker did not acknowledge the last reports")
+        except AutoAssistError as error:
+            self._fail(error)
+        except BaseException as error:
+            self._fail(error)
+            raise
+        finally:
+            self._client.close()
+
+    def _fail(self, error: BaseException) -> None:
+        with self._changed:
+            self._error = error
+            self._changed.notify_all()
+
+    def _turn(self) -> None:
+        timeout_s = COPY_POLL_S if self._reporter.is_waiting else 0.0 if self._closing else IDLE_S
+        messages = self._client.poll(timeout_s, self._wake_reader.fileno())
+        self._empty_wake()
+        with self._changed:
+            news = [self._take(message) for message in messages]
+            if any(news):
+                self._changed.notify_all()
+            credit = self._plan.credit()
+        for report in self._reporter.take():
+            self._client.send(report)
+        while self._outbox:
+            self._client.send(self._outbox.popleft())
+        if self._client.is_open:
+            self._client.send(credit)
+
+    def _take(self, message: AnyMessage) -> bool:
+        if isinstance(message, Welcome):
+            self.welcome = message
+            return True
+        return self._plan.receive(message)
+
+    def _empty_wake(self) -> None:
+        try:
+            while self._wake_reader.recv(4096):
+                pass
+        except BlockingIOError:
+            return

@@ -1,0 +1,105 @@
+"""Losses leave the training thread without a wait: a ring of slots, pinned where the losses are on a GPU.
+
+The training thread copies into a slot and goes on; the I/O thread takes the slot once the copy's event has fired. A
+full ring drops the values and still acknowledges the step.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from protocol.arrays import F32, empty_f32
+from protocol.messages import LossReport
+
+RING_SLOTS = 64
+TIMINGS = 4096
+
+
+@dataclass(slots=True)
+class Slot:
+    """One report on its way."""
+
+    step: int
+    host: Tensor | None
+    """Loss values in host memory, float32; None where they were dropped."""
+    event: torch.cuda.Event | None
+    report_us: float = 0.0
+
+
+class Reporter:
+    """``put`` from the training thread, ``take`` from the I/O thread."""
+
+    def __init__(self, rank: int, slots: int = RING_SLOTS) -> None:
+        self.rank = rank
+        self.sent = 0
+        self.values_dropped = 0
+        self.values_not_finite = 0
+        self._ring: deque[Slot] = deque()
+        self._slots = slots
+        self._pinned: dict[int, list[Tensor]] = {}
+        self._timings_us: deque[float] = deque(maxlen=TIMINGS)
+
+    def put(self, step: int, losses: Tensor) -> None:
+        """Copy per-instance losses, shape ``(batch,)``, and return; never synchronises the device."""
+        start = time.perf_counter()
+        detached = losses.detach()
+        if len(self._ring) >= self._slots:
+            slot = Slot(step, None, None)
+            self.values_dropped += detached.numel()
+        elif detached.is_cuda:
+            host = self._pinned_buffer(detached.numel())
+            host.copy_(detached.to(torch.float32), non_blocking=True)
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event.record()
+            slot = Slot(step, host, event)
+        else:
+            slot = Slot(step, detached.to(torch.float32, copy=True), None)
+        self._ring.append(slot)
+        elapsed_us = (time.perf_counter() - start) * 1e6
+        slot.report_us = elapsed_us
+        self._timings_us.append(elapsed_us)
+
+    def _pinned_buffer(self, size: int) -> Tensor:
+        free = self._pinned.setdefault(size, [])
+        return free.pop() if free else torch.empty(size, dtype=torch.float32, pin_memory=True)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a copy is still on its way."""
+        return bool(self._ring)
+
+    def take(self) -> list[LossReport]:
+        """Reports whose copies are done, in order."""
+        reports = []
+        while self._ring and _is_done(self._ring[0]):
+            slot = self._ring.popleft()
+            losses = self._values(slot)
+            self.sent += 1
+            reports.append(
+                LossReport(step=slot.step, through=slot.step, rank=self.rank, losses=losses, report_us=slot.report_us)
+            )
+        return reports
+
+    def _values(self, slot: Slot) -> F32:
+        if slot.host is None:
+            return empty_f32()
+        losses: F32 = slot.host.numpy()
+        if slot.event is not None:
+            losses = losses.copy()
+            self._pinned[slot.host.numel()].append(slot.host)
+        self.values_not_finite += int((~np.isfinite(losses)).sum())
+        return losses
+
+    def timing_us(self, share: float) -> float:
+        """Quantile of what one report cost the training thread; 0 before the first."""
+        return float(np.quantile(np.array(self._timings_us), share)) if self._timings_us else 0.0
+
+
+def _is_done(slot: Slot) -> bool:
+    return slot.event is None or bool(slot.event.query())  # type: ignore[no-untyped-call]

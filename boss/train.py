@@ -1,0 +1,122 @@
+"""The training loop: what the paper calls the Boss, with nothing but the public feed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from boss.feed import Feed
+from protocol.errors import SettingError
+from protocol.settings import require
+from protocol.signals import StopSignal
+from workloads import Workload
+
+log = logging.getLogger("autoassist.boss")
+
+DeviceName = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """How the Boss computes; nothing of this changes which batches it gets."""
+
+    device: DeviceName = "auto"
+    """Where the Boss computes; auto takes the GPU if there is one."""
+
+    bf16: bool = False
+    """Autocast to bfloat16; on a GPU only."""
+
+    threads: int = 0
+    """Torch threads on the CPU; 0 for torch's own choice."""
+
+    def __post_init__(self) -> None:
+        require(self.threads >= 0, "threads", self.threads, "must not be negative")
+
+    def resolved_device(self) -> torch.device:
+        """The torch device; raises SettingError for a GPU that is not there."""
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise SettingError("device=cuda: torch finds no GPU; use --device cpu or install a CUDA build of torch")
+        return torch.device("cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+class InstanceDataset(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+    """A workload as a data set that is read by whole batches."""
+
+    def __init__(self, workload: Workload) -> None:
+        self._workload = workload
+        self._n = workload.fingerprint().n
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self._workload.batch([index])
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        return self._workload.batch(indices)
+
+
+def seed_everything(seed: int, *, deterministic: bool) -> None:
+    """Seed torch; in deterministic mode also refuse algorithms that are not."""
+    torch.manual_seed(seed)
+    if deterministic:
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+
+
+def train(workload: Workload, feed: Feed, settings: TrainSettings, stop: StopSignal | None = None) -> nn.Module:
+    """Train until the feed ends; returns the trained Boss."""
+    device = settings.resolved_device()
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    seed_everything(feed.settings.seed, deterministic=feed.settings.deterministic)
+    boss = workload.boss().to(device)
+    optimizer = workload.optimizer(boss)
+    if stop is not None:
+        stop.on_stop = feed.stop
+    peak_lrs = [group["lr"] for group in optimizer.param_groups]
+
+    for batches in epochs(feed, InstanceDataset(workload), device):
+        boss.train()
+        for inputs, targets in batches:
+            for group, peak_lr in zip(optimizer.param_groups, peak_lrs, strict=True):
+                group["lr"] = peak_lr * workload.lr_factor(feed.progress)
+            with autocast(device, settings):
+                losses = workload.losses(boss(inputs), targets)
+            loss = feed.report(losses)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        evaluate(workload, boss, feed, device)
+    return boss
+
+
+def epochs(feed: Feed, dataset: InstanceDataset, device: torch.device) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
+    """One iterator of batches per epoch, until the run ends."""
+    while not feed.ended:
+        loader = feed.loader(dataset, collate_fn=lambda batch: batch, pin_memory=device.type == "cuda")
+        yield ((x.to(device, non_blocking=True), y.to(device, non_blocking=True)) for x, y in loader)
+
+
+def autocast(device: torch.device, settings: TrainSettings) -> AbstractContextManager[object]:
+    """bfloat16 on a GPU where asked for; float32 on the CPU always."""
+    if settings.bf16 and device.type == "cuda":
+        return torch.autocast("cuda", dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def evaluate(workload: Workload, boss: nn.Module, feed: Feed, device: torch.device) -> None:
+    """Evaluate on held-out data, off the training clocks, and record the metric."""
+    if feed.ended in ("stopped", "failed"):
+        return
+    with feed.evaluation(), torch.no_grad():
+        boss.eval()
+        metric = workload.evaluate(boss, device)
+    feed.record_metric(metric.name, metric.value)
+    log.info("epoch %d: %s %.4f after %d instances", feed.epoch, metric.name, metric.value, feed.instances)

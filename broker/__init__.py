@@ -1,0 +1,1 @@
+"""The batch broker: owns the run. Imports neither torch nor workloads."""

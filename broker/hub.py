@@ -1,0 +1,160 @@
+"""The broker's ends of all conversations: who is on which line, what each has committed. No I/O, no clock."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, field
+
+from broker.effects import Admit, Event, HelloReceived, MessageReceived, PeerLost, Refuse
+from broker.rows import RunRow
+from protocol.errors import ProtocolError
+from protocol.messages import AnyMessage, Envelope, Heartbeat, Hello, Reject, Welcome
+from protocol.session import SessionTimes
+from protocol.stream import Stream, Verdict
+
+Outgoing = tuple[bytes, Envelope]
+
+
+@dataclass(slots=True)
+class Conversation:
+    """The broker's end of one role's conversation."""
+
+    name: str
+    incarnation: str
+    routing_id: bytes
+    stream_id: str
+    stream: Stream
+    last_heard: float
+    last_said: float
+    cpu_percent: float = 0.0
+    rss_bytes: int = 0
+
+
+@dataclass(slots=True)
+class Hub:
+    """Envelopes in, core events out; core effects in, envelopes out."""
+
+    times: SessionTimes = field(default_factory=SessionTimes)
+    by_name: dict[str, Conversation] = field(default_factory=dict)
+    by_line: dict[bytes, Conversation] = field(default_factory=dict)
+    refused: dict[str, int] = field(default_factory=dict)
+    """Refused input by cause."""
+
+    def count_refused(self, cause: str) -> None:
+        """One more piece of bad input of this cause."""
+        self.refused[cause] = self.refused.get(cause, 0) + 1
+
+    def receive(self, line: bytes, envelope: Envelope, now: float) -> tuple[list[Event], list[Outgoing]]:
+        """What an envelope on a line means to the core, and what is answered at once."""
+        if isinstance(envelope.message, Hello):
+            return [self._hello(envelope.message, now)], []
+        conversation = self.by_line.get(line)
+        if conversation is None:
+            self.count_refused("no_hello")
+            return [], [(line, _bare(Reject(code="resume", reason="say Hello first")))]
+        conversation.last_heard = now
+        try:
+            conversation.stream.acknowledge(envelope.ack)
+            verdict = conversation.stream.judge(envelope)
+        except ProtocolError as error:
+            self.count_refused(error.cause)
+            return [], []
+        if isinstance(envelope.message, Heartbeat):
+            conversation.cpu_percent = envelope.message.cpu_percent
+            conversation.rss_bytes = envelope.message.rss_bytes
+            lost_tail = envelope.message.seq > conversation.stream.received
+            return [], [self._resume(line)] if lost_tail else []
+        match verdict:
+            case Verdict.DUPLICATE:
+                self.count_refused("duplicate")
+                return [], []
+            case Verdict.GAP:
+                return [], [self._resume(line)]
+        return [MessageReceived(conversation.name, envelope.message, envelope.seq)], []
+
+    @staticmethod
+    def _resume(line: bytes) -> Outgoing:
+        return line, _bare(Reject(code="resume", reason="messages are missing"))
+
+    def _hello(self, hello: Hello, now: float) -> HelloReceived:
+        known = self.by_name.get(hello.name)
+        same = known is not None and known.incarnation == hello.incarnation
+        alive = known is not None and not same and now - known.last_heard < self.times.silence_s
+        fresh = not (known is not None and same and known.stream_id == hello.stream)
+        return HelloReceived(hello, fresh=fresh, alive_elsewhere=alive)
+
+    def admit(self, line: bytes, envelope: Envelope, effect: Admit, run: RunRow, *, now: float) -> list[Outgoing]:
+        """The core accepts the Hello in ``envelope``: Welcome, then what the role has not committed."""
+        hello, ack = envelope.message, envelope.ack
+        assert isinstance(hello, Hello)
+        known = self.by_name.get(hello.name)
+        if known is not None:
+            self.by_line.pop(known.routing_id, None)
+        if known is None or known.incarnation != hello.incarnation or known.stream_id != hello.stream:
+            stream = Stream(received=effect.committed, committed=effect.committed)
+            known = Conversation(hello.name, hello.incarnation, line, uuid.uuid4().hex, stream, now, now)
+        else:
+            known.stream.acknowledge(min(ack, known.stream.last_sent))
+        known.routing_id, known.last_heard, known.last_said = line, now, now
+        self.by_name[hello.name] = self.by_line[line] = known
+        welcome = Welcome(
+            run_id=run.run_id,
+            stream=known.stream_id,
+            settings=run.settings,
+            position=effect.position,
+            index=effect.index,
+        )
+        first = Envelope(seq=0, span=1, ack=known.stream.committed, message=welcome)
+        return [(line, first), *((line, e) for e in known.stream.unacknowledged())]
+
+    @staticmethod
+    def refuse(line: bytes, effect: Refuse) -> Outgoing:
+        """The core does not accept a Hello."""
+        return line, _bare(Reject(code=effect.code, reason=effect.reason, remedy=effect.remedy))
+
+    def send(self, name: str, message: AnyMessage, now: float) -> list[Outgoing]:
+        """Number a message for a role; nothing where the role is gone (it will be told again when it returns)."""
+        conversation = self.by_name.get(name)
+        if conversation is None:
+            return []
+        conversation.last_said = now
+        return [(conversation.routing_id, conversation.stream.number(message))]
+
+    def commit(self) -> None:
+        """All that was handed to the core is in the store: acknowledge it from now on."""
+        for conversation in self.by_name.values():
+            conversation.stream.commit()
+
+    def tick(self, now: float) -> tuple[list[Event], list[Outgoing]]:
+        """Notice silent roles; give signs of life."""
+        lost: list[Event] = []
+        beats: list[Outgoing] = []
+        for conversation in list(self.by_name.values()):
+            if now - conversation.last_heard >= self.times.silence_s:
+                self.forget(conversation.name)
+                lost.append(PeerLost(conversation.name))
+            elif now - conversation.last_said >= self.times.heartbeat_s:
+                conversation.last_said = now
+                beat = Heartbeat(seq=conversation.stream.last_sent)
+                beats.append((conversation.routing_id, conversation.stream.number(beat)))
+        return lost, beats
+
+    def forget(self, name: str) -> None:
+        """A role is gone."""
+        conversation = self.by_name.pop(name, None)
+        if conversation is not None:
+            self.by_line.pop(conversation.routing_id, None)
+
+    def next_deadline(self) -> float | None:
+        """When ``tick`` is due."""
+        return min(
+            (
+                min(c.last_heard + self.times.silence_s, c.last_said + self.times.heartbeat_s)
+                for c in self.by_name.values()
+            ),
+            default=None,
+        )
+
+
+def _bare(message: AnyMessage) -> Envelope:
+    return Envelope(seq=0, span=1, ack=0, message=message)

@@ -1,0 +1,254 @@
+"""Which window goes to whom, which selections are accepted, and when a window passes unfiltered instead."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from broker.rows import WindowRow
+from broker.state import Member, State
+from broker.stock import cut, pass_unfiltered, put_in_stock
+from protocol.messages import Selection, Window
+
+PASS_RATE_SMOOTHING = 0.1
+
+
+def supply(state: State, now: float) -> None:
+    """Do all that the Boss's demand asks for at this moment: lease, cut, and pass unfiltered where nobody helps."""
+    if state.run is None or state.run.ended:
+        return
+    expire_leases(state, now)
+    while True:
+        cut(state)
+        lease_windows(state, now)
+        if not _is_hungry(state):
+            state.hungry_since = None
+            return
+        if state.hungry_since is None:
+            state.hungry_since = now
+        reason = _fallback_reason(state, now)
+        if reason is None or not _pass_one(state, reason):
+            return
+
+
+def next_deadline(state: State) -> float | None:
+    """When ``supply`` must be called again though nothing else happens."""
+    if state.run is None or state.run.ended or state.run.cutting_done:
+        return None
+    deadlines = list(state.lease_deadlines.values())
+    if state.hungry_since is not None:
+        deadlines.append(state.hungry_since + state.settings.patience_s)
+    return min(deadlines, default=None)
+
+
+def _demand(state: State) -> int:
+    """Instances that the Boss's credit asks for beyond those cut."""
+    boss = state.boss()
+    steps = boss.credit + 1 - state.the_run.next_step if boss is not None else 0
+    return max(0, steps) * state.settings.step_instances
+
+
+def _is_hungry(state: State) -> bool:
+    return _demand(state) > 0 and not state.the_run.cutting_done
+
+
+def _fallback_reason(state: State, now: float) -> str | None:
+    """Why a window must pass unfiltered now; None while it is worth waiting."""
+    settings, boss = state.settings, state.boss()
+    if settings.policy == "uniform":
+        return "uniform"
+    if settings.deterministic:
+        return None
+    if all(m.stalled for m in state.assistants()):
+        return "no_assistant"
+    in_hand = state.the_run.next_step - 1 - (boss.yielded if boss is not None else 0)
+    if in_hand <= max(1, settings.prefetch_batches // 4):
+        return "urgent"
+    if state.hungry_since is not None and now - state.hungry_since >= settings.patience_s:
+        return "patience"
+    return None
+
+
+def _pass_one(state: State, reason: str) -> bool:
+    """Pass the most useful window of the epoch being cut: one that nobody holds before one that is leased."""
+    epoch = state.the_run.cut_epoch
+    waiting = [w for w in state.windows.values() if w.state != "stocked" and state.epoch_of(w.window) == epoch]
+    free = [w for w in waiting if w.state == "open"]
+    row = free[0] if free else _new_window(state, epoch)
+    if row is None and waiting:
+        row = min(waiting, key=lambda w: (state.lease_deadlines.get(w.window, 0.0), w.window))
+        state.count_for(row.assistant, "leases_overtaken")
+    if row is None:
+        return False
+    pass_unfiltered(state, row, reason)
+    return True
+
+
+def _new_window(state: State, epoch: int | None = None) -> WindowRow | None:
+    """The next window of the order, taken out of it; None at the end of the run or of ``epoch``."""
+    run, total = state.the_run, state.total_windows
+    if (total is not None and run.next_window >= total) or (
+        epoch is not None and state.epoch_of(run.next_window) != epoch
+    ):
+        return None
+    row = WindowRow(window=run.next_window)
+    run.next_window += 1
+    state.touch_run()
+    return row
+
+
+def expire_leases(state: State, now: float) -> None:
+    """Windows whose lease has run out are offered again."""
+    if state.settings.deterministic:
+        return
+    for window in [w for w, deadline in state.lease_deadlines.items() if deadline <= now]:
+        assistant = state.windows[window].assistant
+        state.count_for(assistant, "leases_expired")
+        if assistant in state.members:
+            state.members[assistant].stalled = True
+        release(state, window)
+
+
+def release(state: State, window: int) -> None:
+    """Take a lease back; the window is open again."""
+    state.lease_deadlines.pop(window, None)
+    row = state.windows[window]
+    row.state, row.assistant = "open", ""
+    state.touch("window", window, row)
+
+
+def release_all_of(state: State, name: str) -> None:
+    """Take back every lease of an Assistant."""
+    for row in [w for w in state.windows.values() if w.state == "leased" and w.assistant == name]:
+        release(state, row.window)
+
+
+def lease_windows(state: State, now: float) -> None:
+    """Lease just enough windows, at the present pass rate, to fill the Boss's credit and the stock's aim."""
+    settings, run = state.settings, state.the_run
+    if run.cutting_done or settings.policy == "uniform":
+        return
+    if settings.deterministic:
+        _lease_in_order(state, now)
+        return
+    target = _demand(state) + settings.stock_batches * settings.step_instances
+    on_the_way = sum(state.window_size(w) for w in state.lease_deadlines)
+    expected = state.line_instances + state.ahead_instances + run.pass_rate * on_the_way
+    while expected < target and (assistant := _free_assistant(state)) is not None:
+        row = _open_window(state) or _new_window(state)
+        if row is None:
+            return
+        _lease(state, row, assistant, now)
+        expected += run.pass_rate * state.window_size(row.window)
+
+
+def _open_window(state: State) -> WindowRow | None:
+    return min((w for w in state.windows.values() if w.state == "open"), key=lambda w: w.window, default=None)
+
+
+def _free_assistant(state: State) -> Member | None:
+    """The Assistant with the fewest leases whose selection would still be fresh enough (admission by forecast)."""
+    held: dict[str, int] = {}
+    for row in state.leased():
+        held[row.assistant] = held.get(row.assistant, 0) + 1
+    oldest_allowed = _forecast_step(state) - state.settings.staleness_bound
+    free = [m for m in state.assistants() if held.get(m.row.name, 0) < m.slots and m.learned_through >= oldest_allowed]
+    return min(free, key=lambda m: (held.get(m.row.name, 0), m.row.index), default=None)
+
+
+def _forecast_step(state: State) -> int:
+    """The step that would train the last instance of a window leased now, if all of it were kept."""
+    run, settings = state.the_run, state.settings
+    on_the_way = sum(state.window_size(w) for w in state.lease_deadlines)
+    before = state.line_instances + state.ahead_instances + int(run.pass_rate * on_the_way)
+    return run.next_step + (before + settings.window_instances) // settings.step_instances
+
+
+def _lease(state: State, row: WindowRow, assistant: Member, now: float) -> None:
+    row.state, row.assistant, row.attempt = "leased", assistant.row.name, row.attempt + 1
+    row.progress = state.progress(row.window)
+    state.windows[row.window] = row
+    state.lease_deadlines[row.window] = now + state.settings.lease_s
+    state.touch("window", row.window, row)
+    send_window(state, row)
+
+
+def send_window(state: State, row: WindowRow) -> None:
+    """Say a leased window to its Assistant (again, where it may have been lost)."""
+    state.send(
+        row.assistant,
+        Window(
+            window=row.window,
+            attempt=row.attempt,
+            epoch=state.epoch_of(row.window),
+            progress=row.progress,
+            ids=state.window_ids(row.window),
+            learn_through=row.learn_through,
+        ),
+    )
+
+
+def _lease_in_order(state: State, now: float) -> None:
+    """Deterministic mode: one window at a time, to the Assistant whose turn it is, with what it must have learned.
+
+    The order to learn lies a fixed depth before the first step that the window can serve, so it depends on the plan
+    alone and never on who was quick. Price: Assistants do not score in parallel.
+    """
+    settings, run = state.settings, state.the_run
+    if state.lease_deadlines or state.line_instances + state.ahead_instances >= _demand(state) + (
+        settings.stock_batches * settings.step_instances
+    ):
+        return
+    row = _open_window(state)
+    window = row.window if row is not None else run.next_window
+    turn = [m for m in state.assistants() if m.row.index == window % settings.assistants]
+    if not turn:
+        return
+    row = row or _new_window(state)
+    if row is None:
+        return
+    kept_so_far = run.instances_cut + state.line_instances + state.ahead_instances
+    depth = settings.prefetch_batches + settings.stock_batches + settings.window_steps
+    row.learn_through = max(-1, kept_so_far // settings.step_instances - depth)
+    _lease(state, row, turn[0], now)
+
+
+def accept_selection(state: State, name: str, selection: Selection) -> None:
+    """Put a selection in stock, or refuse it: too late, nonsense, or too stale (admission at arrival)."""
+    row = state.windows.get(selection.window)
+    if row is None or row.state != "leased" or row.assistant != name or row.attempt != selection.attempt:
+        state.count_for(name, "selections_late")
+        return
+    ids = state.window_ids(row.window)
+    problem = nonsense(selection, ids)
+    if problem:
+        state.count_for(name, "selections_refused")
+        release(state, row.window)
+        return
+    run, settings = state.the_run, state.settings
+    before = state.line_instances + (state.ahead_instances if state.epoch_of(row.window) != run.cut_epoch else 0)
+    last_step = run.next_step + (before + len(selection.kept_ids)) // settings.step_instances
+    if last_step - selection.learned_through > settings.staleness_bound and not settings.deterministic:
+        state.count_for(name, "selections_stale")
+        release(state, row.window)
+        return
+    row.version, row.learned_through = selection.version, selection.learned_through
+    run.pass_rate += PASS_RATE_SMOOTHING * (len(selection.kept_ids) / len(ids) - run.pass_rate)
+    state.count_for(name, "windows")
+    state.count_for(name, "offered", len(ids))
+    state.count_for(name, "kept", len(selection.kept_ids))
+    put_in_stock(state, row, selection.kept_ids, selection.keep_probabilities)
+
+
+def nonsense(selection: Selection, ids: np.ndarray) -> str:
+    """Why a selection cannot be right; empty where it can."""
+    keep = selection.keep_probabilities
+    if len(selection.kept_ids) != len(keep):
+        return "as many probabilities as kept IDs are needed"
+    if len(keep) and not (np.isfinite(keep).all() and keep.min() > 0.0 and keep.max() <= 1.0):
+        return "keep probabilities must lie in (0, 1]"
+    by_id = np.argsort(ids)
+    found = np.searchsorted(ids, selection.kept_ids, sorter=by_id)
+    places = by_id[np.minimum(found, len(ids) - 1)]
+    if (ids[places] != selection.kept_ids).any() or (np.diff(places) <= 0).any():
+        return "kept IDs must be the window's own, in its order"
+    return ""

@@ -1,0 +1,248 @@
+"""The broker's one poll loop: sockets, clock and disk on the outside, the core within.
+
+One iteration drains the socket, commits all rows at once, and only then sends and acknowledges. So whatever a role
+was told is in the store, whenever this process dies.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+import zmq
+
+from broker.core import BrokerCore
+from broker.effects import (
+    Admit,
+    AppendBatch,
+    AppendLoss,
+    Delete,
+    Event,
+    PeerLost,
+    Put,
+    Refuse,
+    RunEnded,
+    Send,
+    SendRecords,
+    StopRequested,
+    Tick,
+)
+from broker.hub import Hub, Outgoing
+from broker.report import build_report, build_statistics, write_report
+from broker.store import RunStore
+from protocol.channels import ZmqBrokerChannel, bind
+from protocol.codec import decode, encode
+from protocol.errors import ProtocolError, SettingError, UserError
+from protocol.messages import Envelope, EpochResult, Heartbeat, Hello
+from protocol.session import SessionTimes
+from protocol.settings import require
+from protocol.signals import StopSignal
+from protocol.statistics import encode_statistics
+
+log = logging.getLogger("autoassist.broker")
+
+MAX_DRAIN = 512
+"""Messages taken in one iteration, so that a flood cannot keep the others waiting."""
+STATISTICS_EVERY_S = 0.5
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BrokerSettings:
+    """Where the broker listens and where it keeps the run."""
+
+    run_dir: Path
+    """Directory of the run: store, logs, report."""
+
+    port: int = 5555
+    """TCP port for the roles; 0 for any free one."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Anything but loopback needs --insecure until keys are configured."""
+
+    statistics_port: int = 0
+    """TCP port of the statistics publisher; 0 for any free one."""
+
+    insecure: bool = False
+    """Listen beyond loopback without authentication: anybody who reaches the port can move the run."""
+
+    drain_s: float = 10.0
+    """How long roles have to say Goodbye once the run has ended."""
+
+    def __post_init__(self) -> None:
+        for name in ("port", "statistics_port"):
+            require(0 <= getattr(self, name) <= 65535, name, getattr(self, name), "must lie in 0 … 65535")
+        require(self.drain_s > 0, "drain_s", self.drain_s, "must be positive")
+        if self.host not in LOOPBACK and not self.insecure:
+            raise SettingError(f"host={self.host}: is not loopback; give --insecure to listen there unauthenticated")
+
+
+class Broker:
+    """One broker process."""
+
+    def __init__(self, settings: BrokerSettings, times: SessionTimes | None = None) -> None:
+        self.settings = settings
+        self.store = RunStore(settings.run_dir)
+        self.core = self._restore()
+        self.hub = Hub(times or SessionTimes())
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        try:
+            self.channel = ZmqBrokerChannel(self.context, f"tcp://{settings.host}:{settings.port}")
+            self.publisher = self.context.socket(zmq.PUB)
+            self.publisher.setsockopt(zmq.LINGER, 0)
+            self.publisher.setsockopt(zmq.SNDHWM, 8)
+            bind(self.publisher, f"tcp://{settings.host}:{settings.statistics_port}")
+        except UserError:
+            self.context.destroy(linger=0)
+            self.store.close()
+            raise
+        self.statistics_address = self.publisher.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._next_statistics = 0.0
+        self._ended_at: float | None = None
+        self._rows: list[Put | Delete] = []
+        self._out: list[Outgoing] = []
+        self._hello: tuple[bytes, Envelope]
+
+    def _restore(self) -> BrokerCore:
+        rows = self.store.rows()
+        if not rows:
+            return BrokerCore(uuid.uuid4().hex)
+        core = BrokerCore.from_rows("", rows)
+        if core.state.run is not None and core.state.run.ended:
+            self.store.close()
+            raise UserError(f"run_dir={self.settings.run_dir}: holds a run that is over; choose another --run-dir")
+        core.rebase_leases(time.monotonic())
+        return core
+
+    @property
+    def address(self) -> str:
+        """Where the roles connect."""
+        return self.channel.address
+
+    def run(self, stop: StopSignal) -> str:
+        """Serve until the run is over or a signal comes; returns how it ended.
+
+        Raises StoreError where the store cannot be written; what was acknowledged until then is safe.
+        """
+        poller = zmq.Poller()
+        poller.register(self.channel.socket, zmq.POLLIN)
+        poller.register(stop.fileno(), zmq.POLLIN)
+        try:
+            while not self._is_over():
+                poller.poll(self._timeout_ms())
+                stop.drain()
+                self._iterate(stop)
+            return self._finish()
+        finally:
+            self._close()
+
+    def _iterate(self, stop: StopSignal) -> None:
+        now = time.monotonic()
+        if stop.requested and self._ended_at is None:
+            self._ended_at = now
+            self._handle(StopRequested(), now)
+        for _ in range(MAX_DRAIN):
+            received = self.channel.receive()
+            if received is None:
+                break
+            self._receive(*received, now)
+        lost, beats = self.hub.tick(now)
+        self._out.extend(beats)
+        for event in lost:
+            assert isinstance(event, PeerLost)
+            log.warning("%s is silent; its work goes to others", event.name)
+        for event in [*lost, Tick()]:
+            self._handle(event, now)
+        self.store.commit(self._rows)
+        self._rows = []
+        self.hub.commit()
+        self._say_farewell(now)
+        self._transmit()
+        self._publish(now)
+
+    def _receive(self, line: bytes, frames: list[bytes], now: float) -> None:
+        try:
+            envelope = decode(frames)
+            events, replies = self.hub.receive(line, envelope, now)
+        except ProtocolError as error:
+            self.hub.count_refused(error.cause)
+            log.debug("refused input: %s", error)
+            return
+        if isinstance(envelope.message, Hello):
+            self._hello = (line, envelope)
+        self._out.extend(replies)
+        for event in events:
+            self._handle(event, now)
+        if events and isinstance(envelope.message, EpochResult):
+            write_report(self.settings.run_dir, build_report(self.core, self.hub))
+
+    def _handle(self, event: Event, now: float) -> None:
+        """Let the core decide; number what is to be sent. All of it travels after the commit."""
+        for effect in self.core.handle(event, now):
+            match effect:
+                case Put() | Delete():
+                    self._rows.append(effect)
+                case AppendLoss() | AppendBatch():
+                    self.store.append(effect)
+                case Send(name, message):
+                    self._out.extend(self.hub.send(name, message, now))
+                case SendRecords(name, start, stop):
+                    for record in self.store.loss_records(start, stop):
+                        self._out.extend(self.hub.send(name, record, now))
+                case Admit(name):
+                    line, envelope = self._hello
+                    self._out.extend(self.hub.admit(line, envelope, effect, self.core.state.the_run, now=now))
+                    log.info("%s has joined", name)
+                case Refuse(name, code, reason):
+                    self._out.append(self.hub.refuse(self._hello[0], effect))
+                    log.log(logging.DEBUG if code == "wait" else logging.WARNING, "refused %s: %s", name, reason)
+                case RunEnded():
+                    self._ended_at = self._ended_at or now
+
+    def _say_farewell(self, now: float) -> None:
+        """Who has said Goodbye hears that it is committed, and may leave."""
+        for name in [n for n in self.hub.by_name if n not in self.core.state.members]:
+            self._out.extend(self.hub.send(name, Heartbeat(seq=self.hub.by_name[name].stream.last_sent), now))
+            self.hub.forget(name)
+
+    def _transmit(self) -> None:
+        for line, envelope in self._out:
+            if not self.channel.send(line, encode(envelope)):
+                self.hub.count_refused("unsendable")
+        self._out = []
+
+    def _publish(self, now: float) -> None:
+        if now < self._next_statistics:
+            return
+        self._next_statistics = now + STATISTICS_EVERY_S
+        raw = encode_statistics(build_statistics(self.core, self.hub, now))
+        try:
+            self.publisher.send(raw, zmq.NOBLOCK)
+        except zmq.Again:
+            self.hub.count_refused("statistics_unsendable")
+
+    def _timeout_ms(self) -> int:
+        now = time.monotonic()
+        deadlines = [self._next_statistics, self.hub.next_deadline(), self.core.next_deadline()]
+        soonest = min(d for d in deadlines if d is not None)
+        return max(0, int((soonest - now) * 1000) + 1)
+
+    def _is_over(self) -> bool:
+        if self._ended_at is None:
+            return False
+        return not self.core.state.members or time.monotonic() - self._ended_at > self.settings.drain_s
+
+    def _finish(self) -> str:
+        if self.core.state.run is None:
+            return "stopped"
+        write_report(self.settings.run_dir, build_report(self.core, self.hub))
+        return self.core.state.run.ended or "stopped"
+
+    def _close(self) -> None:
+        self.channel.close()
+        self.publisher.close()
+        self.context.term()
+        self.store.close()

@@ -1,0 +1,98 @@
+"""Loss reports: acknowledged once, logged in (step, rank) order, told to every Assistant that has credit."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from broker.effects import AppendBatch, AppendLoss, Send, SendRecords
+from broker.rows import StepRow
+from broker.state import Member, State
+from protocol.arrays import I64, empty_f32
+from protocol.messages import LossRecord, LossReport, RecordsDropped
+
+CHUNK_RECORDS = 64
+"""Most records that one effect asks the loop to read."""
+
+
+def accept_report(state: State, name: str, report: LossReport) -> None:
+    """Acknowledge the steps of a report and log what is complete. A repeated report changes nothing."""
+    if report.through < report.step or (len(report.losses) and report.through != report.step):
+        state.count_for(name, "reports_refused")
+        return
+    first = max(report.step, state.the_run.log_step)
+    for step in range(first, min(report.through, state.the_run.next_step - 1) + 1):
+        row = state.steps.get(step)
+        if row is None or report.rank in row.reported or not 0 <= report.rank < state.settings.world_size:
+            state.count_for(name, "reports_repeated")
+            continue
+        expected = row.batch.rank_counts[report.rank]
+        losses = report.losses
+        if len(losses) not in (0, expected):
+            state.count_for(name, "reports_refused")
+            losses = empty_f32()
+        state.count("reports_delivered")
+        if not len(losses):
+            state.count("values_dropped", expected)
+        elif not np.isfinite(losses).all():
+            state.count("values_not_finite", int((~np.isfinite(losses)).sum()))
+        row.reported.append(report.rank)
+        row.losses[report.rank] = losses
+        state.touch("step", step, row)
+    _log_complete(state)
+
+
+def rank_slice(row: StepRow, rank: int) -> slice:
+    """Where a rank's instances stand in the batch."""
+    start = sum(row.batch.rank_counts[:rank])
+    return slice(start, start + row.batch.rank_counts[rank])
+
+
+def _log_complete(state: State) -> None:
+    """Move reports to the log, in order, as far as there is no hole."""
+    run = state.the_run
+    while (row := state.steps.get(run.log_step)) is not None and run.log_rank in row.losses:
+        rank, step = run.log_rank, run.log_step
+        losses = row.losses.pop(rank)
+        last_rank = rank == state.settings.world_size - 1
+        place = rank_slice(row, rank)
+        real: I64 = np.arange(place.start, min(place.stop, len(row.batch.ids) - row.batch.padding))
+        record = LossRecord(
+            position=run.log_records,
+            step=step,
+            rank=rank,
+            learned_through=step if last_rank else step - 1,
+            epoch=row.batch.epoch,
+            ids=row.batch.ids[real] if len(losses) else row.batch.ids[:0],
+            losses=losses[: len(real)],
+            keep_probabilities=row.batch.keep_probabilities[real] if len(losses) else empty_f32(),
+        )
+        state.append(AppendLoss(record))
+        run.log_records += 1
+        run.log_step, run.log_rank = (step + 1, 0) if last_rank else (step, rank + 1)
+        if last_rank:
+            run.instances_trained += len(row.batch.ids) - row.batch.padding
+            state.append(AppendBatch(row.batch))
+            del state.steps[step]
+            state.forget("step", step)
+        state.touch_run()
+        for member in state.assistants():
+            if member.cursor == record.position and member.cursor < member.credit:
+                member.cursor += 1
+                state.effects.append(Send(member.row.name, record))
+
+
+def catch_up(state: State, member: Member) -> None:
+    """Send an Assistant the records that it has credit for; declare dropped what it lags behind too far."""
+    run, settings = state.the_run, state.settings
+    lag_limit = 4 * settings.staleness_bound * settings.world_size
+    behind = run.log_records - member.cursor
+    if behind > lag_limit and member.cursor >= member.replay_until and not settings.deterministic:
+        skipped_to = run.log_records - settings.staleness_bound * settings.world_size // 2
+        state.count_for(member.row.name, "records_dropped", skipped_to - member.cursor)
+        member.cursor = skipped_to
+        learned_through = skipped_to // settings.world_size - 1
+        state.send(member.row.name, RecordsDropped(through_position=skipped_to, learned_through=learned_through))
+    stop = min(run.log_records, member.credit, member.cursor + CHUNK_RECORDS)
+    if stop > member.cursor:
+        state.effects.append(SendRecords(member.row.name, member.cursor, stop))
+        member.cursor = stop

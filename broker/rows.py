@@ -1,0 +1,118 @@
+"""The broker's state, as the rows in which the run store keeps it. Nothing else is state; the rest is derived."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from protocol.arrays import F32, I64, empty_f32, empty_i64, pack_array, unpack_array
+from protocol.messages import Batch, EpochResult
+from protocol.settings import RunSettings
+
+
+class RunRow(msgspec.Struct, kw_only=True):
+    """The run itself; one row."""
+
+    run_id: str
+    settings: RunSettings
+    dataset_id: str
+    n: int
+    generation: int = 0
+    next_window: int = 0  # the first window that was never leased or passed
+    next_step: int = 0
+    cut_epoch: int = 0  # the epoch whose stock is being cut
+    next_order: int = 0  # place of the next window in the stock
+    instances_cut: int = 0
+    instances_trained: int = 0
+    log_step: int = 0  # the loss log's next record is (log_step, log_rank)
+    log_rank: int = 0
+    log_records: int = 0
+    pass_rate: float = 1.0
+    cutting_done: bool = False
+    ended: Literal["", "finished", "stopped", "failed"] = ""
+    counters: dict[str, float] = msgspec.field(default_factory=dict)
+    staleness_counts: dict[int, int] = msgspec.field(default_factory=dict)  # batches by staleness
+    boss_figures: dict[str, float] = msgspec.field(default_factory=dict)
+
+
+class WindowRow(msgspec.Struct, kw_only=True):
+    """A window from its first lease until its last instance is cut."""
+
+    window: int
+    state: Literal["open", "leased", "stocked"] = "open"
+    attempt: int = 0
+    assistant: str = ""  # holds the lease, or has selected; "" where the window passed unfiltered
+    progress: float = 0.0  # of the run when it was leased
+    order: int = -1  # place in the stock
+    kept_ids: I64 = msgspec.field(default_factory=empty_i64)
+    keep_probabilities: F32 = msgspec.field(default_factory=empty_f32)
+    taken: int = 0  # how many of the kept are cut
+    version: int = 0
+    learned_through: int | None = None
+    learn_through: int = -2  # deterministic mode's order to the Assistant
+
+
+class StepRow(msgspec.Struct, kw_only=True):
+    """A batch from its cut until all ranks have reported it and the loss log has it."""
+
+    batch: Batch
+    reported: list[int] = msgspec.field(default_factory=list)  # ranks
+    losses: dict[int, F32] = msgspec.field(default_factory=dict)  # by rank, until they are in the log
+
+
+class PeerRow(msgspec.Struct, kw_only=True):
+    """A role that has said Hello."""
+
+    name: str
+    role: Literal["boss", "assistant"]
+    incarnation: str
+    rank: int = 0
+    index: int = 0
+    committed: int = 0  # highest number of its stream that is in the store
+    counters: dict[str, float] = msgspec.field(default_factory=dict)
+    figures: dict[str, float] = msgspec.field(default_factory=dict)
+
+
+class EpochRow(msgspec.Struct, kw_only=True):
+    """What is known of an epoch that was offered, or is being offered."""
+
+    epoch: int
+    offered: int = 0
+    kept: int = 0
+    unfiltered: int = 0  # of the offered, those that passed without an Assistant
+    after_step: int = -1
+    closed_windows: int = 0
+    ended: bool = False
+    result: EpochResult | None = None
+
+
+Row = RunRow | WindowRow | StepRow | PeerRow | EpochRow
+KINDS: dict[str, type[Row]] = {
+    "run": RunRow,
+    "window": WindowRow,
+    "step": StepRow,
+    "peer": PeerRow,
+    "epoch": EpochRow,
+}
+
+
+def _to_bytes(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return list(pack_array(value))
+    raise TypeError(f"{type(value).__name__} has no place in a row")
+
+
+def _from_bytes(expected: type, value: Any) -> Any:
+    return unpack_array(expected, *value)
+
+
+def encode_row(row: msgspec.Struct) -> bytes:
+    """Row to msgpack."""
+    return msgspec.msgpack.encode(row, enc_hook=_to_bytes)
+
+
+def decode_row(kind: str, raw: bytes) -> Row:
+    """msgpack to row; raises msgspec.ValidationError for anything else."""
+    return msgspec.msgpack.decode(raw, type=KINDS[kind], dec_hook=_from_bytes)

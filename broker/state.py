@@ -1,0 +1,182 @@
+"""All rows of a run in memory, what is derived from them, and the list of effects of the event at hand."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from broker.effects import AppendBatch, AppendLoss, Delete, Effect, Put, Send
+from broker.order import EpochOrder
+from broker.rows import EpochRow, PeerRow, Row, RunRow, StepRow, WindowRow
+from protocol.arrays import I64
+from protocol.messages import AnyMessage
+from protocol.settings import RunSettings
+
+
+@dataclass(slots=True)
+class Member:
+    """A peer that is connected now. Not stored: a restarted broker learns it from the next Hello."""
+
+    row: PeerRow
+    credit: int = -1
+    """Boss: highest step that may be sent. Assistant: loss records below this may be sent."""
+    yielded: int = -1
+    """Boss: highest step that its script has pulled."""
+    slots: int = 0
+    """Assistant: windows that it takes at once."""
+    learned_through: int = -1
+    """Assistant: ℓ as it last said."""
+    cursor: int = 0
+    """Assistant: next loss record to send."""
+    replay_until: int = 0
+    """Assistant: records below this were there when it joined, and are not declared dropped."""
+    stalled: bool = False
+    """Assistant: let a lease run out and has shown no progress since."""
+    lift: float = 0.0
+    lift_error: float = 0.0
+
+
+@dataclass(slots=True)
+class State:
+    """See the module. ``touch`` and ``forget`` are the only ways to change what is stored."""
+
+    run: RunRow | None = None
+    windows: dict[int, WindowRow] = field(default_factory=dict)
+    steps: dict[int, StepRow] = field(default_factory=dict)
+    peers: dict[str, PeerRow] = field(default_factory=dict)
+    epochs: dict[int, EpochRow] = field(default_factory=dict)
+
+    members: dict[str, Member] = field(default_factory=dict)
+    lease_deadlines: dict[int, float] = field(default_factory=dict)
+    line: deque[int] = field(default_factory=deque)
+    """Windows whose instances are cut next: a remainder, then the epoch being cut, in order of arrival."""
+    ahead: dict[int, list[int]] = field(default_factory=dict)
+    """Windows in stock of epochs after the one being cut."""
+    hungry_since: float | None = None
+    """Since when the Boss asks for a batch that cannot be cut."""
+    effects: list[Effect] = field(default_factory=list)
+    _orders: dict[int, EpochOrder] = field(default_factory=dict)
+
+    @property
+    def the_run(self) -> RunRow:
+        """The run's row, where a Boss has fixed the run already."""
+        assert self.run is not None
+        return self.run
+
+    @property
+    def settings(self) -> RunSettings:
+        """The run's settings."""
+        return self.the_run.settings
+
+    # What is derived
+
+    @property
+    def windows_per_epoch(self) -> int:
+        """Windows in one epoch."""
+        return -(-self.the_run.n // self.settings.window_instances)
+
+    @property
+    def total_windows(self) -> int | None:
+        """Windows in the run; None where the budget is counted in Boss instances."""
+        epochs = self.settings.epoch_budget
+        return None if epochs is None else epochs * self.windows_per_epoch
+
+    def epoch_of(self, window: int) -> int:
+        """Epoch that offers a window."""
+        return window // self.windows_per_epoch
+
+    def window_size(self, window: int) -> int:
+        """Candidate IDs in a window; an epoch's last window may be shorter."""
+        start = (window % self.windows_per_epoch) * self.settings.window_instances
+        return min(self.the_run.n - start, self.settings.window_instances)
+
+    def window_ids(self, window: int) -> I64:
+        """Candidate IDs of a window, in the epoch's order."""
+        epoch = self.epoch_of(window)
+        if epoch not in self._orders:
+            if len(self._orders) > 3:
+                self._orders.clear()
+            self._orders[epoch] = EpochOrder(self.the_run.n, self.settings.seed, epoch)
+        start = (window % self.windows_per_epoch) * self.settings.window_instances
+        return self._orders[epoch].ids(start, start + self.window_size(window))
+
+    def untaken(self, windows: Iterable[int]) -> int:
+        """Kept instances of these windows that are not cut yet."""
+        return sum(len(self.windows[w].kept_ids) - self.windows[w].taken for w in windows)
+
+    @property
+    def line_instances(self) -> int:
+        """Instances that may be cut now."""
+        return self.untaken(self.line)
+
+    @property
+    def ahead_instances(self) -> int:
+        """Instances in stock for later epochs."""
+        return sum(self.untaken(windows) for windows in self.ahead.values())
+
+    def leased(self) -> list[WindowRow]:
+        """Windows that Assistants hold, oldest lease first."""
+        return [self.windows[w] for w in self.lease_deadlines]
+
+    def progress(self, window: int) -> float:
+        """Fraction of the budget that is spent once ``window`` is offered, or all that is in stock is cut, 0 … 1."""
+        total, budget = self.total_windows, self.settings.boss_instances
+        if budget is not None:
+            decided = self.the_run.instances_cut + self.line_instances + self.ahead_instances
+            return min(1.0, decided / budget)
+        assert total is not None
+        return min(1.0, (window + 1) / total)
+
+    def assistants(self) -> list[Member]:
+        """Connected Assistants, by index; a stalled one is among them."""
+        found = [m for m in self.members.values() if m.row.role == "assistant"]
+        return sorted(found, key=lambda m: m.row.index)
+
+    def boss(self, rank: int = 0) -> Member | None:
+        """Connected Boss of a rank."""
+        for member in self.members.values():
+            if member.row.role == "boss" and member.row.rank == rank:
+                return member
+        return None
+
+    # What changes
+
+    def touch(self, kind: str, key: int | str, row: Row) -> None:
+        """Note that a row is new or changed."""
+        self.effects.append(Put(kind, str(key), row))
+
+    def touch_run(self) -> None:
+        """Note that the run's row is changed."""
+        self.touch("run", "run", self.the_run)
+
+    def forget(self, kind: str, key: int | str) -> None:
+        """Note that a row is gone."""
+        self.effects.append(Delete(kind, str(key)))
+
+    def send(self, name: str, message: AnyMessage) -> None:
+        """Say something to a member that is connected; nothing happens where it is not."""
+        if name in self.members:
+            self.effects.append(Send(name, message))
+
+    def append(self, effect: AppendLoss | AppendBatch) -> None:
+        """Append to a log."""
+        self.effects.append(effect)
+
+    def count(self, counter: str, by: float = 1) -> None:
+        """Add to a counter of the run."""
+        counters = self.the_run.counters
+        counters[counter] = counters.get(counter, 0) + by
+        self.touch_run()
+
+    def count_for(self, name: str, counter: str, by: float = 1) -> None:
+        """Add to a counter of a peer."""
+        row = self.peers[name]
+        row.counters[counter] = row.counters.get(counter, 0) + by
+        self.touch("peer", name, row)
+
+    def epoch(self, epoch: int) -> EpochRow:
+        """Row of an epoch, made where it is missing."""
+        if epoch not in self.epochs:
+            self.epochs[epoch] = EpochRow(epoch=epoch)
+        return self.epochs[epoch]

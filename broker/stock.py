@@ -1,0 +1,191 @@
+"""The stock and the cutting of global batches from it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from broker.effects import Send
+from broker.rows import StepRow, WindowRow
+from broker.state import State
+from protocol.arrays import F32, I64
+from protocol.messages import Batch, EpochEnd, Segment
+
+
+def put_in_stock(state: State, row: WindowRow, ids: I64, keep_probabilities: F32) -> None:
+    """A window is decided: its kept instances wait to be cut, behind those that came before."""
+    epoch, run = state.epoch_of(row.window), state.the_run
+    state.lease_deadlines.pop(row.window, None)
+    row.state, row.kept_ids, row.keep_probabilities, row.taken = "stocked", ids, keep_probabilities, 0
+    row.order = run.next_order
+    run.next_order += 1
+    if len(ids) == 0:
+        drop_window(state, row.window)
+    else:
+        state.windows[row.window] = row
+        state.touch("window", row.window, row)
+        if epoch == run.cut_epoch:
+            state.line.append(row.window)
+        else:
+            state.ahead.setdefault(epoch, []).append(row.window)
+    size, counts = state.window_size(row.window), state.epoch(epoch)
+    counts.offered += size
+    counts.kept += len(ids)
+    counts.closed_windows += 1
+    if row.learned_through is None:
+        counts.unfiltered += size
+    state.touch("epoch", epoch, counts)
+    state.touch_run()
+
+
+def drop_window(state: State, window: int) -> None:
+    """Nothing of a window is left to cut."""
+    if state.windows.pop(window, None) is not None:
+        state.forget("window", window)
+
+
+def pass_unfiltered(state: State, row: WindowRow, reason: str) -> None:
+    """A window passes whole at π = 1."""
+    ids = state.window_ids(row.window)
+    row.assistant, row.learned_through, row.version = "", None, 0
+    state.count(f"unfiltered_windows_{reason}")
+    put_in_stock(state, row, ids, np.ones(len(ids), dtype=np.float32))
+
+
+def reopen_stocked(state: State, row: WindowRow) -> None:
+    """A selection in stock has become too stale: its untrained IDs, the shrunk ones too, pass at π = 1, in place."""
+    ids = state.window_ids(row.window)
+    rest = ids[~np.isin(ids, row.kept_ids[: row.taken])]
+    counts = state.epoch(state.epoch_of(row.window))
+    counts.kept += len(rest) - (len(row.kept_ids) - row.taken)
+    counts.unfiltered += len(rest)
+    row.assistant, row.learned_through, row.version = "", None, 0
+    row.kept_ids, row.keep_probabilities, row.taken = rest, np.ones(len(rest), dtype=np.float32), 0
+    state.count("reopened_windows")
+    state.touch("window", row.window, row)
+    state.touch("epoch", counts.epoch, counts)
+
+
+def cut(state: State) -> None:
+    """Cut every batch that the Boss's credit and the stock allow, and end the epochs that are used up."""
+    while not state.the_run.cutting_done:
+        boss = state.boss()
+        allowed = boss is not None and state.the_run.next_step <= boss.credit
+        if _remaining_budget(state) <= 0:
+            _end_epoch(state, last=True)
+        elif state.line_instances >= min(state.settings.step_instances, _remaining_budget(state)):
+            if not allowed:
+                return
+            _cut_step(state, min(state.settings.step_instances, _remaining_budget(state)))
+        elif not _epoch_is_offered(state):
+            return
+        elif not _is_last_epoch(state):
+            _end_epoch(state, last=False)
+        elif state.line_instances == 0:
+            _end_epoch(state, last=True)
+        else:
+            if not allowed:
+                return
+            _cut_step(state, state.line_instances)
+
+
+def _remaining_budget(state: State) -> int:
+    limit = state.settings.boss_instances
+    return limit - state.the_run.instances_cut if limit else 1 << 62
+
+
+def _epoch_is_offered(state: State) -> bool:
+    return state.epoch(state.the_run.cut_epoch).closed_windows == state.windows_per_epoch
+
+
+def _is_last_epoch(state: State) -> bool:
+    epochs = state.settings.epoch_budget
+    return epochs is not None and state.the_run.cut_epoch == epochs - 1
+
+
+def _end_epoch(state: State, *, last: bool) -> None:
+    run = state.the_run
+    row = state.epoch(run.cut_epoch)
+    row.ended, row.after_step = True, run.next_step - 1
+    state.touch("epoch", row.epoch, row)
+    _tell_boss(state, EpochEnd(epoch=row.epoch, after_step=row.after_step, last=last))
+    if last:
+        run.cutting_done = True
+    else:
+        run.cut_epoch += 1
+        state.line.extend(state.ahead.pop(run.cut_epoch, []))
+    state.touch_run()
+
+
+def _cut_step(state: State, count: int) -> None:
+    run, settings = state.the_run, state.settings
+    step = run.next_step
+    ids, keep, segments = _take(state, step, count)
+    padding = max(0, settings.world_size - count)
+    if padding:
+        state.count("padded_instances", padding)
+    repeated = np.resize(np.arange(count), count + padding)
+    base, extra = divmod(count + padding, settings.world_size)
+    run.next_step += 1
+    run.instances_cut += count
+    batch = Batch(
+        step=step,
+        epoch=run.cut_epoch,
+        progress=_progress(state, segments),
+        ids=ids[repeated],
+        keep_probabilities=keep[repeated],
+        rank_counts=[base + (rank < extra) for rank in range(settings.world_size)],
+        segments=segments,
+        padding=padding,
+    )
+    stale = [step - s.learned_through for s in segments if s.learned_through is not None]
+    if stale:
+        run.staleness_counts[max(stale)] = run.staleness_counts.get(max(stale), 0) + 1
+    state.steps[step] = StepRow(batch=batch)
+    state.touch("step", step, state.steps[step])
+    state.touch_run()
+    _tell_boss(state, batch)
+
+
+def _progress(state: State, segments: list[Segment]) -> float:
+    if state.settings.boss_instances:
+        return min(1.0, state.the_run.instances_cut / state.settings.boss_instances)
+    return state.progress(max(segment.window for segment in segments))
+
+
+def _take(state: State, step: int, count: int) -> tuple[I64, F32, list[Segment]]:
+    """The next ``count`` instances of the line; a window that is too stale for ``step`` is reopened first."""
+    ids: list[I64] = []
+    keep: list[F32] = []
+    segments: list[Segment] = []
+    while count:
+        row = state.windows[state.line[0]]
+        if row.learned_through is not None and step - row.learned_through > state.settings.staleness_bound:
+            reopen_stocked(state, row)
+        take = min(count, len(row.kept_ids) - row.taken)
+        if take:
+            ids.append(row.kept_ids[row.taken : row.taken + take])
+            keep.append(row.keep_probabilities[row.taken : row.taken + take])
+            segments.append(
+                Segment(
+                    count=take,
+                    epoch=state.epoch_of(row.window),
+                    window=row.window,
+                    assistant=row.assistant,
+                    version=row.version,
+                    learned_through=row.learned_through,
+                )
+            )
+        row.taken += take
+        count -= take
+        if row.taken == len(row.kept_ids):
+            state.line.popleft()
+            drop_window(state, row.window)
+        else:
+            state.touch("window", row.window, row)
+    return np.concatenate(ids), np.concatenate(keep), segments
+
+
+def _tell_boss(state: State, message: Batch | EpochEnd) -> None:
+    boss = state.boss()
+    if boss is not None:
+        state.effects.append(Send(boss.row.name, message))

@@ -1,0 +1,1 @@
+"""The ground floor: what the three roles say to each other and how the bytes travel."""

@@ -1,0 +1,210 @@
+"""How frames travel: ZeroMQ between processes, queues in memory for tests, behind one interface.
+
+A role has a ``RoleChannel`` (one peer: the broker); the broker has a ``BrokerChannel`` (many peers, each with the
+routing ID of its connection). A new connection is a new routing ID, so the broker notices a reconnect by itself.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Protocol
+
+import zmq
+
+from protocol.errors import PortInUse, SettingError
+
+Frames = list[bytes]
+
+MAX_MESSAGE_BYTES = 1 << 28
+LINGER_MS = 2000
+
+
+class RoleChannel(Protocol):
+    """A role's line to the broker."""
+
+    def send(self, frames: Sequence[bytes]) -> bool:
+        """Hand over frames without waiting; False where the line is full."""
+
+    def receive(self) -> Frames | None:
+        """The next frames, without waiting; None where there are none."""
+
+    def reconnect(self) -> None:
+        """Drop the line and make a new one; what was on its way may be lost."""
+
+    def close(self) -> None:
+        """Give everything back."""
+
+
+class BrokerChannel(Protocol):
+    """The broker's lines to all roles."""
+
+    def send(self, routing_id: bytes, frames: Sequence[bytes]) -> bool:
+        """Hand over frames without waiting; False where that line is gone or full."""
+
+    def receive(self) -> tuple[bytes, Frames] | None:
+        """The next (routing ID, frames), without waiting; None where there are none."""
+
+    def close(self) -> None:
+        """Give everything back."""
+
+
+class ZmqRoleChannel:
+    """DEALER socket. The context is the caller's."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str) -> None:
+        self._context = context
+        self._address = address
+        self.socket = self._connect()
+
+    def _connect(self) -> zmq.Socket[bytes]:
+        socket = self._context.socket(zmq.DEALER)
+        socket.setsockopt(zmq.LINGER, LINGER_MS)
+        socket.setsockopt(zmq.IMMEDIATE, 1)
+        socket.setsockopt(zmq.RECONNECT_IVL, 50)
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+        socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+        try:
+            socket.connect(self._address)
+        except zmq.ZMQError as error:
+            socket.close(linger=0)
+            raise SettingError(f"broker={self._address}: {error}; expected tcp://host:port or ipc://path") from None
+        return socket
+
+    def send(self, frames: Sequence[bytes]) -> bool:
+        """See RoleChannel."""
+        try:
+            self.socket.send_multipart(frames, zmq.NOBLOCK, copy=len(frames) == 1)
+        except zmq.Again:
+            return False
+        return True
+
+    def receive(self) -> Frames | None:
+        """See RoleChannel."""
+        try:
+            return self.socket.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            return None
+
+    def reconnect(self) -> None:
+        """See RoleChannel."""
+        self.socket.close(linger=0)
+        self.socket = self._connect()
+
+    def close(self) -> None:
+        """See RoleChannel."""
+        self.socket.close()
+
+
+class ZmqBrokerChannel:
+    """ROUTER socket. The context is the caller's.
+
+    Raises PortInUse or SettingError where the address cannot be bound.
+    """
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str) -> None:
+        self.socket = context.socket(zmq.ROUTER)
+        self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self.socket.setsockopt(zmq.LINGER, LINGER_MS)
+        self.socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+        bind(self.socket, address)
+        self.address = self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    def send(self, routing_id: bytes, frames: Sequence[bytes]) -> bool:
+        """See BrokerChannel."""
+        try:
+            self.socket.send_multipart([routing_id, *frames], zmq.NOBLOCK, copy=len(frames) == 1)
+        except zmq.Again:
+            return False
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            return False
+        return True
+
+    def receive(self) -> tuple[bytes, Frames] | None:
+        """See BrokerChannel."""
+        try:
+            routing_id, *frames = self.socket.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            return None
+        return routing_id, frames
+
+    def close(self) -> None:
+        """See BrokerChannel."""
+        self.socket.close()
+
+
+def bind(socket: zmq.Socket[bytes], address: str) -> None:
+    """Bind, or close the socket and raise PortInUse or SettingError."""
+    try:
+        socket.bind(address)
+    except zmq.ZMQError as error:
+        socket.close(linger=0)
+        if error.errno == zmq.EADDRINUSE:
+            raise PortInUse(
+                f"{address} is in use; choose another --port or stop the process that listens there"
+            ) from None
+        raise SettingError(f"address {address}: {error}; give an address of this host") from None
+
+
+class MemoryHub:
+    """In-memory stand-in for the broker's socket; ``connect`` gives role channels. For tests and users' own tests."""
+
+    def __init__(self) -> None:
+        self.inbox: deque[tuple[bytes, Frames]] = deque()
+        self.lines: dict[bytes, deque[Frames]] = {}
+        self._connections = 0
+
+    def connect(self) -> MemoryRoleChannel:
+        """A new line to this hub."""
+        return MemoryRoleChannel(self)
+
+    def open_line(self) -> bytes:
+        """Routing ID of a new connection."""
+        self._connections += 1
+        routing_id = self._connections.to_bytes(5, "big")
+        self.lines[routing_id] = deque()
+        return routing_id
+
+    def send(self, routing_id: bytes, frames: Sequence[bytes]) -> bool:
+        """See BrokerChannel."""
+        if routing_id not in self.lines:
+            return False
+        self.lines[routing_id].append(list(frames))
+        return True
+
+    def receive(self) -> tuple[bytes, Frames] | None:
+        """See BrokerChannel."""
+        return self.inbox.popleft() if self.inbox else None
+
+    def close(self) -> None:
+        """See BrokerChannel."""
+        self.lines.clear()
+
+
+class MemoryRoleChannel:
+    """A role's line to a MemoryHub."""
+
+    def __init__(self, hub: MemoryHub) -> None:
+        self._hub = hub
+        self.routing_id = hub.open_line()
+
+    def send(self, frames: Sequence[bytes]) -> bool:
+        """See RoleChannel."""
+        self._hub.inbox.append((self.routing_id, list(frames)))
+        return True
+
+    def receive(self) -> Frames | None:
+        """See RoleChannel."""
+        line = self._hub.lines.get(self.routing_id)
+        return line.popleft() if line else None
+
+    def reconnect(self) -> None:
+        """See RoleChannel."""
+        self._hub.lines.pop(self.routing_id, None)
+        self.routing_id = self._hub.open_line()
+
+    def close(self) -> None:
+        """See RoleChannel."""
+        self._hub.lines.pop(self.routing_id, None)

@@ -1,0 +1,189 @@
+"""A role's line to the broker: session core, channel and clock put together. One thread owns it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import psutil
+import zmq
+
+from protocol.channels import RoleChannel, ZmqRoleChannel
+from protocol.codec import decode, encode
+from protocol.errors import BrokerUnreachable, PeerRefused, ProtocolError
+from protocol.messages import AnyMessage, Hello, Reject, Welcome
+from protocol.session import (
+    ClientSession,
+    Deliver,
+    Lost,
+    Opened,
+    Refused,
+    SessionEffect,
+    SessionState,
+    SessionTimes,
+    Transmit,
+)
+from protocol.settings import require
+from protocol.stream import Stream
+
+log = logging.getLogger("autoassist.client")
+
+NOTICE_EVERY_S = 5.0
+
+
+def new_incarnation() -> str:
+    """Names this process start."""
+    return uuid.uuid4().hex
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConnectSettings:
+    """How a role finds the broker."""
+
+    broker: str = "tcp://127.0.0.1:5555"
+    """Address of the broker."""
+
+    connect_timeout_s: float = 60.0
+    """How long to look for a broker that does not answer before giving up."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.connect_timeout_s > 0,
+            "connect_timeout_s",
+            self.connect_timeout_s,
+            "must be a positive number of seconds",
+        )
+        valid = self.broker.startswith(("tcp://", "ipc://", "inproc://"))
+        require(valid, "broker", self.broker, "give an address such as tcp://host:5555")
+
+
+class RoleClient:
+    """Sends and receives for one role; never blocks but in ``poll``."""
+
+    def __init__(
+        self,
+        hello: Hello,
+        settings: ConnectSettings,
+        *,
+        times: SessionTimes | None = None,
+        values_limit: int = 1 << 20,
+        clock: Callable[[], float] = time.monotonic,
+        channel: RoleChannel | None = None,
+    ) -> None:
+        self.settings = settings
+        self.clock = clock
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.channel = channel or ZmqRoleChannel(self._context, settings.broker)
+        now = clock()
+        self.session = ClientSession(
+            hello, times or SessionTimes(), Stream(values_limit=values_limit), seeking_since=now, next_hello=now
+        )
+        self.welcome: Welcome | None = None
+        self._next_notice = now + 1.5
+        self._process = psutil.Process(os.getpid())
+        self._next_vitals = 0.0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the broker answers."""
+        return self.session.state is SessionState.OPEN
+
+    def send(self, message: AnyMessage) -> None:
+        """Send, or keep until the broker answers; see the message's delivery class."""
+        self._apply(self.session.submit(message, self.clock()), [])
+
+    def poll(self, timeout_s: float, wake_fd: int | None = None) -> list[AnyMessage]:
+        """Wait for at most ``timeout_s`` (less where the session needs attention) and return what has come.
+
+        A Welcome is among the returned messages whenever a conversation opens or is taken up again.
+
+        Raises PeerRefused where the broker refuses this role, BrokerUnreachable after ``connect_timeout_s``.
+        """
+        now = self.clock()
+        self._wait(max(0.0, min(timeout_s, self.session.next_deadline(now) - now)), wake_fd)
+        delivered: list[AnyMessage] = []
+        now = self.clock()
+        while (frames := self.channel.receive()) is not None:
+            try:
+                effects = self.session.receive(decode(frames), now)
+            except ProtocolError as error:
+                log.warning("refused input from the broker: %s", error)
+                continue
+            self._apply(effects, delivered)
+        self._refresh_vitals(now)
+        self._apply(self.session.tick(now), delivered)
+        self._give_up_or_notice(now)
+        return delivered
+
+    def _wait(self, timeout_s: float, wake_fd: int | None) -> None:
+        if not isinstance(self.channel, ZmqRoleChannel):
+            return
+        poller = zmq.Poller()
+        poller.register(self.channel.socket, zmq.POLLIN)
+        if wake_fd is not None:
+            poller.register(wake_fd, zmq.POLLIN)
+        poller.poll(int(timeout_s * 1000 + 0.999))
+
+    def _refresh_vitals(self, now: float) -> None:
+        if now >= self._next_vitals:
+            self._next_vitals = now + self.session.times.heartbeat_s
+            self.session.cpu_percent = self._process.cpu_percent()
+            self.session.rss_bytes = self._process.memory_info().rss
+
+    def _apply(self, effects: list[SessionEffect], delivered: list[AnyMessage]) -> None:
+        for effect in effects:
+            match effect:
+                case Transmit(envelope):
+                    if not self.channel.send(encode(envelope)) and envelope.seq:
+                        log.debug("the line is full; %d waits for the next Hello", envelope.seq)
+                case Deliver(message):
+                    delivered.append(message)
+                case Opened(welcome):
+                    self.welcome = welcome
+                    delivered.append(welcome)
+                case Lost(silent_s):
+                    log.warning(
+                        "no sign of the broker for %.1f s; looking for it at %s", silent_s, self.settings.broker
+                    )
+                    self.channel.reconnect()
+                case Refused(reject):
+                    raise PeerRefused(_explain(reject))
+
+    def _give_up_or_notice(self, now: float) -> None:
+        since = self.session.seeking_since
+        if self.session.state is not SessionState.SEEKING or since is None:
+            return
+        if now - since > self.settings.connect_timeout_s:
+            raise BrokerUnreachable(
+                f"no broker answers at {self.settings.broker} for {self.settings.connect_timeout_s:g} s; "
+                "start one, correct --broker, or raise --connect-timeout-s"
+            )
+        if now >= self._next_notice:
+            self._next_notice = now + NOTICE_EVERY_S
+            why = self.session.asked_to_wait or "no answer yet"
+            log.info("waiting for the broker at %s: %s", self.settings.broker, why)
+
+    def drain(self, timeout_s: float) -> bool:
+        """Wait until the broker has committed everything that was sent; False where it took too long."""
+        deadline = self.clock() + timeout_s
+        stream = self.session.stream
+        while stream.bare or stream.waiting:
+            left = deadline - self.clock()
+            if left <= 0:
+                return False
+            self.poll(left)
+        return True
+
+    def close(self) -> None:
+        """Give the line back."""
+        self.session.close()
+        self.channel.close()
+        self._context.term()
+
+
+def _explain(reject: Reject) -> str:
+    return f"the broker refuses: {reject.reason}; {reject.remedy}" if reject.remedy else f"refused: {reject.reason}"

@@ -1,0 +1,241 @@
+"""Every message of the protocol, on one page.
+
+Each says who sends it to whom, and how it is delivered:
+
+* **session**: opens or refuses a conversation; outside the numbering.
+* **reliable**: numbered, kept by the sender until the peer has committed it, sent again after a reconnect.
+* **latest**: unnumbered; a newer one makes the older one worthless, so a lost one does not matter.
+
+Evolution: fields are only ever appended, with a default; a reader ignores fields that it does not know; a tag is never
+used again for something else; what cannot be said so raises ``PROTOCOL_VERSION``, and versions N and N-1 interoperate.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import ClassVar, Literal
+
+import msgspec
+
+from protocol.arrays import F32, I64, empty_f32, empty_i64
+from protocol.settings import RunSettings
+
+PROTOCOL_VERSION = 1
+OLDEST_SPOKEN_VERSION = 1
+
+
+class Delivery(Enum):
+    """How a message is delivered; see the top of this page."""
+
+    SESSION = "session"
+    RELIABLE = "reliable"
+    LATEST = "latest"
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, kw_only=True):
+    """Base of all messages."""
+
+    delivery: ClassVar[Delivery] = Delivery.RELIABLE
+
+
+class Hello(Message, frozen=True, tag="hello"):
+    """Boss or Assistant → broker. Opens a conversation, or takes it up again after a reconnect."""
+
+    delivery: ClassVar[Delivery] = Delivery.SESSION
+    role: Literal["boss", "assistant"]
+    name: str  # unique in the run: "boss-0", "assistant-3"
+    incarnation: str  # new for every process start
+    dataset_id: str
+    n: int  # instances
+    stream: str = ""  # the broker's stream that this role last heard; "" for none
+    settings: RunSettings | None = None  # a Boss's; an Assistant takes what Welcome says
+    rank: int = 0
+    package_version: str = ""
+    protocol: int = PROTOCOL_VERSION
+    slots: int = 0  # windows that an Assistant takes at once
+    position: int = 0  # loss-log records that an Assistant has already applied
+
+
+class Welcome(Message, frozen=True, tag="welcome"):
+    """Broker → role. Answers Hello; the envelope's ack says what of the role's stream is committed."""
+
+    delivery: ClassVar[Delivery] = Delivery.SESSION
+    run_id: str
+    stream: str  # names the broker's stream to this role; another name means: count from zero again
+    settings: RunSettings
+    position: int = 0  # loss-log records that exist
+    index: int = 0  # number of this Assistant, for deterministic mode
+    protocol: int = PROTOCOL_VERSION
+
+
+class Reject(Message, frozen=True, tag="reject"):
+    """Broker → role. ``code`` "resume" asks for a new Hello; any other refuses for good."""
+
+    delivery: ClassVar[Delivery] = Delivery.SESSION
+    code: Literal["resume", "wait", "version", "dataset", "settings", "duplicate", "malformed"]
+    reason: str
+    remedy: str = ""
+
+
+class Credit(Message, frozen=True, tag="credit"):
+    """Boss → broker: batches up to step ``limit`` may come. Assistant → broker: loss records below it may come."""
+
+    delivery: ClassVar[Delivery] = Delivery.LATEST
+    limit: int
+    yielded: int = 0  # Boss: steps that the script has pulled
+    learned_through: int = -1  # Assistant: ℓ, step
+
+
+class Window(Message, frozen=True, tag="window"):
+    """Broker → Assistant. Candidate IDs to score, under a lease."""
+
+    window: int  # number in the run
+    attempt: int  # counts the leases of this window
+    epoch: int
+    progress: float  # fraction of the run's budget, 0 … 1
+    ids: I64
+    learn_through: int = -2  # deterministic mode: apply exactly the reports of steps ≤ this first; -2: no such order
+
+
+class Selection(Message, frozen=True, tag="selection"):
+    """Assistant → broker. The answer to a window."""
+
+    window: int
+    attempt: int
+    kept_ids: I64  # in the window's order
+    keep_probabilities: F32  # π of the kept, 0 < π ≤ 1
+    learned_through: int  # ℓ, step; -1 where nothing was learned yet
+    version: int = 0  # updates of the learned model so far
+    lift: float = 0.0  # the Assistant's own estimate of what its selection is worth
+    lift_error: float = 0.0
+
+
+class Segment(msgspec.Struct, frozen=True, array_like=True):
+    """Where a run of consecutive IDs of a batch comes from."""
+
+    count: int
+    epoch: int
+    window: int
+    assistant: str = ""  # "" for unfiltered
+    version: int = 0
+    learned_through: int | None = None  # None for unfiltered
+
+
+class Batch(Message, frozen=True, tag="batch"):
+    """Broker → Boss rank 0. The IDs of one step for all ranks; rank r takes ``rank_counts[r]`` of them, in order."""
+
+    step: int
+    epoch: int  # the epoch that is being offered; a remainder's segment may name the one before
+    progress: float  # fraction of the run's budget when this step is done, 0 … 1
+    ids: I64
+    keep_probabilities: F32
+    rank_counts: list[int]
+    segments: list[Segment]
+    padding: int = 0  # trailing IDs that repeat others of this step, at weight 0
+
+
+class EpochEnd(Message, frozen=True, tag="epoch_end"):
+    """Broker → Boss. No later step belongs to this epoch; ``last`` ends the run."""
+
+    epoch: int
+    after_step: int  # the epoch's last step
+    last: bool = False
+
+
+class LossReport(Message, frozen=True, tag="loss_report"):
+    """Boss → broker. Acknowledges steps ``step … through``; values are there for a single step only."""
+
+    step: int
+    through: int
+    rank: int
+    losses: F32  # natural units of the loss, in the order of the rank's IDs; empty where values were dropped
+    report_us: float = 0.0  # what reporting cost the training thread
+
+
+class LossRecord(Message, frozen=True, tag="loss_record"):
+    """Broker → Assistant. One record of the loss log; records come in (step, rank) order without a hole."""
+
+    position: int  # number of the record in the log
+    step: int
+    rank: int
+    learned_through: int  # ℓ once this record is applied
+    epoch: int
+    ids: I64 = msgspec.field(default_factory=empty_i64)  # empty where values were dropped
+    losses: F32 = msgspec.field(default_factory=empty_f32)
+    keep_probabilities: F32 = msgspec.field(default_factory=empty_f32)
+
+
+class RecordsDropped(Message, frozen=True, tag="records_dropped"):
+    """Broker → Assistant. Records below ``through_position`` are declared dropped: the Assistant lagged too far."""
+
+    through_position: int
+    learned_through: int
+
+
+class EpochResult(Message, frozen=True, tag="epoch_result"):
+    """Boss → broker. What the evaluation after an epoch gave, and the Boss's own clocks."""
+
+    epoch: int
+    step: int
+    metric_name: str
+    metric_value: float
+    boss_instances: int
+    train_s: float
+    exposed_wait_s: float
+    wall_s: float  # evaluation excluded
+
+
+class Heartbeat(Message, frozen=True, tag="heartbeat"):
+    """Both ways. ``seq`` is the last reliable message sent, so that a lost tail is noticed."""
+
+    delivery: ClassVar[Delivery] = Delivery.LATEST
+    seq: int
+    cpu_percent: float = 0.0
+    rss_bytes: int = 0
+
+
+class Stop(Message, frozen=True, tag="stop"):
+    """Broker → role. The run is over, or is being stopped; finish and say Goodbye."""
+
+    reason: Literal["finished", "stopped", "failed"]
+    detail: str = ""
+
+
+class Goodbye(Message, frozen=True, tag="goodbye"):
+    """Role → broker. Last words; the role's figures for the report."""
+
+    reason: Literal["finished", "stopped", "failed"]
+    figures: dict[str, float] = msgspec.field(default_factory=dict)
+
+
+AnyMessage = (
+    Hello
+    | Welcome
+    | Reject
+    | Credit
+    | Window
+    | Selection
+    | Batch
+    | EpochEnd
+    | LossReport
+    | LossRecord
+    | RecordsDropped
+    | EpochResult
+    | Heartbeat
+    | Stop
+    | Goodbye
+)
+
+
+class Envelope(msgspec.Struct, frozen=True, array_like=True):
+    """What travels: a message with its place in the sender's stream.
+
+    ``seq`` is 0 for unnumbered messages. ``span`` > 1 says that this message stands for the numbers
+    ``seq-span+1 … seq`` (acknowledgements whose values were dropped are merged). ``ack`` is the highest number of the
+    peer's stream that the sender has committed.
+    """
+
+    seq: int
+    span: int
+    ack: int
+    message: AnyMessage

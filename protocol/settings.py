@@ -1,0 +1,142 @@
+"""Settings of a run: fixed by the first Boss, kept by the broker, told to every role."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from protocol.errors import SettingError
+
+DEFAULT_EPOCHS = 3
+
+PolicyName = Literal["autoassist", "uniform", "random-drop"]
+
+
+def require(condition: bool, name: str, value: object, remedy: str) -> None:
+    """Raise SettingError ``name=value: remedy`` unless ``condition`` holds."""
+    if not condition:
+        raise SettingError(f"{name}={value}: {remedy}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """What a run is; two roles of one run never differ in any of it."""
+
+    policy: PolicyName = "autoassist"
+    """Rule that turns what is known of an instance into its keep probability."""
+
+    epochs: int | None = None
+    """Offerings of the whole training set; 3 where boss_instances is not given either."""
+
+    boss_instances: int | None = None
+    """The other way to say how long: stop after this many instances were trained."""
+
+    batch_size: int = 64
+    """Instances per step and rank."""
+
+    world_size: int = 1
+    """Boss ranks; one step trains batch_size times world_size instances."""
+
+    seed: int = 1
+    """Seed of the epoch order, of the drawing, and of the Boss."""
+
+    window_size: int = 0
+    """Candidate IDs that are leased to an Assistant at once; 0 for four steps' worth."""
+
+    prefetch_batches: int = 8
+    """Batches that lie ready at the Boss, beyond those that its script has pulled."""
+
+    stock_batches: int = 4
+    """Batches' worth of kept instances that the broker aims to hold ready."""
+
+    staleness_bound: int = 96
+    """Most steps between the last loss that a selection knew of and the step that trains it."""
+
+    patience_s: float = 0.25
+    """How long an unmet demand of the Boss waits for Assistants before a window passes unfiltered."""
+
+    lease_s: float = 5.0
+    """How long an Assistant may hold a window before it is offered to another."""
+
+    floor: float = 0.1
+    """Least keep probability of any instance (exploration)."""
+
+    drop_rate: float = 0.5
+    """Share that random-drop leaves out after the first epoch."""
+
+    deterministic: bool = False
+    """No clocks in any decision: two runs of one seed draw identical batches. The Boss may wait for an Assistant."""
+
+    assistants: int = 1
+    """Assistants that share the windows in deterministic mode (window j goes to number j mod assistants)."""
+
+    def __post_init__(self) -> None:
+        require(self.policy in ("autoassist", "uniform", "random-drop"), "policy", self.policy, "unknown policy")
+        both = self.epochs is not None and self.boss_instances is not None
+        require(not both, "epochs", self.epochs, f"boss_instances={self.boss_instances} is given too; give only one")
+        for name in (
+            "batch_size",
+            "world_size",
+            "prefetch_batches",
+            "stock_batches",
+            "staleness_bound",
+            "assistants",
+            "epochs",
+            "boss_instances",
+        ):
+            value = getattr(self, name)
+            require(value is None or value >= 1, name, value, "must be at least 1")
+        for name in ("window_size", "seed"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
+        require(self.seed < 2**63, "seed", self.seed, "must be below 2**63")
+        for name in ("patience_s", "lease_s"):
+            value = getattr(self, name)
+            require(math.isfinite(value) and value > 0, name, value, "must be a positive number of seconds")
+        require(0.0 < self.floor <= 1.0, "floor", self.floor, "must lie in (0, 1]")
+        require(0.0 <= self.drop_rate < 1.0, "drop_rate", self.drop_rate, "must lie in [0, 1)")
+        require(self.window_size <= 65536, "window_size", self.window_size, "exceeds 65536; lower it")
+        depth = self.pipeline_steps
+        require(
+            depth <= self.staleness_bound,
+            "staleness_bound",
+            self.staleness_bound,
+            f"the pipeline alone is {depth} steps deep (prefetch_batches {self.prefetch_batches} + stock_batches "
+            f"{self.stock_batches} + window {self.window_steps} + 1); raise the bound or lower these",
+        )
+
+    @property
+    def epoch_budget(self) -> int | None:
+        """Epochs of the run; None where the budget is counted in Boss instances."""
+        return None if self.boss_instances is not None else self.epochs or DEFAULT_EPOCHS
+
+    @property
+    def step_instances(self) -> int:
+        """Instances per global step."""
+        return self.batch_size * self.world_size
+
+    @property
+    def window_instances(self) -> int:
+        """Candidate IDs per window, with the automatic choice resolved."""
+        return self.window_size or min(65536, 4 * self.step_instances)
+
+    @property
+    def window_steps(self) -> int:
+        """Steps that a window fills when all of it is kept."""
+        return -(-self.window_instances // self.step_instances)
+
+    @property
+    def pipeline_steps(self) -> int:
+        """Staleness that the depth of the pipeline alone causes; deterministic mode learns a whole depth behind."""
+        window_steps = self.window_steps * (2 if self.deterministic else 1)
+        return self.prefetch_batches + self.stock_batches + window_steps + 1
+
+    def difference(self, other: RunSettings) -> str:
+        """``name: mine here, theirs there`` for the fields that differ; empty where none does."""
+        mine, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
+        return "; ".join(f"{k}: {mine[k]} here, {theirs[k]} there" for k in mine if mine[k] != theirs[k])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Field names to values, for reports."""
+        return dataclasses.asdict(self)

@@ -1,0 +1,51 @@
+"""SIGTERM and SIGINT as something that a poll loop can wait on."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+
+class StopSignal:
+    """Turns SIGTERM and SIGINT into ``requested`` and a readable file descriptor. Main thread only."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.number = 0
+        self.on_stop: Callable[[], None] | None = None
+        """Called in the signal handler, for a main thread that waits on something else than the descriptor."""
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+
+    def __enter__(self) -> StopSignal:
+        self._wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._wakeup)
+        self._reader.close()
+        self._writer.close()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        self.requested, self.number = True, number
+        if self.on_stop is not None:
+            self.on_stop()
+
+    def fileno(self) -> int:
+        """Readable once a signal has come."""
+        return self._reader.fileno()
+
+    def drain(self) -> None:
+        """Read the descriptor empty."""
+        try:
+            while self._reader.recv(64):
+                pass
+        except BlockingIOError:
+            return

@@ -1,0 +1,65 @@
+"""What the broker publishes about a run, twice a second, on its statistics socket. Best effort."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class PeerStatistics(msgspec.Struct, kw_only=True):
+    """One connected role."""
+
+    name: str
+    role: str
+    silent_s: float
+    leases: int = 0
+    backlog_records: int = 0  # loss records that an Assistant has not been sent
+    learned_through: int = -1
+    windows: int = 0
+    lift: float = 0.0
+    lift_error: float = 0.0
+    cpu_percent: float = 0.0
+    rss_bytes: int = 0
+
+
+class RunStatistics(msgspec.Struct, kw_only=True):
+    """The run at one moment. Counts are totals since the run began."""
+
+    run_id: str = ""
+    policy: str = ""
+    epoch: int = 0
+    epochs: int = 0
+    boss_budget: int = 0
+    n: int = 0
+    progress: float = 0.0
+    next_step: int = 0
+    trained_steps: int = 0
+    instances_trained: int = 0
+    offered: int = 0
+    kept: int = 0
+    unfiltered: int = 0
+    epoch_offered: int = 0
+    epoch_kept: int = 0
+    stock_instances: int = 0
+    leased_windows: int = 0
+    ready_batches: int = 0  # at the Boss, not pulled yet
+    staleness_p50: float | None = None
+    staleness_max: int | None = None
+    staleness_bound: int = 0
+    values_dropped: int = 0
+    refused: dict[str, int] = msgspec.field(default_factory=dict)
+    metric_name: str = ""
+    metric_value: float | None = None
+    exposed_wait_s: float = 0.0
+    wall_s: float = 0.0
+    ended: str = ""
+    peers: list[PeerStatistics] = msgspec.field(default_factory=list)
+
+
+def encode_statistics(statistics: RunStatistics) -> bytes:
+    """To msgpack."""
+    return msgspec.msgpack.encode(statistics)
+
+
+def decode_statistics(raw: bytes) -> RunStatistics:
+    """From msgpack; raises msgspec.ValidationError."""
+    return msgspec.msgpack.decode(raw, type=RunStatistics)

@@ -1,0 +1,128 @@
+"""One direction pair of a conversation: numbering, acknowledgement, repetition. No I/O, no clock."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum
+
+from protocol.arrays import empty_f32
+from protocol.errors import ProtocolError
+from protocol.messages import AnyMessage, Delivery, Envelope, LossReport
+
+
+class Verdict(Enum):
+    """What a receiver does with an envelope."""
+
+    DELIVER = "deliver"
+    DUPLICATE = "duplicate"
+    GAP = "gap"
+
+
+@dataclass(slots=True)
+class Kept:
+    """A sent message that the peer has not committed yet."""
+
+    seq: int
+    span: int
+    message: AnyMessage
+
+
+def without_values(report: LossReport) -> LossReport:
+    """The bare acknowledgement of the same steps."""
+    return LossReport(step=report.step, through=report.through, rank=report.rank, losses=empty_f32())
+
+
+def merged(first: AnyMessage, second: AnyMessage) -> LossReport | None:
+    """One acknowledgement for two neighbouring bare ones; None where they are no neighbours."""
+    if not isinstance(first, LossReport) or not isinstance(second, LossReport):
+        return None
+    if len(first.losses) or len(second.losses) or first.rank != second.rank or second.step != first.through + 1:
+        return None
+    return LossReport(step=first.step, through=second.through, rank=first.rank, losses=empty_f32())
+
+
+@dataclass(slots=True)
+class Stream:
+    """Numbers what is sent, keeps it until it is committed, and judges what is received.
+
+    Loss values that wait are bounded by ``values_limit``: beyond it the oldest report loses its values and its bare
+    acknowledgement merges with its neighbour's, so an outage of any length costs constant memory. Acknowledgements
+    are never dropped. Price: a merged message repeats acknowledgements that may have arrived; receivers take them
+    as idempotent.
+    """
+
+    values_limit: int = 1 << 20
+    """Loss values that may wait, over all unacknowledged reports."""
+
+    last_sent: int = 0
+    received: int = 0
+    committed: int = 0
+    duplicates: int = 0
+    values_dropped: int = 0
+    values_held: int = 0
+    bare: deque[Kept] = field(default_factory=deque)
+    waiting: deque[Kept] = field(default_factory=deque)
+
+    def number(self, message: AnyMessage) -> Envelope:
+        """The envelope to send now; a reliable message is kept until ``acknowledge``."""
+        if message.delivery is not Delivery.RELIABLE:
+            return Envelope(seq=0, span=1, ack=self.committed, message=message)
+        self.last_sent += 1
+        self.waiting.append(Kept(self.last_sent, 1, message))
+        if isinstance(message, LossReport):
+            self.values_held += len(message.losses)
+            while self.values_held > self.values_limit and self.waiting:
+                self._shed_oldest()
+        return Envelope(seq=self.last_sent, span=1, ack=self.committed, message=message)
+
+    def _shed_oldest(self) -> None:
+        kept = self.waiting.popleft()
+        if isinstance(kept.message, LossReport):
+            self.values_held -= len(kept.message.losses)
+            self.values_dropped += len(kept.message.losses)
+            kept.message = without_values(kept.message)
+        if self.bare:
+            both = merged(self.bare[-1].message, kept.message)
+            if both is not None:
+                self.bare[-1] = Kept(kept.seq, self.bare[-1].span + kept.span, both)
+                return
+        self.bare.append(kept)
+
+    def acknowledge(self, ack: int) -> None:
+        """Forget what the peer has committed.
+
+        Raises ProtocolError for an acknowledgement of something never sent.
+        """
+        if ack > self.last_sent:
+            raise ProtocolError("bad_ack", f"acknowledges {ack}, but only {self.last_sent} were sent")
+        while self.bare and self.bare[0].seq <= ack:
+            self.bare.popleft()
+        while self.waiting and self.waiting[0].seq <= ack:
+            kept = self.waiting.popleft()
+            if isinstance(kept.message, LossReport):
+                self.values_held -= len(kept.message.losses)
+
+    def unacknowledged(self) -> list[Envelope]:
+        """Everything to send again after a reconnect, in order."""
+        return [
+            Envelope(seq=k.seq, span=k.span, ack=self.committed, message=k.message) for k in (*self.bare, *self.waiting)
+        ]
+
+    def judge(self, envelope: Envelope) -> Verdict:
+        """Count the envelope in; DELIVER exactly once for each number, in order."""
+        if envelope.seq == 0:
+            return Verdict.DELIVER
+        if envelope.span < 1 or envelope.span > envelope.seq:
+            raise ProtocolError("bad_seq", f"span {envelope.span} does not fit number {envelope.seq}")
+        if envelope.seq <= self.received:
+            self.duplicates += 1
+            return Verdict.DUPLICATE
+        if envelope.seq - envelope.span > self.received:
+            return Verdict.GAP
+        self.received = envelope.seq
+        return Verdict.DELIVER
+
+    def commit(self) -> None:
+        """What was received so far is safe now; later envelopes acknowledge it."""
+        self.committed = self.received

@@ -1,0 +1,102 @@
+"""The one interface between AutoAssist and what is trained."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What two roles compare to be sure that they speak of the same instances."""
+
+    dataset_id: str
+    """Name and content hash, for example ``fashion-mnist-train:8a1f0c…``."""
+
+    n: int
+    """Number of training instances; IDs are ``0 … n-1``."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One evaluation of the Boss on held-out data."""
+
+    name: str
+    """For example ``test_accuracy``."""
+
+    value: float
+    """In the metric's own unit; accuracy is a fraction, 0 … 1."""
+
+    higher_is_better: bool = True
+    """Whether a larger value is a better model."""
+
+
+class Workload(ABC):
+    """A data set, a Boss model, a per-instance loss, an evaluation, and features for the Assistant.
+
+    Subclass it, implement the abstract methods, and pass ``package.module:ClassName`` or ``path/to/file.py:ClassName``
+    where a built-in name goes. The constructor is called with ``model`` (the ``--model`` value, "" for the default) and
+    ``data_dir`` (the ``--data-dir`` value or None), both by keyword; it must be cheap: load data on first use.
+    """
+
+    name: str = "workload"
+
+    def __init__(self, *, model: str = "", data_dir: Path | None = None) -> None:
+        self.model = model
+        self.data_dir = data_dir
+
+    @abstractmethod
+    def fingerprint(self) -> Fingerprint:
+        """Identity and size of the training set; the same on every host that has the same data."""
+
+    @abstractmethod
+    def batch(self, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of training instances, first dimension ``len(ids)``, in the order of ``ids``."""
+
+    @abstractmethod
+    def boss(self) -> nn.Module:
+        """A freshly initialised Boss; the caller has seeded torch."""
+
+    @abstractmethod
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Per-instance loss, shape ``(batch,)``, unreduced, with gradient."""
+
+    @abstractmethod
+    def evaluate(self, boss: nn.Module, device: torch.device) -> Metric:
+        """Evaluate on held-out data; the caller has put the Boss into ``eval()`` and off gradients."""
+
+    def optimizer(self, boss: nn.Module) -> torch.optim.Optimizer:
+        """Optimizer for the Boss; its ``lr`` is the peak of the schedule."""
+        return torch.optim.SGD(boss.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
+
+    def lr_factor(self, progress: float) -> float:
+        """Learning rate as a fraction of its peak at ``progress`` (0 … 1 of the budget): 5 % warm-up, then cosine to 0.
+
+        It runs on progress and not on steps, so that a filtered run, which has fewer steps, decays fully.
+        """
+        warmup = 0.05
+        if progress < warmup:
+            return 0.1 + 0.9 * progress / warmup
+        return 0.5 * (1.0 + float(np.cos(np.pi * min(1.0, (progress - warmup) / (1.0 - warmup)))))
+
+    def features(self) -> NDArray[np.float32] | None:
+        """Assistant features, shape ``(n, d)`` float32, usually a read-only memory map; None if there are none.
+
+        Without features the Assistant runs on labels and loss history alone.
+        """
+        return None
+
+    def labels(self) -> NDArray[np.int64] | None:
+        """Class of each training instance, shape ``(n,)``, values ``0 … classes-1``; None if there are none."""
+        return None
+
+    def lengths(self) -> NDArray[np.int64] | None:
+        """Length of each training instance in tokens, shape ``(n,)``; None where every instance costs the same."""
+        return None

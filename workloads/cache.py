@@ -1,0 +1,120 @@
+"""The user's cache folder: where it lies, how files get into it whole, and who may write at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from protocol.errors import DataError
+
+log = logging.getLogger("autoassist.workloads")
+
+_BLOCK_BYTES = 1 << 20
+
+
+def cache_dir() -> Path:
+    """The folder for fetched and derived data, created when missing.
+
+    ``AUTOASSIST_CACHE`` if set, else ``$XDG_CACHE_HOME/autoassist`` or ``~/.cache/autoassist``, on macOS
+    ``~/Library/Caches/autoassist``. Read at each call, so that a test or a launcher may change the variable.
+
+    Raises:
+        DataError: the folder cannot be created or written.
+    """
+    folder = _cache_location()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"cache folder {folder}: {error.strerror}; set AUTOASSIST_CACHE to a writable folder"
+        ) from error
+    return folder
+
+
+def _cache_location() -> Path:
+    if given := os.environ.get("AUTOASSIST_CACHE"):
+        return Path(given).expanduser().absolute()
+    if xdg := os.environ.get("XDG_CACHE_HOME"):
+        return Path(xdg).expanduser().absolute() / "autoassist"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "autoassist"
+    return Path.home() / ".cache" / "autoassist"
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file as 64 hexadecimal digits, read in blocks of 1 MiB."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sha256_hex(content: bytes) -> str:
+    """SHA-256 of ``content`` as 64 hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its place when the block ends well, and is removed otherwise.
+
+    A reader sees the old file or the whole new one, never a part. The caller holds the lock of what he writes: the
+    temporary name is fixed, so that what a killed writer left is overwritten and does not pile up. The file is not
+    synced: after a power loss it may be damaged, which the check at the next load finds.
+
+    Raises:
+        DataError: the disk refuses, for example because it is full.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path`` whole or not at all; see `replacing` for the errors."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def _unwritable(path: Path, error: OSError) -> DataError:
+    return DataError(f"cannot write {path}: {error.strerror or error}; free disk space or set AUTOASSIST_CACHE")
+
+
+@contextmanager
+def file_lock(path: Path) -> Iterator[None]:
+    """Hold ``path`` as a lock between processes (and threads); waits for the holder, and says so once.
+
+    The kernel frees it when the holder dies, even by kill -9, so it cannot be left behind. The empty file stays:
+    removing it would let two waiters lock two different files. Price: POSIX only, and on NFS only as good as its
+    ``flock``.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("%s: another process prepares this data; waiting for it", path.stem)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
