@@ -98,13 +98,12 @@ def _append_to_path(folder: Path) -> None:
 def _import_failed(what: str, path: Path | None, error: BaseException) -> WorkloadError:
     """The error with the place where it arose: the deepest line of ``path``, else the deepest line of all."""
     text = " ".join(str(error).split())
-    if isinstance(error, SyntaxError):
+    if isinstance(error, SyntaxError) and error.filename:
         place = f"{error.filename}:{error.lineno}"
         text = error.msg
     else:
         frames = traceback.extract_tb(error.__traceback__)
         own = [frame for frame in frames if path is None or frame.filename == str(path)]
-        own = [frame for frame in own if not frame.filename.startswith("<frozen")]
         place = f"{(own or frames)[-1].filename}:{(own or frames)[-1].lineno}"
     return WorkloadError(f"workload {what} does not import: {type(error).__name__} at {place}: {text}")
 

@@ -61,6 +61,15 @@ def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path
     assert target.read_bytes() == b"old"
 
 
+def test_a_reader_keeps_the_file_that_it_opened(tmp_path: Path) -> None:
+    """An Assistant maps the features for hours; writing over them in place would change its numbers under it."""
+    write_atomically(tmp_path / "f", b"old and long")
+    with (tmp_path / "f").open("rb") as reader:
+        write_atomically(tmp_path / "f", b"new")
+        assert reader.read() == b"old and long"
+    assert (tmp_path / "f").read_bytes() == b"new"
+
+
 def test_what_a_killed_writer_left_does_not_pile_up(tmp_path: Path) -> None:
     (tmp_path / ".f.part").write_bytes(b"left over")
     write_atomically(tmp_path / "f", b"new")

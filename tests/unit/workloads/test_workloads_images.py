@@ -130,6 +130,20 @@ def test_a_variant_with_one_other_label_is_another_data_set() -> None:
     validate_workload(Relabelled())
 
 
+class FromFrozenMemory(Digits):
+    """A variant whose arrays are read-only, as those from ``np.load(mmap_mode="r")`` are."""
+
+    def load_images(self) -> ImageSet:
+        images = super().load_images()
+        for array in (images.train_images, images.train_labels, images.test_images, images.test_labels):
+            array.flags.writeable = False
+        return images
+
+
+def test_read_only_arrays_serve_as_well() -> None:
+    assert torch.equal(FromFrozenMemory().batch([4, 2])[0], Digits().batch([4, 2])[0])
+
+
 class Answers(nn.Module):
     """Says class 3 to everything."""
 

@@ -133,6 +133,11 @@ def test_a_syntax_error_names_its_line(folder: Path) -> None:
     fails("bad.py:Mine", "SyntaxError", f"{folder / 'bad.py'}:2")
 
 
+def test_a_binary_file_with_the_name_of_a_program_is_refused(folder: Path) -> None:
+    (folder / "bad.py").write_bytes(b"x = 1\0\0")
+    fails("bad.py:Mine", "bad.py does not import", "null bytes")
+
+
 def test_a_missing_dependency_is_not_mistaken_for_a_missing_workload(folder: Path) -> None:
     (folder / "needs_more_of_it.py").write_text("\nimport not_installed_anywhere\n")
     for spec in ("needs_more_of_it.py:Mine", "needs_more_of_it:Mine"):
