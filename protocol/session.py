@@ -179,13 +179,13 @@ class ClientSession:
         return [Transmit(Envelope(seq=0, span=1, ack=self.stream.received, message=hello))]
 
     def _welcomed(self, welcome: Welcome, ack: int, now: float) -> list[SessionEffect]:
-        if self.state is SessionState.OPEN:
-            return []
         fresh = welcome.stream != self.broker_stream
+        if self.state is SessionState.OPEN and not fresh:
+            return []
         if fresh:
             self.stream.received = self.stream.committed = 0
         self.broker_stream = welcome.stream
-        self.state, self.seeking_since = SessionState.OPEN, None
+        self.state, self.seeking_since, self.asked_to_wait = SessionState.OPEN, None, ""
         self.last_said = now
         self.stream.acknowledge(ack)
         again = [Transmit(e) for e in self.stream.unacknowledged()]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from protocol.errors import SettingError, WorkloadError
-from workloads.models import make_model, resnet, small_cnn
+from workloads.models import BasicBlock, make_model, resnet, small_cnn
 
 
 def parameters(model: nn.Module) -> int:
@@ -39,6 +39,17 @@ def test_resnets_have_the_size_that_is_published(depth: int, expected: int) -> N
     assert parameters(model) == expected
     weighted = sum(isinstance(module, nn.Conv2d | nn.Linear) for module in model.modules())
     assert weighted == depth
+
+
+def test_resnet_halves_the_image_at_the_second_and_third_stage() -> None:
+    """As in the paper, 32, 16, 8: without it the same parameters cost several times the work."""
+    sizes: list[tuple[int, ...]] = []
+    model = resnet(8, channels=3, classes=10)
+    for module in model:
+        if isinstance(module, BasicBlock):
+            module.register_forward_hook(lambda _module, _inputs, output: sizes.append(tuple(output.shape[1:])))
+    model(torch.randn(1, 3, 32, 32))
+    assert sizes == [(16, 32, 32), (32, 16, 16), (64, 8, 8)]
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,7 @@ def test_a_syntax_error_names_its_line(folder: Path) -> None:
 
 def test_a_binary_file_with_the_name_of_a_program_is_refused(folder: Path) -> None:
     (folder / "bad.py").write_bytes(b"x = 1\0\0")
-    fails("bad.py:Mine", "bad.py does not import", "null bytes")
+    assert "None" not in fails("bad.py:Mine", "bad.py does not import", "null bytes")
 
 
 def test_a_missing_dependency_is_not_mistaken_for_a_missing_workload(folder: Path) -> None:
