@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from protocol.arrays import F32, I64
 
-LEARNING_RATE = 0.05
+LEARNING_RATE = 0.3
+"""Step of a single coordinate; features share one such step among all of theirs, hence the root of their number."""
 HISTORY_FEATURES = 3
 
 
@@ -31,6 +32,7 @@ class LogisticModel:
         self.w: F32 = np.zeros(width, dtype=np.float32)
         self.u: F32 = np.zeros(classes, dtype=np.float32)
         self.v: F32 = np.zeros(HISTORY_FEATURES, dtype=np.float32)
+        self._rates = {"w": LEARNING_RATE / max(1.0, width**0.5), "u": LEARNING_RATE, "v": LEARNING_RATE}
         self._squares = {name: np.full_like(getattr(self, name), 1e-3) for name in ("w", "u", "v")}
         self.updates = 0
 
@@ -63,4 +65,4 @@ class LogisticModel:
     def _step(self, name: str, gradient: F32) -> None:
         squares = self._squares[name]
         squares += gradient * gradient
-        getattr(self, name)[...] -= LEARNING_RATE * gradient / np.sqrt(squares)
+        getattr(self, name)[...] -= self._rates[name] * gradient / np.sqrt(squares)

@@ -104,9 +104,10 @@ class Launcher:
             raise self._failure(boss)
 
     def _look_after_children(self) -> None:
-        broker = self.children[BROKER]
+        broker, boss = self.children[BROKER], self.children[BOSS]
         if broker.code:
-            raise self._failure(broker)
+            boss.wait(self.settings.drain_s)  # the broker also ends so where the Boss has failed: then blame the Boss
+            raise self._failure(boss if boss.code else broker)
         for child in self.children.values():
             if child.name in (BOSS, BROKER) or child.is_running or child.code == 0 or child.name in self.failed:
                 continue

@@ -24,7 +24,7 @@ from broker.effects import (
     Tick,
 )
 from broker.leasing import accept_selection, next_deadline, release_all_of, send_window, supply
-from broker.routing import accept_report, catch_up
+from broker.routing import accept_report, catch_up, start_replay
 from broker.rows import EpochRow, PeerRow, Row, RunRow, StepRow, WindowRow
 from broker.state import Member, State
 from protocol.messages import (
@@ -39,8 +39,8 @@ from protocol.messages import (
     Stop,
 )
 
-REPLAY_RECORDS = 1 << 16
-"""Most loss records that an Assistant which joins late is given to catch up on."""
+MAX_SLOTS = 64
+"""Most windows that one Assistant holds at once, whatever it asks for."""
 
 
 class BrokerCore:
@@ -99,23 +99,22 @@ class BrokerCore:
                 state.members.pop(hello.name, None)
             row = self._new_peer(hello, row)
         member = state.members.get(hello.name)
+        new = member is None or event.fresh
         if member is None or event.fresh:
-            member = Member(row=row, slots=hello.slots)
-            state.members[hello.name] = member
-            self._admit(hello, member)
+            member = self._join(hello, row)
+        state.effects.append(Admit(hello.name, row.index, state.the_run.log_records, row.committed))
+        if row.role == "assistant":
+            start_replay(state, member, hello.position)
+        if new:
             self._tell_again(member)
-        else:
-            self._admit(hello, member)
 
     def _new_peer(self, hello: Hello, before: PeerRow | None) -> PeerRow:
-        taken = {p.index for p in self.state.peers.values() if p.role == "assistant" and p.name in self.state.members}
-        index = before.index if before is not None else min(set(range(len(taken) + 1)) - taken)
         row = PeerRow(
             name=hello.name,
             role=hello.role,
             incarnation=hello.incarnation,
             rank=hello.rank,
-            index=index,
+            index=before.index if before is not None else 0,
             counters=before.counters if before is not None else {},
         )
         row.counters["starts"] = row.counters.get("starts", 0) + 1
@@ -123,13 +122,18 @@ class BrokerCore:
         self.state.touch("peer", hello.name, row)
         return row
 
-    def _admit(self, hello: Hello, member: Member) -> None:
-        run = self.state.the_run
-        if hello.role == "assistant" and hello.position >= 0:
-            first = max(hello.position, run.log_records - REPLAY_RECORDS, 0)
-            member.cursor = max(member.cursor, min(first, run.log_records))
-            member.replay_until = max(member.replay_until, run.log_records)
-        self.state.effects.append(Admit(hello.name, member.row.index, run.log_records, member.row.committed))
+    def _join(self, hello: Hello, row: PeerRow) -> Member:
+        state = self.state
+        member = Member(row=row, slots=min(hello.slots, MAX_SLOTS))
+        if row.role == "assistant":
+            taken = {m.row.index for m in state.assistants() if m.row is not row}
+            if row.index in taken:
+                row.index = min(set(range(len(taken) + 1)) - taken)
+                state.touch("peer", row.name, row)
+        else:
+            member.yielded = min(state.steps, default=state.the_run.next_step) - 1
+        state.members[hello.name] = member
+        return member
 
     def _tell_again(self, member: Member) -> None:
         """Say what a role must hold and has not heard on this stream: it has restarted, or the broker has."""
@@ -139,16 +143,19 @@ class BrokerCore:
                 if row.assistant == member.row.name:
                     send_window(state, row)
         elif member.row.rank == 0:
-            ends = {e.after_step: e for e in state.epochs.values() if e.ended}
-            first = min(state.steps, default=state.the_run.next_step)
-            for epoch in [e for e in state.epochs.values() if e.ended and e.after_step < first and e.result is None]:
-                state.send(member.row.name, self._epoch_end(epoch))
-            for step in sorted(state.steps):
-                state.send(member.row.name, state.steps[step].batch)
-                if step in ends:
-                    state.send(member.row.name, self._epoch_end(ends[step]))
+            self._tell_plan(member.row.name)
         if state.the_run.ended:
             state.send(member.row.name, Stop(reason=state.the_run.ended))
+
+    def _tell_plan(self, name: str) -> None:
+        """The Boss's stream from the last step that rank 0 has reported; what it has already, it leaves out itself."""
+        state = self.state
+        heard = max((s for s, row in state.steps.items() if 0 in row.reported), default=state.the_run.log_step - 1)
+        ends = sorted((e for e in state.epochs.values() if e.ended and e.after_step >= heard), key=lambda e: e.epoch)
+        told = [(step, -1, row.batch) for step, row in state.steps.items()]
+        told += [(e.after_step, e.epoch, self._epoch_end(e)) for e in ends]
+        for _, _, message in sorted(told, key=lambda item: item[:2]):
+            state.send(name, message)
 
     def _epoch_end(self, row: EpochRow) -> EpochEnd:
         last = self.state.the_run.cutting_done and row.epoch == self.state.the_run.cut_epoch
@@ -161,27 +168,30 @@ class BrokerCore:
         member = state.members[name]
         match message:
             case Credit() if member.row.role == "boss":
-                member.credit = max(member.credit, message.limit)
-                member.yielded = max(member.yielded, message.yielded)
+                self._boss_credit(member, message)
             case Credit():
+                learned_through = state.learnable(message.learned_through)
                 member.credit = max(member.credit, message.limit)
-                member.stalled = member.stalled and message.learned_through <= member.learned_through
-                member.learned_through = max(member.learned_through, message.learned_through)
+                member.stalled = member.stalled and learned_through <= member.learned_through
+                member.learned_through = max(member.learned_through, learned_through)
             case Selection() if member.row.role == "assistant":
-                member.learned_through = max(member.learned_through, message.learned_through)
-                member.stalled = False
-                member.lift, member.lift_error = message.lift, message.lift_error
-                accept_selection(state, name, message)
+                accept_selection(state, member, message)
             case LossReport() if member.row.role == "boss":
-                accept_report(state, name, message)
-            case EpochResult() if member.row.role == "boss":
+                accept_report(state, member, message)
+            case EpochResult() if member.row.role == "boss" and 0 <= message.epoch <= state.the_run.cut_epoch:
                 row = state.epoch(message.epoch)
                 row.result = message
-                state.touch("epoch", message.epoch, row)
+                state.touch_epoch(row)
             case Goodbye():
                 self._goodbye(name, message)
             case _:
                 state.count_for(name, "messages_refused")
+
+    def _boss_credit(self, member: Member, credit: Credit) -> None:
+        """A Boss grants a number of batches beyond those that it has pulled; a new process has pulled none yet."""
+        behind = max(0, member.yielded - credit.yielded)
+        member.credit = max(member.credit, credit.limit + behind)
+        member.yielded = max(member.yielded, min(credit.yielded, self.state.the_run.next_step - 1))
 
     def _goodbye(self, name: str, message: Goodbye) -> None:
         state = self.state

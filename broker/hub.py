@@ -47,7 +47,7 @@ class Hub:
     def receive(self, line: bytes, envelope: Envelope, now: float) -> tuple[list[Event], list[Outgoing]]:
         """What an envelope on a line means to the core, and what is answered at once."""
         if isinstance(envelope.message, Hello):
-            return [self._hello(envelope.message, now)], []
+            return [self._hello(line, envelope.message, envelope.ack, now)], []
         conversation = self.by_line.get(line)
         if conversation is None:
             self.count_refused("no_hello")
@@ -76,25 +76,37 @@ class Hub:
     def _resume(line: bytes) -> Outgoing:
         return line, _bare(Reject(code="resume", reason="messages are missing"))
 
-    def _hello(self, hello: Hello, now: float) -> HelloReceived:
+    def _hello(self, line: bytes, hello: Hello, ack: int, now: float) -> HelloReceived:
         known = self.by_name.get(hello.name)
         same = known is not None and known.incarnation == hello.incarnation
         alive = known is not None and not same and now - known.last_heard < self.times.silence_s
-        fresh = not (known is not None and same and known.stream_id == hello.stream)
+        fresh = self._to_go_on(line, hello, ack) is None
         return HelloReceived(hello, fresh=fresh, alive_elsewhere=alive)
+
+    def _to_go_on(self, line: bytes, hello: Hello, ack: int) -> Conversation | None:
+        """The conversation that a Hello takes up again; None where a new stream must begin.
+
+        A Hello that is repeated on the same line, before its Welcome was heard, names no stream or an older one; it
+        takes up the stream that the first one began. What the role lacks must all still be here.
+        """
+        known = self.by_name.get(hello.name)
+        if known is None or known.incarnation != hello.incarnation:
+            return None
+        heard = ack if hello.stream == known.stream_id else 0
+        repeated = hello.stream == known.stream_id or line == known.routing_id
+        return known if repeated and known.stream.can_go_on_after(heard) else None
 
     def admit(self, line: bytes, envelope: Envelope, effect: Admit, run: RunRow, *, now: float) -> list[Outgoing]:
         """The core accepts the Hello in ``envelope``: Welcome, then what the role has not committed."""
         hello, ack = envelope.message, envelope.ack
         assert isinstance(hello, Hello)
-        known = self.by_name.get(hello.name)
-        if known is not None:
-            self.by_line.pop(known.routing_id, None)
-        if known is None or known.incarnation != hello.incarnation or known.stream_id != hello.stream:
+        known = self._to_go_on(line, hello, ack)
+        self.forget(hello.name)
+        if known is None:
             stream = Stream(received=effect.committed, committed=effect.committed)
             known = Conversation(hello.name, hello.incarnation, line, uuid.uuid4().hex, stream, now, now)
-        else:
-            known.stream.acknowledge(min(ack, known.stream.last_sent))
+        elif hello.stream == known.stream_id:
+            known.stream.acknowledge(ack)
         known.routing_id, known.last_heard, known.last_said = line, now, now
         self.by_name[hello.name] = self.by_line[line] = known
         welcome = Welcome(
@@ -142,8 +154,8 @@ class Hub:
     def forget(self, name: str) -> None:
         """A role is gone."""
         conversation = self.by_name.pop(name, None)
-        if conversation is not None:
-            self.by_line.pop(conversation.routing_id, None)
+        if conversation is not None and self.by_line.get(conversation.routing_id) is conversation:
+            del self.by_line[conversation.routing_id]
 
     def next_deadline(self) -> float | None:
         """When ``tick`` is due."""

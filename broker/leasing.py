@@ -32,7 +32,7 @@ def supply(state: State, now: float) -> None:
 
 def next_deadline(state: State) -> float | None:
     """When ``supply`` must be called again though nothing else happens."""
-    if state.run is None or state.run.ended or state.run.cutting_done:
+    if state.run is None or state.run.ended or state.run.cutting_done or state.settings.deterministic:
         return None
     deadlines = list(state.lease_deadlines.values())
     if state.hungry_since is not None:
@@ -42,9 +42,7 @@ def next_deadline(state: State) -> float | None:
 
 def _demand(state: State) -> int:
     """Instances that the Boss's credit asks for beyond those cut."""
-    boss = state.boss()
-    steps = boss.credit + 1 - state.the_run.next_step if boss is not None else 0
-    return max(0, steps) * state.settings.step_instances
+    return max(0, state.may_cut + 1 - state.the_run.next_step) * state.settings.step_instances
 
 
 def _is_hungry(state: State) -> bool:
@@ -72,8 +70,8 @@ def _pass_one(state: State, reason: str) -> bool:
     """Pass the most useful window of the epoch being cut: one that nobody holds before one that is leased."""
     epoch = state.the_run.cut_epoch
     waiting = [w for w in state.windows.values() if w.state != "stocked" and state.epoch_of(w.window) == epoch]
-    free = [w for w in waiting if w.state == "open"]
-    row = free[0] if free else _new_window(state, epoch)
+    free = min((w for w in waiting if w.state == "open"), key=lambda w: w.window, default=None)
+    row = free or _new_window(state, epoch)
     if row is None and waiting:
         row = min(waiting, key=lambda w: (state.lease_deadlines.get(w.window, 0.0), w.window))
         state.count_for(row.assistant, "leases_overtaken")
@@ -123,7 +121,10 @@ def release_all_of(state: State, name: str) -> None:
 
 
 def lease_windows(state: State, now: float) -> None:
-    """Lease just enough windows, at the present pass rate, to fill the Boss's credit and the stock's aim."""
+    """Lease just enough windows, at the present pass rate, to fill the Boss's credit and the stock's aim.
+
+    A window whose lease was taken back is offered again whatever the stock: its epoch cannot end without it.
+    """
     settings, run = state.settings, state.the_run
     if run.cutting_done or settings.policy == "uniform":
         return
@@ -133,8 +134,8 @@ def lease_windows(state: State, now: float) -> None:
     target = _demand(state) + settings.stock_batches * settings.step_instances
     on_the_way = sum(state.window_size(w) for w in state.lease_deadlines)
     expected = state.line_instances + state.ahead_instances + run.pass_rate * on_the_way
-    while expected < target and (assistant := _free_assistant(state)) is not None:
-        row = _open_window(state) or _new_window(state)
+    while (assistant := _free_assistant(state)) is not None:
+        row = _open_window(state) or (_new_window(state) if expected < target else None)
         if row is None:
             return
         _lease(state, row, assistant, now)
@@ -146,12 +147,16 @@ def _open_window(state: State) -> WindowRow | None:
 
 
 def _free_assistant(state: State) -> Member | None:
-    """The Assistant with the fewest leases whose selection would still be fresh enough (admission by forecast)."""
+    """The Assistant with the fewest leases that is awake and would select freshly enough (admission by forecast)."""
     held: dict[str, int] = {}
     for row in state.leased():
         held[row.assistant] = held.get(row.assistant, 0) + 1
     oldest_allowed = _forecast_step(state) - state.settings.staleness_bound
-    free = [m for m in state.assistants() if held.get(m.row.name, 0) < m.slots and m.learned_through >= oldest_allowed]
+    free = [
+        m
+        for m in state.assistants()
+        if held.get(m.row.name, 0) < m.slots and m.learned_through >= oldest_allowed and not m.stalled
+    ]
     return min(free, key=lambda m: (held.get(m.row.name, 0), m.row.index), default=None)
 
 
@@ -212,16 +217,20 @@ def _lease_in_order(state: State, now: float) -> None:
     _lease(state, row, turn[0], now)
 
 
-def accept_selection(state: State, name: str, selection: Selection) -> None:
+def accept_selection(state: State, member: Member, selection: Selection) -> None:
     """Put a selection in stock, or refuse it: too late, nonsense, or too stale (admission at arrival)."""
+    name = member.row.name
+    member.stalled = False
+    member.learned_through = state.learnable(selection.learned_through)
+    member.lift, member.lift_error = selection.lift, selection.lift_error
     row = state.windows.get(selection.window)
     if row is None or row.state != "leased" or row.assistant != name or row.attempt != selection.attempt:
         state.count_for(name, "selections_late")
         return
     ids = state.window_ids(row.window)
-    problem = nonsense(selection, ids)
-    if problem:
+    if nonsense(selection, ids) or _false_claim(state, row, selection):
         state.count_for(name, "selections_refused")
+        member.stalled = True
         release(state, row.window)
         return
     run, settings = state.the_run, state.settings
@@ -239,11 +248,18 @@ def accept_selection(state: State, name: str, selection: Selection) -> None:
     put_in_stock(state, row, selection.kept_ids, selection.keep_probabilities)
 
 
+def _false_claim(state: State, row: WindowRow, selection: Selection) -> bool:
+    """Whether a selection claims to have learned what it cannot have, or, in deterministic mode, may not have."""
+    learned_through = selection.learned_through
+    disobeys = state.settings.deterministic and learned_through != row.learn_through
+    return disobeys or learned_through != state.learnable(learned_through)
+
+
 def nonsense(selection: Selection, ids: np.ndarray) -> str:
     """Why a selection cannot be right; empty where it can."""
     keep = selection.keep_probabilities
-    if len(selection.kept_ids) != len(keep):
-        return "as many probabilities as kept IDs are needed"
+    if not len(selection.kept_ids) == len(keep) <= len(ids):
+        return "as many probabilities as kept IDs are needed, and no more than the window has"
     if len(keep) and not (np.isfinite(keep).all() and keep.min() > 0.0 and keep.max() <= 1.0):
         return "keep probabilities must lie in (0, 1]"
     by_id = np.argsort(ids)

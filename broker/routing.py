@@ -10,35 +10,45 @@ from broker.state import Member, State
 from protocol.arrays import I64, empty_f32
 from protocol.messages import LossRecord, LossReport, RecordsDropped
 
+REPLAY_RECORDS = 1 << 16
+"""Most loss records that an Assistant which joins late is given to catch up on, outside deterministic mode."""
 CHUNK_RECORDS = 64
 """Most records that one effect asks the loop to read."""
 
 
-def accept_report(state: State, name: str, report: LossReport) -> None:
+def accept_report(state: State, member: Member, report: LossReport) -> None:
     """Acknowledge the steps of a report and log what is complete. A repeated report changes nothing."""
-    if report.through < report.step or (len(report.losses) and report.through != report.step):
+    name, run = member.row.name, state.the_run
+    several = report.through != report.step
+    is_own = report.rank == member.row.rank and 0 <= report.step <= report.through < run.next_step
+    if not is_own or (several and len(report.losses)):
         state.count_for(name, "reports_refused")
         return
-    first = max(report.step, state.the_run.log_step)
-    for step in range(first, min(report.through, state.the_run.next_step - 1) + 1):
-        row = state.steps.get(step)
-        if row is None or report.rank in row.reported or not 0 <= report.rank < state.settings.world_size:
+    if report.step < run.log_step:
+        state.count_for(name, "reports_repeated")
+    for step in range(max(report.step, run.log_step), report.through + 1):
+        if report.rank in state.steps[step].reported:
             state.count_for(name, "reports_repeated")
-            continue
-        expected = row.batch.rank_counts[report.rank]
-        losses = report.losses
-        if len(losses) not in (0, expected):
-            state.count_for(name, "reports_refused")
-            losses = empty_f32()
-        state.count("reports_delivered")
-        if not len(losses):
-            state.count("values_dropped", expected)
-        elif not np.isfinite(losses).all():
-            state.count("values_not_finite", int((~np.isfinite(losses)).sum()))
-        row.reported.append(report.rank)
-        row.losses[report.rank] = losses
-        state.touch("step", step, row)
+        else:
+            _acknowledge(state, name, state.steps[step], report)
     _log_complete(state)
+
+
+def _acknowledge(state: State, name: str, row: StepRow, report: LossReport) -> None:
+    """A rank has trained a step; its losses wait here until those before them are in the log."""
+    expected = row.batch.rank_counts[report.rank]
+    losses = report.losses
+    if len(losses) not in (0, expected):
+        state.count_for(name, "reports_refused")
+        losses = empty_f32()
+    state.count("reports_delivered")
+    if not len(losses):
+        state.count("values_dropped", expected)
+    elif not np.isfinite(losses).all():
+        state.count("values_not_finite", int((~np.isfinite(losses)).sum()))
+    row.reported.append(report.rank)
+    row.losses[report.rank] = losses
+    state.touch("step", row.batch.step, row)
 
 
 def rank_slice(row: StepRow, rank: int) -> slice:
@@ -74,11 +84,34 @@ def _log_complete(state: State) -> None:
             state.append(AppendBatch(row.batch))
             del state.steps[step]
             state.forget("step", step)
+        else:
+            state.touch("step", step, row)
         state.touch_run()
         for member in state.assistants():
-            if member.cursor == record.position and member.cursor < member.credit:
+            if member.cursor == record.position and member.cursor < member.may_hear(state.settings.world_size):
                 member.cursor += 1
                 state.effects.append(Send(member.row.name, record))
+
+
+def start_replay(state: State, member: Member, position: int) -> None:
+    """An Assistant that has joined with ``position`` records hears the later ones; far too many are declared dropped.
+
+    Deterministic mode replays all: what an Assistant has learned decides what it selects.
+    """
+    run = state.the_run
+    member.cursor = max(member.cursor, min(position, run.log_records))
+    member.replay_until = run.log_records
+    oldest = run.log_records - REPLAY_RECORDS
+    if member.cursor < oldest and not state.settings.deterministic:
+        _drop_records(state, member, oldest)
+
+
+def _drop_records(state: State, member: Member, through: int) -> None:
+    """Records below ``through`` that an Assistant has not been sent will not come."""
+    state.count_for(member.row.name, "records_dropped", through - member.cursor)
+    member.cursor = through
+    learned_through = through // state.settings.world_size - 1
+    state.send(member.row.name, RecordsDropped(through_position=through, learned_through=learned_through))
 
 
 def catch_up(state: State, member: Member) -> None:
@@ -87,12 +120,8 @@ def catch_up(state: State, member: Member) -> None:
     lag_limit = 4 * settings.staleness_bound * settings.world_size
     behind = run.log_records - member.cursor
     if behind > lag_limit and member.cursor >= member.replay_until and not settings.deterministic:
-        skipped_to = run.log_records - settings.staleness_bound * settings.world_size // 2
-        state.count_for(member.row.name, "records_dropped", skipped_to - member.cursor)
-        member.cursor = skipped_to
-        learned_through = skipped_to // settings.world_size - 1
-        state.send(member.row.name, RecordsDropped(through_position=skipped_to, learned_through=learned_through))
-    stop = min(run.log_records, member.credit, member.cursor + CHUNK_RECORDS)
+        _drop_records(state, member, run.log_records - settings.staleness_bound * settings.world_size // 2)
+    stop = min(run.log_records, member.may_hear(settings.world_size), member.cursor + CHUNK_RECORDS)
     if stop > member.cursor:
         state.effects.append(SendRecords(member.row.name, member.cursor, stop))
         member.cursor = stop

@@ -13,6 +13,11 @@ from protocol.arrays import I64
 from protocol.messages import AnyMessage
 from protocol.settings import RunSettings
 
+MAX_STEPS_AHEAD = 4096
+"""Most steps that are cut and not reported by all ranks, whatever credit a Boss gives; far beyond any loader's depth."""
+MAX_INSTANCES_AHEAD = 1 << 26
+"""The same in instances: about 800 MB of IDs and probabilities."""
+
 
 @dataclass(slots=True)
 class Member:
@@ -32,9 +37,13 @@ class Member:
     replay_until: int = 0
     """Assistant: records below this were there when it joined, and are not declared dropped."""
     stalled: bool = False
-    """Assistant: let a lease run out and has shown no progress since."""
+    """Assistant: let a lease run out, or answered with nonsense, and has shown no progress since."""
     lift: float = 0.0
     lift_error: float = 0.0
+
+    def may_hear(self, world_size: int) -> int:
+        """Assistant: loss records below this may be sent; a credit far beyond what it has learned is cut down."""
+        return min(self.credit, (self.learned_through + 1 + MAX_STEPS_AHEAD) * world_size)
 
 
 @dataclass(slots=True)
@@ -128,6 +137,10 @@ class State:
         assert total is not None
         return min(1.0, (window + 1) / total)
 
+    def learnable(self, learned_through: int) -> int:
+        """A claimed ℓ, as far as it can be true: nobody has learned of a step that is not in the loss log."""
+        return max(-1, min(learned_through, self.the_run.log_step - 1))
+
     def assistants(self) -> list[Member]:
         """Connected Assistants, by index; a stalled one is among them."""
         found = [m for m in self.members.values() if m.row.role == "assistant"]
@@ -139,6 +152,15 @@ class State:
             if member.row.role == "boss" and member.row.rank == rank:
                 return member
         return None
+
+    @property
+    def may_cut(self) -> int:
+        """Highest step that the Boss's credit allows, bounded whatever it says; -1 where there is no Boss."""
+        boss = self.boss()
+        if boss is None:
+            return -1
+        most = max(2, min(MAX_STEPS_AHEAD, MAX_INSTANCES_AHEAD // self.settings.step_instances))
+        return min(boss.credit, self.the_run.log_step - 1 + most)
 
     # What changes
 
@@ -176,7 +198,10 @@ class State:
         self.touch("peer", name, row)
 
     def epoch(self, epoch: int) -> EpochRow:
-        """Row of an epoch, made where it is missing."""
-        if epoch not in self.epochs:
-            self.epochs[epoch] = EpochRow(epoch=epoch)
-        return self.epochs[epoch]
+        """Row of an epoch; an empty one where nothing is known of it, which ``touch_epoch`` makes part of the run."""
+        return self.epochs.get(epoch) or EpochRow(epoch=epoch)
+
+    def touch_epoch(self, row: EpochRow) -> None:
+        """Note that an epoch's row is new or changed."""
+        self.epochs[row.epoch] = row
+        self.touch("epoch", row.epoch, row)

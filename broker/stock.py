@@ -33,7 +33,7 @@ def put_in_stock(state: State, row: WindowRow, ids: I64, keep_probabilities: F32
     counts.closed_windows += 1
     if row.learned_through is None:
         counts.unfiltered += size
-    state.touch("epoch", epoch, counts)
+    state.touch_epoch(counts)
     state.touch_run()
 
 
@@ -62,14 +62,13 @@ def reopen_stocked(state: State, row: WindowRow) -> None:
     row.kept_ids, row.keep_probabilities, row.taken = rest, np.ones(len(rest), dtype=np.float32), 0
     state.count("reopened_windows")
     state.touch("window", row.window, row)
-    state.touch("epoch", counts.epoch, counts)
+    state.touch_epoch(counts)
 
 
 def cut(state: State) -> None:
     """Cut every batch that the Boss's credit and the stock allow, and end the epochs that are used up."""
     while not state.the_run.cutting_done:
-        boss = state.boss()
-        allowed = boss is not None and state.the_run.next_step <= boss.credit
+        allowed = state.the_run.next_step <= state.may_cut
         if _remaining_budget(state) <= 0:
             _end_epoch(state, last=True)
         elif state.line_instances >= min(state.settings.step_instances, _remaining_budget(state)):
@@ -106,7 +105,7 @@ def _end_epoch(state: State, *, last: bool) -> None:
     run = state.the_run
     row = state.epoch(run.cut_epoch)
     row.ended, row.after_step = True, run.next_step - 1
-    state.touch("epoch", row.epoch, row)
+    state.touch_epoch(row)
     _tell_boss(state, EpochEnd(epoch=row.epoch, after_step=row.after_step, last=last))
     if last:
         run.cutting_done = True

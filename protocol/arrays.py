@@ -44,8 +44,9 @@ def unpack_array(expected: Any, dtype: object, length: object, raw: object) -> N
     Raises ProtocolError for another dtype, a length that does not match the bytes, or an oversized array.
     """
     wanted = np.dtype(get_args(get_args(expected)[1])[0]).newbyteorder("<").str
-    if dtype not in ALLOWED_DTYPES:
-        raise ProtocolError("bad_array", f"dtype {dtype!r} is not one of {', '.join(ALLOWED_DTYPES)}")
+    if not isinstance(dtype, str) or dtype not in ALLOWED_DTYPES:
+        given = repr(dtype) if isinstance(dtype, str) else f"of type {type(dtype).__name__}"
+        raise ProtocolError("bad_array", f"dtype {given} is not one of {', '.join(ALLOWED_DTYPES)}")
     if dtype != wanted:
         raise ProtocolError("bad_array", f"dtype {dtype!r} where {wanted!r} is expected")
     if not isinstance(raw, (bytes, memoryview)) or not isinstance(length, int) or isinstance(length, bool):

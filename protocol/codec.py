@@ -5,8 +5,9 @@ An array of 64 KiB or more travels as a frame of its own, which ZeroMQ does not 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import msgpack
 import msgspec
@@ -14,11 +15,21 @@ import numpy as np
 
 from protocol.arrays import pack_array, unpack_array
 from protocol.errors import ProtocolError, SettingError
-from protocol.messages import Envelope
+from protocol.messages import AnyMessage, Envelope
 
-MAX_BODY_BYTES = 1 << 24
+MAX_BODY_BYTES = 1 << 22
+"""Several times the largest Batch, whose segments are by far the longest list that a body holds."""
+MAX_ELEMENTS = 1 << 17
+"""Lists and maps in a body, and elements in one of them. A hostile body costs a few milliseconds and 30 MB at most."""
 MAX_FRAMES = 16
 OWN_FRAME_BYTES = 1 << 16
+
+MESSAGE_TYPES: dict[Any, type[msgspec.Struct]] = {kind.__struct_config__.tag: kind for kind in get_args(AnyMessage)}
+_PATH = re.compile(r"`\$\[(\d+)\](?:\[(\d+)\])?")
+
+
+class _BadArray(ValueError):
+    """Carries an array's fault through msgspec, which adds the path."""
 
 
 def encode(envelope: Envelope) -> list[bytes]:
@@ -50,19 +61,63 @@ def decode(frames: Sequence[bytes]) -> Envelope:
 
     def from_wire(expected: type, value: Any) -> Any:
         if not isinstance(value, list) or len(value) != 3:
-            raise ProtocolError("bad_array", "an array is [dtype, length, buffer]")
+            raise _BadArray("an array is [dtype, length, buffer]")
         dtype, length, raw = value
-        if isinstance(raw, int):
+        if isinstance(raw, int) and not isinstance(raw, bool):
             if not 1 <= raw < len(frames):
-                raise ProtocolError("bad_array", f"frame {raw} of {len(frames)} does not exist")
+                raise _BadArray(f"frame {raw} of {len(frames)} does not exist")
             raw = frames[raw]
-        return unpack_array(expected, dtype, length, raw)
+        try:
+            return unpack_array(expected, dtype, length, raw)
+        except ProtocolError as error:
+            raise _BadArray(error.detail) from None
 
-    try:
-        body = msgpack.unpackb(frames[0], raw=False, strict_map_key=True, max_ext_len=0, use_list=True)
-    except (ValueError, RecursionError, msgpack.UnpackException) as error:
-        raise ProtocolError("bad_msgpack", str(error)[:200]) from None
+    body = _unpack(frames[0])
     try:
         return msgspec.convert(body, Envelope, strict=True, dec_hook=from_wire)
-    except (msgspec.ValidationError, SettingError) as error:
+    except SettingError as error:
         raise ProtocolError("bad_message", str(error)[:200]) from None
+    except msgspec.ValidationError as error:
+        cause = "bad_array" if isinstance(error.__cause__, _BadArray) else "bad_message"
+        raise ProtocolError(cause, _with_field_names(str(error), body)[:200]) from None
+
+
+def _unpack(raw: bytes) -> Any:
+    left = MAX_ELEMENTS
+
+    def count(container: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ValueError(f"more than {MAX_ELEMENTS} lists and maps")
+        return container
+
+    try:
+        return msgpack.unpackb(
+            raw,
+            raw=False,
+            strict_map_key=True,
+            use_list=True,
+            max_array_len=MAX_ELEMENTS,
+            max_map_len=MAX_ELEMENTS,
+            max_ext_len=0,
+            list_hook=count,
+            object_hook=count,
+        )
+    except (ValueError, RecursionError, msgpack.UnpackException) as error:
+        raise ProtocolError("bad_msgpack", str(error)[:200] or type(error).__name__) from None
+
+
+def _with_field_names(text: str, body: Any) -> str:
+    """msgspec counts the fields of a list; ``$[3][7]`` says less than ``hello.settings``."""
+
+    def name(path: re.Match[str]) -> str:
+        place, inner = int(path[1]), path[2]
+        if inner is None or place != Envelope.__struct_fields__.index("message"):
+            return f"`envelope.{Envelope.__struct_fields__[place]}" + (f"[{inner}]" if inner is not None else "")
+        kind = MESSAGE_TYPES.get(body[place][0]) if isinstance(body[place][0], str) else None
+        if kind is None or inner == "0":
+            return "`message tag"
+        return f"`{body[place][0]}.{kind.__struct_fields__[int(inner) - 1]}"
+
+    return _PATH.sub(name, text)

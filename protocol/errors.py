@@ -64,6 +64,7 @@ class ProtocolError(AutoAssistError):
     def __init__(self, cause: str, detail: str) -> None:
         super().__init__(f"{cause}: {detail}")
         self.cause = cause
+        self.detail = detail
 
 
 class BrokerUnreachable(AutoAssistError):

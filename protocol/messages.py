@@ -13,7 +13,7 @@ used again for something else; what cannot be said so raises ``PROTOCOL_VERSION`
 from __future__ import annotations
 
 from enum import Enum
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
@@ -22,6 +22,11 @@ from protocol.settings import RunSettings
 
 PROTOCOL_VERSION = 1
 OLDEST_SPOKEN_VERSION = 1
+
+# What a number or a name may be, checked on receipt. Sums and differences of two numbers still fit in 64 bits.
+Number = Annotated[int, msgspec.Meta(ge=-(1 << 62), le=1 << 62)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+Name = Annotated[str, msgspec.Meta(max_length=200)]
 
 
 class Delivery(Enum):
@@ -43,28 +48,28 @@ class Hello(Message, frozen=True, tag="hello"):
 
     delivery: ClassVar[Delivery] = Delivery.SESSION
     role: Literal["boss", "assistant"]
-    name: str  # unique in the run: "boss-0", "assistant-3"
-    incarnation: str  # new for every process start
-    dataset_id: str
-    n: int  # instances
-    stream: str = ""  # the broker's stream that this role last heard; "" for none
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]  # unique in the run: "boss-0", "assistant-3"
+    incarnation: Name  # new for every process start
+    dataset_id: Name
+    n: Number  # instances
+    stream: Name = ""  # the broker's stream that this role last heard; "" for none
     settings: RunSettings | None = None  # a Boss's; an Assistant takes what Welcome says
-    rank: int = 0
-    package_version: str = ""
+    rank: Count = 0
+    package_version: Name = ""
     protocol: int = PROTOCOL_VERSION
-    slots: int = 0  # windows that an Assistant takes at once
-    position: int = 0  # loss-log records that an Assistant has already applied
+    slots: Count = 0  # windows that an Assistant takes at once
+    position: Count = 0  # loss-log records that an Assistant has already applied
 
 
 class Welcome(Message, frozen=True, tag="welcome"):
     """Broker → role. Answers Hello; the envelope's ack says what of the role's stream is committed."""
 
     delivery: ClassVar[Delivery] = Delivery.SESSION
-    run_id: str
-    stream: str  # names the broker's stream to this role; another name means: count from zero again
+    run_id: Name
+    stream: Name  # names the broker's stream to this role; another name means: count from zero again
     settings: RunSettings
-    position: int = 0  # loss-log records that exist
-    index: int = 0  # number of this Assistant, for deterministic mode
+    position: Count = 0  # loss-log records that exist
+    index: Count = 0  # number of this Assistant, for deterministic mode
     protocol: int = PROTOCOL_VERSION
 
 
@@ -81,31 +86,31 @@ class Credit(Message, frozen=True, tag="credit"):
     """Boss → broker: batches up to step ``limit`` may come. Assistant → broker: loss records below it may come."""
 
     delivery: ClassVar[Delivery] = Delivery.LATEST
-    limit: int
-    yielded: int = 0  # Boss: steps that the script has pulled
-    learned_through: int = -1  # Assistant: ℓ, step
+    limit: Number
+    yielded: Number = 0  # Boss: steps that the script has pulled
+    learned_through: Number = -1  # Assistant: ℓ, step
 
 
 class Window(Message, frozen=True, tag="window"):
     """Broker → Assistant. Candidate IDs to score, under a lease."""
 
-    window: int  # number in the run
-    attempt: int  # counts the leases of this window
-    epoch: int
+    window: Count  # number in the run
+    attempt: Count  # counts the leases of this window
+    epoch: Count
     progress: float  # fraction of the run's budget, 0 … 1
     ids: I64
-    learn_through: int = -2  # deterministic mode: apply exactly the reports of steps ≤ this first; -2: no such order
+    learn_through: Number = -2  # deterministic mode: apply exactly the reports of steps ≤ this first; -2: no such order
 
 
 class Selection(Message, frozen=True, tag="selection"):
     """Assistant → broker. The answer to a window."""
 
-    window: int
-    attempt: int
+    window: Count
+    attempt: Count
     kept_ids: I64  # in the window's order
     keep_probabilities: F32  # π of the kept, 0 < π ≤ 1
-    learned_through: int  # ℓ, step; -1 where nothing was learned yet
-    version: int = 0  # updates of the learned model so far
+    learned_through: Number  # ℓ, step; -1 where nothing was learned yet
+    version: Count = 0  # updates of the learned model so far
     lift: float = 0.0  # the Assistant's own estimate of what its selection is worth
     lift_error: float = 0.0
 
@@ -113,41 +118,41 @@ class Selection(Message, frozen=True, tag="selection"):
 class Segment(msgspec.Struct, frozen=True, array_like=True):
     """Where a run of consecutive IDs of a batch comes from."""
 
-    count: int
-    epoch: int
-    window: int
-    assistant: str = ""  # "" for unfiltered
-    version: int = 0
-    learned_through: int | None = None  # None for unfiltered
+    count: Count
+    epoch: Count
+    window: Count
+    assistant: Name = ""  # "" for unfiltered
+    version: Count = 0
+    learned_through: Number | None = None  # None for unfiltered
 
 
 class Batch(Message, frozen=True, tag="batch"):
     """Broker → Boss rank 0. The IDs of one step for all ranks; rank r takes ``rank_counts[r]`` of them, in order."""
 
-    step: int
-    epoch: int  # the epoch that is being offered; a remainder's segment may name the one before
+    step: Count
+    epoch: Count  # the epoch that is being offered; a remainder's segment may name the one before
     progress: float  # fraction of the run's budget when this step is done, 0 … 1
     ids: I64
     keep_probabilities: F32
-    rank_counts: list[int]
+    rank_counts: list[Count]
     segments: list[Segment]
-    padding: int = 0  # trailing IDs that repeat others of this step, at weight 0
+    padding: Count = 0  # trailing IDs that repeat others of this step, at weight 0
 
 
 class EpochEnd(Message, frozen=True, tag="epoch_end"):
     """Broker → Boss. No later step belongs to this epoch; ``last`` ends the run."""
 
-    epoch: int
-    after_step: int  # the epoch's last step
+    epoch: Count
+    after_step: Number  # the epoch's last step
     last: bool = False
 
 
 class LossReport(Message, frozen=True, tag="loss_report"):
     """Boss → broker. Acknowledges steps ``step … through``; values are there for a single step only."""
 
-    step: int
-    through: int
-    rank: int
+    step: Count
+    through: Count
+    rank: Count
     losses: F32  # natural units of the loss, in the order of the rank's IDs; empty where values were dropped
     report_us: float = 0.0  # what reporting cost the training thread
 
@@ -155,11 +160,11 @@ class LossReport(Message, frozen=True, tag="loss_report"):
 class LossRecord(Message, frozen=True, tag="loss_record"):
     """Broker → Assistant. One record of the loss log; records come in (step, rank) order without a hole."""
 
-    position: int  # number of the record in the log
-    step: int
-    rank: int
-    learned_through: int  # ℓ once this record is applied
-    epoch: int
+    position: Count  # number of the record in the log
+    step: Count
+    rank: Count
+    learned_through: Number  # ℓ once this record is applied
+    epoch: Count
     ids: I64 = msgspec.field(default_factory=empty_i64)  # empty where values were dropped
     losses: F32 = msgspec.field(default_factory=empty_f32)
     keep_probabilities: F32 = msgspec.field(default_factory=empty_f32)
@@ -168,18 +173,18 @@ class LossRecord(Message, frozen=True, tag="loss_record"):
 class RecordsDropped(Message, frozen=True, tag="records_dropped"):
     """Broker → Assistant. Records below ``through_position`` are declared dropped: the Assistant lagged too far."""
 
-    through_position: int
-    learned_through: int
+    through_position: Count
+    learned_through: Number
 
 
 class EpochResult(Message, frozen=True, tag="epoch_result"):
     """Boss → broker. What the evaluation after an epoch gave, and the Boss's own clocks."""
 
-    epoch: int
-    step: int
+    epoch: Count
+    step: Number
     metric_name: str
     metric_value: float
-    boss_instances: int
+    boss_instances: Count
     train_s: float
     exposed_wait_s: float
     wall_s: float  # evaluation excluded
@@ -189,9 +194,9 @@ class Heartbeat(Message, frozen=True, tag="heartbeat"):
     """Both ways. ``seq`` is the last reliable message sent, so that a lost tail is noticed."""
 
     delivery: ClassVar[Delivery] = Delivery.LATEST
-    seq: int
+    seq: Count
     cpu_percent: float = 0.0
-    rss_bytes: int = 0
+    rss_bytes: Count = 0
 
 
 class Stop(Message, frozen=True, tag="stop"):
@@ -235,7 +240,7 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True):
     peer's stream that the sender has committed.
     """
 
-    seq: int
-    span: int
-    ack: int
+    seq: Count
+    span: Count
+    ack: Count
     message: AnyMessage

@@ -91,7 +91,8 @@ class ClientSession:
     broker_stream: str = ""
     seeking_since: float | None = None
     last_heard: float = 0.0
-    last_said: float = 0.0
+    last_beat: float = 0.0
+    """Heartbeats keep their pace whatever else is said: unnumbered messages would hide a lost tail."""
     next_hello: float = 0.0
     asked_to_wait: str = ""
     cpu_percent: float = 0.0
@@ -103,11 +104,9 @@ class ClientSession:
             return []
         if self.state is not SessionState.OPEN and message.delivery is Delivery.LATEST:
             return []
+        del now  # heartbeats keep a pace of their own
         envelope = self.stream.number(message)
-        if self.state is not SessionState.OPEN:
-            return []
-        self.last_said = now
-        return [Transmit(envelope)]
+        return [Transmit(envelope)] if self.state is SessionState.OPEN else []
 
     def tick(self, now: float) -> list[SessionEffect]:
         """Time has passed: say Hello, say Heartbeat, or notice silence."""
@@ -115,8 +114,8 @@ class ClientSession:
             if now - self.last_heard >= self.times.silence_s:
                 silent_s = now - self.last_heard
                 return [Lost(silent_s), *self._seek(now)]
-            if now - self.last_said >= self.times.heartbeat_s:
-                self.last_said = now
+            if now - self.last_beat >= self.times.heartbeat_s:
+                self.last_beat = now
                 beat = Heartbeat(seq=self.stream.last_sent, cpu_percent=self.cpu_percent, rss_bytes=self.rss_bytes)
                 return [Transmit(self.stream.number(beat))]
             return []
@@ -127,7 +126,7 @@ class ClientSession:
     def next_deadline(self, now: float) -> float:
         """Latest time at which ``tick`` must be called."""
         if self.state is SessionState.OPEN:
-            return min(self.last_heard + self.times.silence_s, self.last_said + self.times.heartbeat_s)
+            return min(self.last_heard + self.times.silence_s, self.last_beat + self.times.heartbeat_s)
         return self.next_hello if self.state is SessionState.SEEKING else now + self.times.heartbeat_s
 
     def receive(self, envelope: Envelope, now: float) -> list[SessionEffect]:
@@ -182,11 +181,11 @@ class ClientSession:
         fresh = welcome.stream != self.broker_stream
         if self.state is SessionState.OPEN and not fresh:
             return []
+        self.stream.acknowledge(ack)
         if fresh:
             self.stream.received = self.stream.committed = 0
         self.broker_stream = welcome.stream
         self.state, self.seeking_since, self.asked_to_wait = SessionState.OPEN, None, ""
-        self.last_said = now
-        self.stream.acknowledge(ack)
+        self.last_beat = now
         again = [Transmit(e) for e in self.stream.unacknowledged()]
         return [Opened(welcome, fresh), *again]

@@ -5,11 +5,20 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from protocol.errors import SettingError
 
 DEFAULT_EPOCHS = 3
+MAX_WINDOW = 1 << 16
+"""Candidate IDs in one window."""
+MAX_STEP_INSTANCES = 1 << 20
+"""Instances in one global step: a batch of 12 MB on the wire."""
+MAX_QUEUED_BATCHES = 1 << 12
+"""Batches that may be asked to lie ready in one place."""
+MAX_WINDOWS_PER_STEP = 1 << 12
+"""Windows that one step may need when all of them is kept; each is a segment of the batch."""
+MAX_COUNT = 1 << 62
 
 PolicyName = Literal["autoassist", "uniform", "random-drop"]
 
@@ -73,7 +82,9 @@ class RunSettings:
     """Assistants that share the windows in deterministic mode (window j goes to number j mod assistants)."""
 
     def __post_init__(self) -> None:
-        require(self.policy in ("autoassist", "uniform", "random-drop"), "policy", self.policy, "unknown policy")
+        self._require_types()
+        known = get_args(PolicyName)
+        require(self.policy in known, "policy", self.policy, f"unknown policy; one of {', '.join(known)}")
         both = self.epochs is not None and self.boss_instances is not None
         require(not both, "epochs", self.epochs, f"boss_instances={self.boss_instances} is given too; give only one")
         for name in (
@@ -88,6 +99,7 @@ class RunSettings:
         ):
             value = getattr(self, name)
             require(value is None or value >= 1, name, value, "must be at least 1")
+            require(value is None or value <= MAX_COUNT, name, value, f"must be at most {MAX_COUNT}")
         for name in ("window_size", "seed"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
         require(self.seed < 2**63, "seed", self.seed, "must be below 2**63")
@@ -96,7 +108,7 @@ class RunSettings:
             require(math.isfinite(value) and value > 0, name, value, "must be a positive number of seconds")
         require(0.0 < self.floor <= 1.0, "floor", self.floor, "must lie in (0, 1]")
         require(0.0 <= self.drop_rate < 1.0, "drop_rate", self.drop_rate, "must lie in [0, 1)")
-        require(self.window_size <= 65536, "window_size", self.window_size, "exceeds 65536; lower it")
+        self._require_sizes()
         depth = self.pipeline_steps
         require(
             depth <= self.staleness_bound,
@@ -105,6 +117,36 @@ class RunSettings:
             f"the pipeline alone is {depth} steps deep (prefetch_batches {self.prefetch_batches} + stock_batches "
             f"{self.stock_batches} + window {self.window_steps} + 1); raise the bound or lower these",
         )
+
+    def _require_types(self) -> None:
+        """A whole number given as 64.0, or a switch given as 1, would be refused by the broker much later."""
+        kinds = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a word"}
+        for field in dataclasses.fields(self):
+            value, kind = getattr(self, field.name), str(field.type).replace("PolicyName", "str")
+            if value is None and kind.endswith(" | None"):
+                continue
+            kind = kind.removesuffix(" | None")
+            given = type(value).__name__
+            fits = given == kind or (kind, given) == ("float", "int")
+            require(fits, field.name, repr(value), f"must be {kinds[kind]} (Python's {kind}), not {given}")
+
+    def _require_sizes(self) -> None:
+        require(self.window_size <= MAX_WINDOW, "window_size", self.window_size, f"exceeds {MAX_WINDOW}; lower it")
+        require(
+            self.step_instances <= MAX_STEP_INSTANCES,
+            "batch_size",
+            self.batch_size,
+            f"times world_size {self.world_size} exceeds {MAX_STEP_INSTANCES} instances per step; lower one of them",
+        )
+        require(
+            self.step_instances <= MAX_WINDOWS_PER_STEP * self.window_instances,
+            "window_size",
+            self.window_size,
+            f"makes more than {MAX_WINDOWS_PER_STEP} windows per step; raise it",
+        )
+        for name in ("prefetch_batches", "stock_batches"):
+            value = getattr(self, name)
+            require(value <= MAX_QUEUED_BATCHES, name, value, f"must be at most {MAX_QUEUED_BATCHES}")
 
     @property
     def epoch_budget(self) -> int | None:
@@ -119,7 +161,7 @@ class RunSettings:
     @property
     def window_instances(self) -> int:
         """Candidate IDs per window, with the automatic choice resolved."""
-        return self.window_size or min(65536, 4 * self.step_instances)
+        return self.window_size or min(MAX_WINDOW, 4 * self.step_instances)
 
     @property
     def window_steps(self) -> int:

@@ -42,12 +42,21 @@ def merged(first: AnyMessage, second: AnyMessage) -> LossReport | None:
     return LossReport(step=first.step, through=second.through, rank=first.rank, losses=empty_f32())
 
 
+def append_or_merge(queue: deque[Kept], kept: Kept) -> None:
+    """Put a message at the end of a queue; neighbouring bare acknowledgements become one."""
+    both = merged(queue[-1].message, kept.message) if queue else None
+    if both is None:
+        queue.append(kept)
+    else:
+        queue[-1] = Kept(kept.seq, queue[-1].span + kept.span, both)
+
+
 @dataclass(slots=True)
 class Stream:
     """Numbers what is sent, keeps it until it is committed, and judges what is received.
 
-    Loss values that wait are bounded by ``values_limit``: beyond it the oldest report loses its values and its bare
-    acknowledgement merges with its neighbour's, so an outage of any length costs constant memory. Acknowledgements
+    Loss values that wait are bounded by ``values_limit``: beyond it the oldest report loses its values. Bare
+    acknowledgements merge with their neighbours, so an outage of any length costs constant memory. Acknowledgements
     are never dropped. Price: a merged message repeats acknowledgements that may have arrived; receivers take them
     as idempotent.
     """
@@ -69,7 +78,7 @@ class Stream:
         if message.delivery is not Delivery.RELIABLE:
             return Envelope(seq=0, span=1, ack=self.committed, message=message)
         self.last_sent += 1
-        self.waiting.append(Kept(self.last_sent, 1, message))
+        append_or_merge(self.waiting, Kept(self.last_sent, 1, message))
         if isinstance(message, LossReport):
             self.values_held += len(message.losses)
             while self.values_held > self.values_limit and self.waiting:
@@ -82,12 +91,7 @@ class Stream:
             self.values_held -= len(kept.message.losses)
             self.values_dropped += len(kept.message.losses)
             kept.message = without_values(kept.message)
-        if self.bare:
-            both = merged(self.bare[-1].message, kept.message)
-            if both is not None:
-                self.bare[-1] = Kept(kept.seq, self.bare[-1].span + kept.span, both)
-                return
-        self.bare.append(kept)
+        append_or_merge(self.bare, kept)
 
     def acknowledge(self, ack: int) -> None:
         """Forget what the peer has committed.
@@ -109,8 +113,20 @@ class Stream:
             Envelope(seq=k.seq, span=k.span, ack=self.committed, message=k.message) for k in (*self.bare, *self.waiting)
         ]
 
+    def can_go_on_after(self, seq: int) -> bool:
+        """Whether a peer that has committed ``seq`` and nothing later can still be sent all that it lacks."""
+        kept = self.bare or self.waiting
+        before = kept[0].seq - kept[0].span if kept else self.last_sent
+        return before <= seq <= self.last_sent
+
     def judge(self, envelope: Envelope) -> Verdict:
-        """Count the envelope in; DELIVER exactly once for each number, in order."""
+        """Count the envelope in; DELIVER exactly once for each number, in order.
+
+        Raises ProtocolError where the number does not fit the message.
+        """
+        if (envelope.seq > 0) != (envelope.message.delivery is Delivery.RELIABLE):
+            kind = type(envelope.message).__name__
+            raise ProtocolError("bad_seq", f"number {envelope.seq} for a {envelope.message.delivery.value} {kind}")
         if envelope.seq == 0:
             return Verdict.DELIVER
         if envelope.span < 1 or envelope.span > envelope.seq:

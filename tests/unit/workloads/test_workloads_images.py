@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -181,6 +182,16 @@ def test_the_same_seed_gives_the_same_boss(digits: Digits) -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Two threads wait for each other after each small operation, which is slow on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_digits_learn(digits: Digits) -> None:
     """Eight epochs with the default optimizer and schedule: 1-NN has 96 %."""
     torch.manual_seed(0)

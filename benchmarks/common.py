@@ -1,0 +1,38 @@
+"""Shared by the benchmarks: the machine, the spread, a table."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from collections.abc import Sequence
+
+import psutil
+
+
+def machine() -> str:
+    """One line that says where the figures come from."""
+    memory_gib = psutil.virtual_memory().total / 2**30
+    return (
+        f"{platform.machine()}, {os.cpu_count()} logical cores, {memory_gib:.0f} GiB, {platform.system()}, "
+        f"Python {platform.python_version()}, load before {os.getloadavg()[0]:.1f}"
+    )
+
+
+def spread(values: Sequence[float], form: str = ".2f") -> str:
+    """``median (least … greatest)``."""
+    return f"{statistics.median(values):{form}} ({min(values):{form}} … {max(values):{form}})"
+
+
+def mean_sd(values: Sequence[float], form: str = ".2f") -> str:
+    """``mean ± standard deviation``."""
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.fmean(values):{form}} ± {deviation:{form}}"
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A Markdown table."""
+    print("| " + " | ".join(header) + " |")
+    print("|" + "|".join("---" for _ in header) + "|")
+    for row in rows:
+        print("| " + " | ".join(row) + " |")

@@ -1,0 +1,153 @@
+"""Starts real roles and waits for what they say. Every wait has a generous deadline and names what it waited for."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from protocol.statistics import RunStatistics, decode_statistics
+
+DEADLINE_S = 90.0
+HERE = Path(__file__).parent
+
+
+class Role:
+    """One ``autoassist …`` process, its words kept."""
+
+    def __init__(self, *arguments: str, cwd: Path | None = None, environment: dict[str, str] | None = None) -> None:
+        self.arguments = arguments
+        self.said: list[str] = []
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "autoassist", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=cwd,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", **(environment or {})},
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout:
+            for line in self.process.stdout:
+                self._lines.put(line.rstrip("\n"))
+        self._lines.put(None)
+
+    def wait_for(self, words: str, deadline_s: float = DEADLINE_S) -> str:
+        """The first line from now on that contains ``words``."""
+        deadline = time.monotonic() + deadline_s
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                line = self._lines.get(timeout=left)
+            except queue.Empty:
+                break
+            if line is None:
+                raise AssertionError(f"{self.arguments} ended without saying {words!r}; it said:\n{self.text}")
+            self.said.append(line)
+            if words in line:
+                return line
+        raise AssertionError(f"{self.arguments} did not say {words!r}; it said:\n{self.text}")
+
+    def end(self, deadline_s: float = DEADLINE_S) -> int:
+        """Wait for its end; returns the exit code."""
+        code = self.process.wait(deadline_s)
+        self._reader.join(deadline_s)
+        while not self._lines.empty():
+            line = self._lines.get()
+            if line is not None:
+                self.said.append(line)
+        return code
+
+    @property
+    def text(self) -> str:
+        """All that it said so far."""
+        return "\n".join(self.said)
+
+    def kill(self) -> None:
+        """kill -9, if it lives."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(DEADLINE_S)
+        self._reader.join(DEADLINE_S)
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        self.process.send_signal(signal.SIGTERM)
+
+
+@contextmanager
+def roles() -> Iterator[Callable[..., Role]]:
+    """Gives a function that starts roles; kills at the end what still runs."""
+    started: list[Role] = []
+
+    def start(*arguments: str, **options: Any) -> Role:
+        started.append(Role(*arguments, **options))
+        return started[-1]
+
+    try:
+        yield start
+    finally:
+        for role in started:
+            role.kill()
+
+
+def start_broker(start: Callable[..., Role], run_dir: Path, *arguments: str) -> tuple[Role, str, str]:
+    """A broker on a free port; returns it with its address and that of its statistics."""
+    broker = start("broker", "--run-dir", str(run_dir), "--port", "0", "--announce", *arguments)
+    addresses = json.loads(broker.wait_for('{"address"'))
+    return broker, addresses["address"], addresses["statistics"]
+
+
+class Statistics:
+    """Reads a broker's statistics until something is true."""
+
+    def __init__(self, address: str) -> None:
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.SUB)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.subscribe(b"")
+        self._socket.connect(address)
+        self.last = RunStatistics()
+
+    def wait_until(self, is_true: Callable[[RunStatistics], bool], what: str) -> RunStatistics:
+        """The first statistics from now on for which it is true."""
+        deadline = time.monotonic() + DEADLINE_S
+        while (left := deadline - time.monotonic()) > 0:
+            if self._socket.poll(left * 1000):
+                self.last = decode_statistics(self._socket.recv())
+                if is_true(self.last):
+                    return self.last
+        raise AssertionError(f"never saw {what}; last: {self.last}")
+
+    def close(self) -> None:
+        """Give the socket back."""
+        self._socket.close()
+        self._context.term()
+
+
+def export(run_dir: Path, what: str = "batches") -> list[dict[str, Any]]:
+    """What ``autoassist export`` writes."""
+    done = subprocess.run(
+        [sys.executable, "-m", "autoassist", "export", str(run_dir), "--what", what],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=DEADLINE_S,
+    )
+    return [json.loads(line) for line in done.stdout.splitlines()]

@@ -1,0 +1,68 @@
+"""The estimators over the 1/π-weighted stream."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from assistant.estimates import Lift, RunningMean, RunningQuantile
+
+
+def f32(values: object) -> np.ndarray:
+    """As float32."""
+    return np.asarray(values, dtype=np.float32)
+
+
+def test_the_mean_is_nan_before_the_first_report_and_weighted_after() -> None:
+    mean = RunningMean()
+    assert math.isnan(mean.value)
+    mean.add(f32([1.0, 4.0]), f32([1.0, 3.0]))
+    assert mean.value == pytest.approx((1.0 + 12.0) / 4.0)
+
+
+def test_the_mean_forgets() -> None:
+    mean = RunningMean(decay=0.9)
+    for _ in range(100):
+        mean.add(f32([10.0]), f32([1.0]))
+    for _ in range(100):
+        mean.add(f32([1.0]), f32([1.0]))
+    assert mean.value == pytest.approx(1.0, abs=0.01)
+
+
+def test_the_quantile_is_that_of_the_weighted_sample() -> None:
+    quantile = RunningQuantile(0.7)
+    rng = np.random.default_rng(0)
+    for _ in range(64):
+        losses = f32(rng.random(64))
+        keep = np.where(losses < 0.5, 0.25, 1.0)
+        passed = rng.random(64) < keep
+        quantile.add(losses[passed], f32(1.0 / keep[passed]))
+    assert quantile.value == pytest.approx(0.7, abs=0.05)
+
+
+def test_the_lift_is_the_difference_of_the_two_means() -> None:
+    lift = Lift(decay=1.0)
+    for _ in range(40):
+        lift.add(f32([1.0, 0.0]), f32([3.0, 1.0]), f32([1.0, 1.0]))
+    value, error = lift.value_and_error
+    assert (value, error) == (pytest.approx(2.0), pytest.approx(0.0))
+    assert lift.is_clearly_positive(2.0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_lift_of_probabilities_that_know_nothing_is_within_its_error(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    lift = Lift()
+    for _ in range(200):
+        lift.add(f32(rng.random(64)), f32(rng.exponential(size=64)), f32(np.ones(64)))
+    value, error = lift.value_and_error
+    assert abs(value) < 4.0 * error
+
+
+def test_a_side_without_weight_gives_no_lift() -> None:
+    lift = Lift()
+    lift.add(f32(np.ones(64)), f32(np.arange(64)), f32(np.ones(64)))
+    assert lift.value_and_error == (0.0, math.inf)
+    assert not lift.is_clearly_positive(2.0)

@@ -1,0 +1,153 @@
+"""What each policy keeps, against its formula; and that a policy which knows nothing shrinks nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from assistant.drawing import draw
+from assistant.policies import AutoAssist, Moment, Policy, RandomDrop, Uniform, make_policy
+from protocol.messages import LossRecord
+from protocol.settings import RunSettings
+
+N = 4000
+MIDDLE = Moment(epoch=2, progress=0.5)
+
+
+def record(
+    position: int, ids: np.ndarray, losses: np.ndarray, epoch: int, keep: np.ndarray | None = None
+) -> LossRecord:
+    """A loss record of one rank."""
+    return LossRecord(
+        position=position,
+        step=position,
+        rank=0,
+        learned_through=position,
+        epoch=epoch,
+        ids=ids.astype(np.int64),
+        losses=losses.astype(np.float32),
+        keep_probabilities=(np.ones(len(ids)) if keep is None else keep).astype(np.float32),
+    )
+
+
+def feed_epochs(policy: Policy, losses_of: np.ndarray, epochs: int, rng: np.random.Generator, *, permute: bool) -> int:
+    """Report every instance's loss once per epoch, 64 at a time; ``permute`` deals losses to random instances."""
+    position = 0
+    for epoch in range(epochs):
+        order = rng.permutation(N)
+        values = rng.permutation(losses_of) if permute else losses_of
+        for start in range(0, N, 64):
+            ids = order[start : start + 64]
+            policy.observe(record(position, ids, values[ids], epoch))
+            position += 1
+    return position
+
+
+@pytest.mark.parametrize("name, kind", [("uniform", Uniform), ("random-drop", RandomDrop), ("autoassist", AutoAssist)])
+def test_settings_name_the_policy(name: str, kind: type[Policy]) -> None:
+    assert type(make_policy(RunSettings(policy=name), 10)) is kind  # type: ignore[arg-type]
+
+
+def test_uniform_keeps_everything() -> None:
+    assert (Uniform().keep_probability(np.arange(5), MIDDLE) == 1.0).all()
+
+
+def test_random_drop_keeps_all_alike_and_everything_in_warmup_and_anneal() -> None:
+    policy = RandomDrop(drop_rate=0.4)
+    assert policy.keep_probability(np.arange(3), MIDDLE) == pytest.approx([0.6, 0.6, 0.6])
+    assert (policy.keep_probability(np.arange(3), Moment(0, 0.1)) == 1.0).all()
+    assert (policy.keep_probability(np.arange(3), Moment(7, 0.9)) == 1.0).all()
+
+
+def test_the_table_is_the_clipped_ratio_to_the_running_mean() -> None:
+    """π_i = clip(mean loss of i / T̄, γ, 1); half of the instances lose 0.2, half 1.0, so T̄ is 0.6."""
+    losses = np.where(np.arange(N) % 2 == 0, 0.2, 1.0)
+    losses[0] = 0.001
+    policy = AutoAssist(N, floor=0.1)
+    feed_epochs(policy, losses, 2, np.random.default_rng(0), permute=False)
+    keep = policy.keep_probability(np.array([0, 2, 1]), MIDDLE)
+    assert keep[0] == pytest.approx(0.1)
+    assert keep[1] == pytest.approx(0.2 / 0.6, rel=0.1)
+    assert keep[2] == 1.0
+
+
+def test_nothing_is_shrunk_in_the_first_epoch_nor_in_the_last_eighth() -> None:
+    losses = np.where(np.arange(N) % 2 == 0, 0.1, 1.0)
+    policy = AutoAssist(N, floor=0.1)
+    feed_epochs(policy, losses, 2, np.random.default_rng(0), permute=False)
+    assert (policy.keep_probability(np.arange(100), Moment(0, 0.2)) == 1.0).all()
+    assert (policy.keep_probability(np.arange(100), Moment(9, 0.88)) == 1.0).all()
+    assert policy.keep_probability(np.arange(100), MIDDLE).mean() < 0.8
+
+
+def test_losses_dealt_to_random_instances_shrink_nothing() -> None:
+    """Yesterday's losses say nothing about today's: the lift is zero and everything passes."""
+    rng = np.random.default_rng(1)
+    policy = AutoAssist(N, floor=0.1, features=rng.normal(size=(N, 20)).astype(np.float32))
+    feed_epochs(policy, rng.exponential(size=N), 4, rng, permute=True)
+    keep = policy.keep_probability(np.arange(N), MIDDLE)
+    assert keep.mean() > 0.97
+
+
+def test_random_features_of_unseen_instances_shrink_nothing() -> None:
+    rng = np.random.default_rng(2)
+    policy = AutoAssist(2 * N, floor=0.1, features=rng.normal(size=(2 * N, 20)).astype(np.float32))
+    feed_epochs(policy, rng.exponential(size=N), 1, rng, permute=False)
+    assert (policy.keep_probability(np.arange(N, 2 * N), MIDDLE) == 1.0).all()
+
+
+def test_telling_features_shrink_the_easy_ones_among_the_unseen() -> None:
+    """The learned model stands in where the table is silent."""
+    rng = np.random.default_rng(3)
+    features = rng.normal(size=(2 * N, 20)).astype(np.float32)
+    losses = np.exp(features[:, 0] * 2.0)
+    policy = AutoAssist(2 * N, floor=0.1, features=features)
+    feed_epochs(policy, losses[:N], 1, rng, permute=False)
+    unseen = np.arange(N, 2 * N)
+    keep = policy.keep_probability(unseen, MIDDLE)
+    easy, hard = features[unseen, 0] < -1.0, features[unseen, 0] > 1.0
+    assert keep[easy].mean() < 0.4 and keep[hard].mean() > 0.9
+
+
+def test_labels_alone_tell_easy_classes_from_hard_ones() -> None:
+    rng = np.random.default_rng(4)
+    labels = np.arange(2 * N) % 4
+    losses = np.where(labels == 0, 2.0, 0.1)
+    policy = AutoAssist(2 * N, floor=0.1, labels=labels.astype(np.int64))
+    feed_epochs(policy, losses[:N], 1, rng, permute=False)
+    keep = policy.keep_probability(np.arange(N, 2 * N), MIDDLE)
+    assert keep[labels[N:] == 0].mean() > 0.9 > 0.5 > keep[labels[N:] == 1].mean()
+
+
+def test_an_old_loss_no_longer_counts() -> None:
+    losses = np.where(np.arange(N) % 2 == 0, 0.1, 1.0)
+    policy = AutoAssist(N, floor=0.1)
+    feed_epochs(policy, losses, 2, np.random.default_rng(0), permute=False)
+    assert policy.keep_probability(np.array([0]), Moment(3, 0.5))[0] < 0.5
+    assert policy.keep_probability(np.array([0]), Moment(50, 0.5))[0] == 1.0
+
+
+def test_the_estimates_undo_the_selection() -> None:
+    """Easy instances are reported at π = 0.2 only; the running mean still speaks for all."""
+    rng = np.random.default_rng(5)
+    losses = np.where(np.arange(N) % 2 == 0, 0.2, 1.0)
+    pi = np.where(np.arange(N) % 2 == 0, 0.2, 1.0)
+    policy = AutoAssist(N, floor=0.1)
+    for position in range(400):
+        ids = rng.choice(N, size=64, replace=False)
+        ids = ids[rng.random(64) < pi[ids]]
+        policy.observe(record(position, ids, losses[ids], 0, pi[ids]))
+    assert policy.mean.value == pytest.approx(0.6, rel=0.08)
+
+
+def test_the_same_window_draws_the_same_and_another_draws_anew() -> None:
+    keep = np.full(1000, 0.5, dtype=np.float32)
+    assert (draw(1, 7, keep) == draw(1, 7, keep)).all()
+    assert (draw(1, 7, keep) != draw(1, 8, keep)).any()
+    assert (draw(1, 7, keep) != draw(2, 7, keep)).any()
+    assert draw(1, 7, np.ones(1000, dtype=np.float32)).all()
+
+
+def test_the_drawing_keeps_the_share_that_it_is_asked_for() -> None:
+    kept = np.concatenate([draw(3, window, np.full(500, 0.3, dtype=np.float32)) for window in range(100)])
+    assert kept.mean() == pytest.approx(0.3, abs=0.01)

@@ -1,0 +1,246 @@
+"""What must hold of a run whatever happens to it, checked from the committed rows and the messages alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from broker.core import BrokerCore
+from broker.effects import Event, MessageReceived
+from broker.order import EpochOrder
+from broker.rows import EpochRow, Row, StepRow, WindowRow, decode_row, encode_row
+from protocol.messages import AnyMessage, Batch, EpochEnd, LossRecord, LossReport, Segment
+from protocol.settings import RunSettings
+
+
+class Audit:
+    """Sees each committed event once, in order, and raises AssertionError where a guarantee is broken."""
+
+    def __init__(self, settings: RunSettings, n: int) -> None:
+        self.settings, self.n = settings, n
+        self.batches: list[Batch] = []
+        self.trained: dict[int, set[int]] = {}
+        """IDs cut so far, by the epoch that offered them."""
+        self.trained_of: dict[int, list[int]] = {}
+        """IDs cut so far, by window."""
+        self.selected: dict[int, WindowRow] = {}
+        """Windows with an accepted selection that keeps something."""
+        self.unfiltered: set[int] = set()
+        """Windows that passed whole at some time."""
+        self.ended: dict[int, int] = {}
+        """Step after which each epoch ended."""
+        self.first_reports: dict[tuple[int, int], Any] = {}
+        self.on_stream: dict[str, set[tuple[str, int]]] = {}
+        self._orders: dict[int, np.ndarray] = {}
+
+    # An independent reading of the order
+
+    @property
+    def windows_per_epoch(self) -> int:
+        return -(-self.n // self.settings.window_instances)
+
+    def window_ids(self, window: int) -> np.ndarray:
+        epoch, place = divmod(window, self.windows_per_epoch)
+        if epoch not in self._orders:
+            self._orders[epoch] = EpochOrder(self.n, self.settings.seed, epoch).ids(0, self.n)
+            assert sorted(self._orders[epoch]) == list(range(self.n))
+        size = self.settings.window_instances
+        return self._orders[epoch][place * size : (place + 1) * size]
+
+    # Committed events
+
+    def decided(self, event: Event, rows: list[tuple[str, Row]]) -> None:
+        """An event and the rows that it has changed."""
+        if isinstance(event, MessageReceived) and isinstance(event.message, LossReport):
+            self._reported(event.message)
+        for _, row in rows:
+            match row:
+                case WindowRow(state="stocked"):
+                    self._stocked(row)
+                case EpochRow(ended=True):
+                    assert self.ended.setdefault(row.epoch, row.after_step) == row.after_step
+        for _, row in rows:
+            if isinstance(row, StepRow) and row.batch.step == len(self.batches):
+                self._cut(row.batch)
+            elif isinstance(row, StepRow):
+                assert _same(row.batch, self.batches[row.batch.step]), "a batch has changed"
+
+    def _stocked(self, row: WindowRow) -> None:
+        if row.learned_through is None:
+            self.unfiltered.add(row.window)
+            assert (row.keep_probabilities == 1.0).all()
+            return
+        assert row.window not in self.unfiltered, "a window that had passed whole was filtered"
+        first = self.selected.setdefault(row.window, row)
+        assert np.array_equal(first.kept_ids, row.kept_ids), "an accepted selection has changed"
+        assert np.array_equal(first.keep_probabilities, row.keep_probabilities)
+        assert first.learned_through == row.learned_through
+
+    def _cut(self, batch: Batch) -> None:
+        settings, step = self.settings, len(self.batches)
+        self.batches.append(batch)
+        count = sum(s.count for s in batch.segments)
+        assert 0 < count <= settings.step_instances
+        assert all(s.count > 0 for s in batch.segments)
+        assert batch.padding == max(0, settings.world_size - count), "padding only where ranks would go without"
+        assert len(batch.ids) == len(batch.keep_probabilities) == count + batch.padding == sum(batch.rank_counts)
+        assert len(batch.rank_counts) == settings.world_size
+        assert max(batch.rank_counts) - min(batch.rank_counts) <= 1
+        assert set(batch.ids[count:].tolist()) <= set(batch.ids[:count].tolist())
+        assert ((batch.keep_probabilities > 0) & (batch.keep_probabilities <= 1)).all()
+        assert 0.0 <= batch.progress <= 1.0
+        epochs = [s.epoch for s in batch.segments]
+        assert epochs == sorted(epochs) and epochs[-1] <= batch.epoch
+        assert batch.epoch not in self.ended or self.ended[batch.epoch] >= step, "a step after its epoch's end"
+        start = 0
+        for segment in batch.segments:
+            place = slice(start, start + segment.count)
+            self._segment(step, segment, batch.ids[place], batch.keep_probabilities[place])
+            start += segment.count
+
+    def _segment(self, step: int, segment: Segment, ids: np.ndarray, keep: np.ndarray) -> None:
+        assert segment.epoch == segment.window // self.windows_per_epoch
+        assert np.isin(ids, self.window_ids(segment.window)).all()
+        trained = self.trained.setdefault(segment.epoch, set())
+        assert len(set(ids.tolist())) == len(ids) and trained.isdisjoint(ids.tolist()), "trained twice in one epoch"
+        trained.update(ids.tolist())
+        self.trained_of.setdefault(segment.window, []).extend(ids.tolist())
+        if segment.learned_through is None:
+            assert segment.assistant == "" and (keep == 1.0).all()
+            self.unfiltered.add(segment.window)
+            return
+        assert 0 < step - segment.learned_through <= self.settings.staleness_bound, "staler than the bound"
+        row = self.selected.get(segment.window)
+        if row is not None:
+            told = dict(zip(row.kept_ids.tolist(), row.keep_probabilities.tolist(), strict=True))
+            assert [told[i] for i in ids.tolist()] == keep.tolist()
+            assert segment.assistant == row.assistant and segment.version == row.version
+
+    def _reported(self, report: LossReport) -> None:
+        if not 0 <= report.rank < self.settings.world_size or report.through < report.step:
+            return
+        for step in range(max(0, report.step), min(report.through, len(self.batches) - 1) + 1):
+            expected = self.batches[step].rank_counts[report.rank]
+            values = report.losses if len(report.losses) == expected else report.losses[:0]
+            self.first_reports.setdefault((step, report.rank), values)
+
+    def logged(self, record: LossRecord) -> None:
+        """A loss record was appended to the log."""
+        world_size = self.settings.world_size
+        assert (record.step, record.rank) == divmod(record.position, world_size), "the log has a hole or a repetition"
+        assert record.learned_through == (record.step if record.rank == world_size - 1 else record.step - 1)
+        batch = self.batches[record.step]
+        start = sum(batch.rank_counts[: record.rank])
+        stop = min(start + batch.rank_counts[record.rank], len(batch.ids) - batch.padding)
+        place, said = slice(start, max(start, stop)), self.first_reports[record.step, record.rank]
+        if len(said) == 0:
+            assert len(record.ids) == len(record.losses) == len(record.keep_probabilities) == 0
+            return
+        assert np.array_equal(record.ids, batch.ids[place])
+        assert np.array_equal(record.keep_probabilities, batch.keep_probabilities[place])
+        assert np.array_equal(record.losses, said[: len(record.ids)], equal_nan=True)
+
+    def finished(self, batch: Batch) -> None:
+        """A batch that all ranks have reported was appended to the log."""
+        assert _same(batch, self.batches[batch.step])
+        for rank in range(self.settings.world_size):
+            assert (batch.step, rank) in self.first_reports
+
+    # Messages
+
+    def joins(self, name: str) -> None:
+        """A role begins a new stream."""
+        self.on_stream[name] = set()
+
+    def told(self, name: str, message: AnyMessage) -> None:
+        """A message is delivered to a role."""
+        if isinstance(message, Batch):
+            assert _same(message, self.batches[message.step]), "a batch is told otherwise than it was cut"
+            self._once(name, ("batch", message.step))
+        elif isinstance(message, EpochEnd):
+            assert message.after_step == self.ended[message.epoch]
+            self._once(name, ("epoch_end", message.epoch))
+
+    def _once(self, name: str, what: tuple[str, int]) -> None:
+        assert what not in self.on_stream[name], f"{what} is told twice on one stream"
+        self.on_stream[name].add(what)
+
+    # The whole
+
+    def same_as_rebuilt(self, core: BrokerCore, rows: dict[tuple[str, str], bytes]) -> None:
+        """A broker that restarts from the rows has the state of the one that lives."""
+        state = core.state
+        live: dict[tuple[str, str], bytes] = {} if state.run is None else {("run", "run"): encode_row(state.run)}
+        live |= {("window", str(k)): encode_row(v) for k, v in state.windows.items()}
+        live |= {("step", str(k)): encode_row(v) for k, v in state.steps.items()}
+        live |= {("peer", k): encode_row(v) for k, v in state.peers.items()}
+        live |= {("epoch", str(k)): encode_row(v) for k, v in state.epochs.items()}
+        different = [key for key in live.keys() | rows.keys() if live.get(key) != rows.get(key)]
+        assert not different, f"stored otherwise than they live: {different}"
+        if not rows:
+            return
+        rebuilt = BrokerCore.from_rows("", [(kind, decode_row(kind, raw)) for (kind, _), raw in reversed(rows.items())])
+        assert rebuilt.run_id == core.run_id
+        assert list(rebuilt.state.line) == list(state.line)
+        assert {k: v for k, v in rebuilt.state.ahead.items() if v} == {k: v for k, v in state.ahead.items() if v}
+        self._stock_is_untrained(core)
+
+    def _stock_is_untrained(self, core: BrokerCore) -> None:
+        for row in core.state.windows.values():
+            if row.state == "stocked":
+                epoch = row.window // self.windows_per_epoch
+                waiting = row.kept_ids[row.taken :].tolist()
+                assert waiting and self.trained.get(epoch, set()).isdisjoint(waiting)
+            else:
+                assert row.window not in self.trained_of
+        stocked = {w for w, row in core.state.windows.items() if row.state == "stocked"}
+        line = [*core.state.line, *(w for windows in core.state.ahead.values() for w in windows)]
+        assert len(line) == len(set(line)) and set(line) == stocked
+
+    def complete(self, core: BrokerCore, losses: list[LossRecord], finished: list[Batch]) -> None:
+        """The run has come to its end: everything was offered once, trained once or shrunk, and acknowledged once."""
+        settings, steps = self.settings, len(self.batches)
+        sizes = [len(b.ids) - b.padding for b in self.batches]
+        assert all(size == settings.step_instances for size in sizes[:-1]), "only the last step may be short"
+        assert [r.position for r in losses] == list(range(steps * settings.world_size))
+        assert [b.step for b in finished] == list(range(steps))
+        assert core.state.the_run.instances_trained == sum(sizes) == core.state.the_run.instances_cut
+        assert sorted(self.ended) == list(range(len(self.ended)))
+        for batch in self.batches:
+            before, after = self.ended.get(batch.epoch - 1, -1), self.ended[batch.epoch]
+            assert before < batch.step <= after, "a step outside its epoch"
+        if settings.boss_instances is not None:
+            assert sum(sizes) == settings.boss_instances
+            whole_epochs = len(self.ended) - 1
+        else:
+            whole_epochs = len(self.ended)
+            assert whole_epochs == settings.epoch_budget
+        for epoch in range(whole_epochs):
+            self._offered_once(core, epoch, all_trained=settings.boss_instances is None)
+
+    def _offered_once(self, core: BrokerCore, epoch: int, *, all_trained: bool) -> None:
+        row = core.state.epochs[epoch]
+        assert row.ended and row.offered == self.n and row.closed_windows == self.windows_per_epoch
+        first = epoch * self.windows_per_epoch
+        kept = 0
+        for window in range(first, first + self.windows_per_epoch):
+            ids, selected = self.window_ids(window), self.selected.get(window)
+            if window in self.unfiltered:
+                expected = ids
+            else:
+                expected = selected.kept_ids if selected is not None else ids[:0]
+            trained = self.trained_of.get(window, [])
+            kept += len(expected)
+            assert set(trained) <= set(expected.tolist())
+            assert not all_trained or len(trained) == len(expected), "kept, and never trained"
+        assert row.kept == kept
+
+
+def _same(one: Batch, other: Batch) -> bool:
+    return (
+        np.array_equal(one.ids, other.ids)
+        and np.array_equal(one.keep_probabilities, other.keep_probabilities)
+        and (one.step, one.epoch, one.progress, one.rank_counts, one.segments, one.padding)
+        == (other.step, other.epoch, other.progress, other.rank_counts, other.segments, other.padding)
+    )
