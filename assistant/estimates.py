@@ -75,13 +75,15 @@ class Lift:
     """
 
     def __init__(self, decay: float = LIFT_DECAY) -> None:
-        self.decay = decay
-        # rows: kept side, shrunk side; columns: Σw, Σw², Σw·loss, Σw·loss²
+        self._decays = np.array([decay, decay * decay, decay, decay])
+        # rows: kept side, shrunk side; columns: Σw, Σw², Σw·loss, Σw·loss², each w with its decay
         self._sums = np.zeros((2, 4))
 
     def add(self, keep_probabilities: F32, losses: F32, weights: F32) -> None:
         """Take in a report judged before it was learned from; all of shape ``(k,)``."""
-        self._sums *= self.decay
+        if not len(losses):
+            return
+        self._sums *= self._decays
         for side, share in enumerate((keep_probabilities, 1.0 - keep_probabilities)):
             w = (weights * share).astype(np.float64)
             self._sums[side] += (w.sum(), (w * w).sum(), w @ losses, w @ (losses.astype(np.float64) ** 2))

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from broker.effects import HelloReceived, Refuse
 from broker.state import State
+from protocol.arrays import MAX_ARRAY_BYTES
 from protocol.messages import OLDEST_SPOKEN_VERSION, PROTOCOL_VERSION, Hello
+
+MAX_N = 1 << 62
+MAX_NAME = 100
+MAX_RANKS = 1 << 20
+MAX_PEERS = 4096
+"""Most names that one run remembers."""
 
 
 def refusal_of(state: State, event: HelloReceived) -> Refuse | None:
@@ -18,6 +25,9 @@ def refusal_of(state: State, event: HelloReceived) -> Refuse | None:
             f"protocol version {hello.protocol} of {hello.name}; this broker speaks {spoken}",
             "install the same autoassist version on every host",
         )
+    if problem := _malformed(hello):
+        name = hello.name[:MAX_NAME]
+        return Refuse(hello.name, "malformed", f"{hello.role} {name!r}: {problem}", "give values within these ranges")
     if run is None:
         if hello.role == "assistant":
             return Refuse(hello.name, "wait", "no Boss has started the run yet", "start a Boss")
@@ -36,25 +46,59 @@ def refusal_of(state: State, event: HelloReceived) -> Refuse | None:
             f"settings differ from the run's: {run.settings.difference(hello.settings)}",
             "use the run's settings, or another --run-dir for a new run",
         )
-    return _duplicate(state, event)
+    return _rank_beyond(hello, run.settings.world_size) or _duplicate(state, event)
+
+
+def _malformed(hello: Hello) -> str:
+    """What is out of range in a Hello; empty where nothing is."""
+    ranges = [
+        ("length of name", len(hello.name), 1, MAX_NAME),
+        ("length of incarnation", len(hello.incarnation), 1, MAX_NAME),
+        ("n", hello.n, 1, MAX_N),
+        ("rank", hello.rank, 0, MAX_RANKS),
+        ("slots", hello.slots, 0, MAX_N),
+        ("position", hello.position, 0, MAX_N),
+    ]
+    wrong = [
+        f"{name}={value} is not in {low} … {high}" for name, value, low, high in ranges if not low <= value <= high
+    ]
+    return "; ".join(wrong)
+
+
+def _rank_beyond(hello: Hello, world_size: int) -> Refuse | None:
+    if hello.role != "boss" or hello.rank < world_size:
+        return None
+    reason = f"rank={hello.rank} of {hello.name} is beyond world_size={world_size}"
+    return Refuse(hello.name, "settings", reason, "start fewer ranks, or a new run with a larger --world-size")
 
 
 def _duplicate(state: State, event: HelloReceived) -> Refuse | None:
     hello = event.hello
     known = state.peers.get(hello.name)
-    if known is None or known.incarnation == hello.incarnation or not event.alive_elsewhere:
-        return None
-    remedy = "stop it first" if hello.role == "boss" else "give this one another --name"
-    return Refuse(hello.name, "duplicate", f"another process is already {hello.name}", remedy)
+    if known is not None and known.role != hello.role:
+        return Refuse(hello.name, "duplicate", f"{hello.name} is a {known.role} of this run", "give another --name")
+    if known is None and len(state.peers) >= MAX_PEERS:
+        return Refuse(hello.name, "duplicate", f"the run knows {MAX_PEERS} names already", "use a name again")
+    if known is not None and known.incarnation != hello.incarnation and event.alive_elsewhere:
+        remedy = "stop it first" if hello.role == "boss" else "give this one another --name"
+        return Refuse(hello.name, "duplicate", f"another process is already {hello.name}", remedy)
+    rival = state.boss(hello.rank) if hello.role == "boss" else None
+    if rival is not None and rival.row.name != hello.name:
+        reason = f"{rival.row.name} is already the Boss of rank {hello.rank}"
+        return Refuse(hello.name, "duplicate", reason, "stop it first, or give this one a rank of its own")
+    return None
 
 
 def _unfit_run(hello: Hello) -> Refuse | None:
     settings = hello.settings
-    if settings is None or hello.n < 1:
-        return Refuse(hello.name, "malformed", "a Boss must bring settings and n >= 1", "update the Boss")
+    if settings is None:
+        return Refuse(hello.name, "malformed", "the first Boss must bring settings", "update the Boss")
+    given = f"batch_size={settings.batch_size} times world_size={settings.world_size}"
     if settings.step_instances > hello.n:
-        given = f"batch_size={settings.batch_size} times world_size={settings.world_size}"
         return Refuse(
             hello.name, "settings", f"{given} exceeds the data set's {hello.n} instances", "lower --batch-size"
         )
-    return None
+    if settings.step_instances > MAX_ARRAY_BYTES // 8:
+        most = f"{MAX_ARRAY_BYTES // 8} instances that one message can carry"
+        return Refuse(hello.name, "settings", f"{given} exceeds the {most}", "lower --batch-size")
+    return _rank_beyond(hello, settings.world_size)

@@ -29,6 +29,7 @@ from broker.rows import EpochRow, PeerRow, Row, RunRow, StepRow, WindowRow
 from broker.state import Member, State
 from protocol.messages import (
     AnyMessage,
+    Batch,
     Credit,
     EpochEnd,
     EpochResult,
@@ -152,7 +153,7 @@ class BrokerCore:
         state = self.state
         heard = max((s for s, row in state.steps.items() if 0 in row.reported), default=state.the_run.log_step - 1)
         ends = sorted((e for e in state.epochs.values() if e.ended and e.after_step >= heard), key=lambda e: e.epoch)
-        told = [(step, -1, row.batch) for step, row in state.steps.items()]
+        told: list[tuple[int, int, Batch | EpochEnd]] = [(step, -1, row.batch) for step, row in state.steps.items()]
         told += [(e.after_step, e.epoch, self._epoch_end(e)) for e in ends]
         for _, _, message in sorted(told, key=lambda item: item[:2]):
             state.send(name, message)

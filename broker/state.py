@@ -14,7 +14,7 @@ from protocol.messages import AnyMessage
 from protocol.settings import RunSettings
 
 MAX_STEPS_AHEAD = 4096
-"""Most steps that are cut and not reported by all ranks, whatever credit a Boss gives; far beyond any loader's depth."""
+"""Most steps that are cut and not yet reported, whatever credit a Boss gives; far beyond any loader's depth."""
 MAX_INSTANCES_AHEAD = 1 << 26
 """The same in instances: about 800 MB of IDs and probabilities."""
 

@@ -14,8 +14,8 @@ import zmq
 
 from protocol.channels import RoleChannel, ZmqRoleChannel
 from protocol.codec import decode, encode
-from protocol.errors import BrokerUnreachable, PeerRefused, ProtocolError
-from protocol.messages import AnyMessage, Hello, Reject, Welcome
+from protocol.errors import BrokerUnreachable, PeerRefused, ProtocolError, SettingError
+from protocol.messages import AnyMessage, Envelope, Hello, Reject, Welcome
 from protocol.session import (
     ClientSession,
     Deliver,
@@ -62,7 +62,10 @@ class ConnectSettings:
 
 
 class RoleClient:
-    """Sends and receives for one role; never blocks but in ``poll``."""
+    """Sends and receives for one role; never blocks but in ``poll``.
+
+    Raises SettingError for an address that is none, and for a Hello that no broker could read.
+    """
 
     def __init__(
         self,
@@ -74,10 +77,15 @@ class RoleClient:
         clock: Callable[[], float] = time.monotonic,
         channel: RoleChannel | None = None,
     ) -> None:
+        _require_readable(hello)
         self.settings = settings
         self.clock = clock
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self.channel = channel or ZmqRoleChannel(self._context, settings.broker)
+        try:
+            self.channel = channel or ZmqRoleChannel(self._context, settings.broker)
+        except SettingError:
+            self._context.term()
+            raise
         now = clock()
         self.session = ClientSession(
             hello, times or SessionTimes(), Stream(values_limit=values_limit), seeking_since=now, next_hello=now
@@ -183,6 +191,15 @@ class RoleClient:
         self.session.close()
         self.channel.close()
         self._context.term()
+
+
+def _require_readable(hello: Hello) -> None:
+    """What a broker would silently refuse is said here: a name too long, a number of NumPy's where an int must be."""
+    try:
+        decode(encode(Envelope(seq=0, span=1, ack=0, message=hello)))
+    except (ProtocolError, TypeError) as error:
+        detail = error.detail if isinstance(error, ProtocolError) else str(error)
+        raise SettingError(f"{hello.name:.100}: {detail}; correct what this role says of itself") from None
 
 
 def _explain(reject: Reject) -> str:

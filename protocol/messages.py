@@ -48,17 +48,17 @@ class Hello(Message, frozen=True, tag="hello"):
 
     delivery: ClassVar[Delivery] = Delivery.SESSION
     role: Literal["boss", "assistant"]
-    name: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]  # unique in the run: "boss-0", "assistant-3"
+    name: Name  # unique in the run: "boss-0", "assistant-3"
     incarnation: Name  # new for every process start
     dataset_id: Name
     n: Number  # instances
     stream: Name = ""  # the broker's stream that this role last heard; "" for none
     settings: RunSettings | None = None  # a Boss's; an Assistant takes what Welcome says
-    rank: Count = 0
+    rank: Number = 0
     package_version: Name = ""
     protocol: int = PROTOCOL_VERSION
-    slots: Count = 0  # windows that an Assistant takes at once
-    position: Count = 0  # loss-log records that an Assistant has already applied
+    slots: Number = 0  # windows that an Assistant takes at once
+    position: Number = 0  # loss-log records that an Assistant has already applied
 
 
 class Welcome(Message, frozen=True, tag="welcome"):

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +73,11 @@ class LossReportsReport(msgspec.Struct, kw_only=True):
 
 
 class MetricReport(msgspec.Struct, kw_only=True):
-    """The held-out metric; ``history`` rows are [epoch, boss_instances, wall_s, value]."""
+    """The held-out metric; ``history`` rows are [epoch, boss_instances, wall_s, value]. Null for what is not finite."""
 
     name: str
     value: float | None
-    history: list[tuple[int, int, float, float]]
+    history: list[tuple[int, int, float | None, float | None]]
 
 
 class AssistantReport(msgspec.Struct, kw_only=True):
@@ -92,7 +93,7 @@ class AssistantReport(msgspec.Struct, kw_only=True):
     selections_refused: int
     leases_expired: int
     records_dropped: int
-    figures: dict[str, float]  # as it said in its Goodbye; empty where it had no time to
+    figures: Mapping[str, float | None]  # as it said in its Goodbye; empty where it had no time to
 
 
 class Report(msgspec.Struct, kw_only=True):

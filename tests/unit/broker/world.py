@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from world_audit import Audit
 
 from broker.core import BrokerCore
 from broker.effects import (
@@ -48,6 +47,7 @@ from protocol.messages import (
     Window,
 )
 from protocol.settings import RunSettings
+from tests.unit.broker.world_audit import Audit
 
 CREDIT_RECORDS = 24
 """Loss records that a simulated Assistant lets come beyond those that it has applied."""
