@@ -84,7 +84,7 @@ def _by_rank(batch: Batch) -> Iterator[Record]:
             "keep_probabilities": [float(p) for p in batch.keep_probabilities[start : start + count]],
             "segments": [_segment(s) for s in segments],
             "staleness": max(stale, default=None),
-            "padding": max(0, start + count - (len(batch.ids) - batch.padding)),
+            "padding": min(count, max(0, start + count - (len(batch.ids) - batch.padding))),
         }
         start += count
 

@@ -89,7 +89,11 @@ class Feed:
         )
         connect = ConnectSettings(broker=broker, connect_timeout_s=connect_timeout_s)
         feed = cls(settings, connect, hello, times)
-        feed._line.wait_for_welcome()
+        try:
+            feed._line.wait_for_welcome()
+        except BaseException:
+            feed.close("failed")
+            raise
         return feed
 
     # Batches

@@ -35,7 +35,7 @@ def rank_batch(batch: Batch, rank: int) -> RankBatch:
     """A rank's part of the global batch of a step."""
     start = sum(batch.rank_counts[:rank])
     stop = start + batch.rank_counts[rank]
-    padding = max(0, stop - (len(batch.ids) - batch.padding))
+    padding = min(stop - start, max(0, stop - (len(batch.ids) - batch.padding)))
     return RankBatch(
         step=batch.step,
         epoch=batch.epoch,

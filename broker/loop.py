@@ -36,7 +36,7 @@ from broker.store import RunStore
 from protocol.channels import ZmqBrokerChannel, bind
 from protocol.codec import decode, encode
 from protocol.errors import ProtocolError, SettingError, UserError
-from protocol.messages import Envelope, EpochResult, Heartbeat, Hello
+from protocol.messages import Envelope, EpochResult, Goodbye, Heartbeat, Hello
 from protocol.session import SessionTimes
 from protocol.settings import require
 from protocol.signals import StopSignal
@@ -176,7 +176,7 @@ class Broker:
         self._out.extend(replies)
         for event in events:
             self._handle(event, now)
-        if events and isinstance(envelope.message, EpochResult):
+        if events and self.core.state.run is not None and isinstance(envelope.message, EpochResult | Goodbye):
             write_report(self.settings.run_dir, build_report(self.core, self.hub))
 
     def _handle(self, event: Event, now: float) -> None:

@@ -20,7 +20,7 @@ from protocol.messages import AnyMessage, Envelope
 MAX_BODY_BYTES = 1 << 22
 """Several times the largest Batch, whose segments are by far the longest list that a body holds."""
 MAX_ELEMENTS = 1 << 17
-"""Lists and maps in a body, and elements in one of them. A hostile body costs a tenth of a second and 100 MB at most."""
+"""Lists and maps in a body, and elements in one of them. A hostile body costs 0.1 s and 100 MB at most."""
 MAX_FRAMES = 16
 OWN_FRAME_BYTES = 1 << 16
 

@@ -38,6 +38,16 @@ class StopSignal:
         if self.on_stop is not None:
             self.on_stop()
 
+    def request(self) -> None:
+        """Ask for the stop as a signal would; from any thread, and without ``__enter__``."""
+        self.requested = True
+        self._writer.send(b"x")
+
+    def close(self) -> None:
+        """Give the descriptors back, where ``__enter__`` was never called."""
+        self._reader.close()
+        self._writer.close()
+
     def fileno(self) -> int:
         """Readable once a signal has come."""
         return self._reader.fileno()

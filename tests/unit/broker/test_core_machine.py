@@ -29,10 +29,11 @@ def runs(draw: st.DrawFn) -> tuple[RunSettings, int]:
     epochs = draw(st.integers(1, 4))
     boss_instances = draw(st.integers(1, 3 * n))
     instances = n * epochs if by_epochs else boss_instances
-    least = -(-instances // (MOST_STEPS * world_size))
-    batch_size = draw(st.integers(min(least, n // world_size), n // world_size))
+    steps = draw(st.sampled_from([20, MOST_STEPS]) | st.integers(1, MOST_STEPS))
+    batch_size = min(n // world_size, -(-instances // (steps * world_size)))
     least_window = -(-n // MOST_WINDOWS_PER_EPOCH)
-    window_size = draw(st.sampled_from([0, 0, least_window, n + 3]) | st.integers(least_window, n))
+    a_step = max(least_window, batch_size * world_size)
+    window_size = draw(st.sampled_from([0, a_step, a_step, least_window, n + 3]) | st.integers(least_window, n))
     chosen = RunSettings(
         epochs=epochs if by_epochs else None,
         boss_instances=None if by_epochs else boss_instances,
@@ -41,14 +42,14 @@ def runs(draw: st.DrawFn) -> tuple[RunSettings, int]:
         window_size=window_size,
         seed=draw(st.integers(0, 3)),
         policy=draw(st.sampled_from(["autoassist", "autoassist", "autoassist", "uniform"])),
-        prefetch_batches=draw(st.integers(1, 8)),
-        stock_batches=draw(st.integers(1, 4)),
+        prefetch_batches=draw(st.sampled_from([1, 2, 8]) | st.integers(1, 8)),
+        stock_batches=draw(st.integers(1, 3)),
         lease_s=1.0,
         deterministic=draw(st.integers(0, 3)) == 0,
         assistants=draw(st.integers(1, 2)),
         staleness_bound=10_000,
     )
-    bound = chosen.pipeline_steps + draw(st.integers(0, 8))
+    bound = chosen.pipeline_steps + draw(st.sampled_from([0, 0, 1, 4]))
     return dataclasses.replace(chosen, staleness_bound=bound), n
 
 
@@ -96,7 +97,7 @@ class BrokerMachine(RuleBasedStateMachine):
         self.hung = set()
         if joined:
             self.world.rejoin_all()
-            self.world.say(self.world.boss.ranks[0], self.world.boss.credit())
+            self.world.grant()
             for assistant in self.world.assistants:
                 self.world.say(assistant.peer, assistant.credit())
 
@@ -110,7 +111,7 @@ class BrokerMachine(RuleBasedStateMachine):
         for _ in range(pulls):
             self.world.boss.pull()
         if tells:
-            self.world.say(self.world.boss.ranks[0], self.world.boss.credit())
+            self.world.grant()
 
     @rule(
         rank=ranks, kind=st.sampled_from(["values", "values", "NaN", "dropped", "wrong length"]), also=st.integers(0, 3)
@@ -187,12 +188,11 @@ class BrokerMachine(RuleBasedStateMachine):
         if number in self.hung or not assistant.windows or not assistant.peer.connected:
             return
         deterministic = self.world.settings.deterministic
-        window = assistant.windows[-1 if newest and not deterministic else 0]
         if deterministic:
-            assistant.learn(through=window.learn_through)
-            if assistant.learned_through < window.learn_through:
+            assistant.learn(through=assistant.windows[0].learn_through)
+            if assistant.learned_through < assistant.windows[0].learn_through:
                 return
-        assistant.windows.remove(window)
+        window = assistant.windows.pop(-1 if newest and not deterministic else 0)
         selection = assistant.select(window, rate=rate)
         assistant.answered.append(selection)
         self.world.say(assistant.peer, selection)
@@ -267,7 +267,22 @@ class BrokerMachine(RuleBasedStateMachine):
         if peer.connected and not self.world.holding:
             self.world.hello(peer, fresh=False)
 
-    # Time and the broker
+    # Time, everybody, and the broker
+
+    @rule(
+        turns=st.integers(1, 4),
+        rate=st.sampled_from([0.0, 0.5, 0.9, 1.0]),
+        awake=st.integers(0, 7),
+        learning=st.integers(0, 7),
+        trains=st.integers(0, 5),
+    )
+    def everybody_works(self, turns: int, rate: float, awake: int, learning: int, trains: int) -> None:
+        """Turns without a fault; only some Assistants take part, and fewer of them learn."""
+        for _ in range(turns):
+            for number, assistant in enumerate(self.world.assistants):
+                if awake >> number & 1 and number not in self.hung:
+                    self.world.serve(assistant, rate, learns=bool(learning >> number & 1))
+            self.world.train(trains)
 
     @rule(seconds=st.sampled_from([0.0, 0.01, 0.1, 0.3, 1.1]))
     def time_passes(self, seconds: float) -> None:
@@ -280,16 +295,14 @@ class BrokerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.world.holding)
     @rule()
     def broker_commits(self) -> None:
-        self.world.holding = False
-        self.world.commit()
-        self.world.transmit()
+        self.world.settle()
 
     @rule(lost=st.sampled_from(["uncommitted", "unsent"]), everybody=st.booleans())
     def broker_is_killed_and_restarts(self, lost: str, everybody: bool) -> None:
         self.world.crash("unsent" if lost == "unsent" else "uncommitted")
         if everybody:
             self.world.rejoin_all()
-            self.world.say(self.world.boss.ranks[0], self.world.boss.credit())
+            self.world.grant()
 
     @invariant()
     def nothing_is_broken(self) -> None:
@@ -300,9 +313,7 @@ class BrokerMachine(RuleBasedStateMachine):
         world = getattr(self, "world", None)
         if world is None or world.broken:
             return
-        world.holding = False
-        world.commit()
-        world.transmit()
+        world.settle()
         if self.alone:
             for assistant in world.assistants:
                 world.lose(assistant.peer)

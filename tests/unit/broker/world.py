@@ -7,7 +7,9 @@ what a kill -9 would.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -239,6 +241,7 @@ class World:
         self._pending: list[tuple[Event, list[Effect], list[tuple[str, str, bytes | None]]]] = []
         self._outgoing: list[Effect] = []
         self._todo: deque[tuple[Peer, AnyMessage, int]] = deque()
+        self._fresh: defaultdict[str, deque[bool]] = defaultdict(deque)
 
     @property
     def peers(self) -> dict[str, Peer]:
@@ -248,15 +251,27 @@ class World:
 
     def handle(self, event: Event) -> list[Effect]:
         """Hand an event to the core; commit and deliver at once unless ``holding``."""
-        try:
+        with self._noticing():
             effects = self._decide(event)
             if not self.holding:
-                self.commit()
-                self.transmit()
-            return effects
+                self._commit()
+                self._transmit()
+        return effects
+
+    @contextmanager
+    def _noticing(self) -> Iterator[None]:
+        try:
+            yield
         except BaseException:
             self.broken = True
             raise
+
+    def settle(self) -> None:
+        """Commit and deliver what was held."""
+        self.holding = False
+        with self._noticing():
+            self._commit()
+            self._transmit()
 
     def _decide(self, event: Event) -> list[Effect]:
         effects = self.core.handle(event, self.now)
@@ -270,7 +285,7 @@ class World:
         self._pending.append((event, effects, rows))
         return effects
 
-    def commit(self) -> None:
+    def _commit(self) -> None:
         """Make durable all that was decided, and audit it."""
         pending, self._pending = self._pending, []
         for event, effects, rows in pending:
@@ -294,7 +309,7 @@ class World:
                         self._outgoing.append(effect)
         self.audit.same_as_rebuilt(self.core, self.rows)
 
-    def transmit(self) -> None:
+    def _transmit(self) -> None:
         """Deliver what was committed; then the peers say again what the broker had not committed."""
         outgoing, self._outgoing = self._outgoing, []
         for effect in outgoing:
@@ -310,9 +325,12 @@ class World:
             case Admit(name, committed=committed):
                 peer = self.peers[name]
                 peer.connected = True
+                if self._fresh[name].popleft():
+                    self.audit.joins(name)
                 peer.outbox = [(seq, message) for seq, message in peer.outbox if seq > committed]
                 self._todo.extend((peer, message, seq) for seq, message in peer.outbox)
             case Refuse(name):
+                self._fresh[name].popleft()
                 if name in self.peers:
                     self.peers[name].refusals.append(effect)
             case RunEnded(reason):
@@ -343,10 +361,9 @@ class World:
             "slots": 2 if peer.role == "assistant" else 0,
             "position": owner.position if isinstance(owner, SimAssistant) else 0,
         }
-        if fresh:
-            self.audit.joins(peer.name)
-            if peer.role == "boss" and peer.rank == 0:
-                self._boss_joins()
+        if fresh and peer is self.boss.ranks[0]:
+            self._boss_joins()
+        self._fresh[peer.name].append(fresh)
         return self.handle(HelloReceived(Hello(**(told | changes)), fresh=fresh, alive_elsewhere=alive_elsewhere))
 
     def _boss_joins(self) -> None:
@@ -390,9 +407,11 @@ class World:
         """kill -9 of the broker, before or just after the commit; a new one starts from the rows."""
         self.holding = False
         if lost == "unsent":
-            self.commit()
+            with self._noticing():
+                self._commit()
         self._pending, self._outgoing = [], []
         self._todo.clear()
+        self._fresh.clear()
         for peer in self.peers.values():
             peer.connected = False
         self.boss.wanted = None
@@ -430,6 +449,11 @@ class World:
 
     # Whole turns, for runs without faults
 
+    def grant(self) -> None:
+        """The Boss says how far batches may come; lost while nobody listens."""
+        if self.boss.ranks[0].connected:
+            self.say(self.boss.ranks[0], self.boss.credit())
+
     def report(self, rank: int, losses: Any = None, *, through: int | None = None) -> list[Effect]:
         """A rank reports its next step: with values, or bare acknowledgements ``through`` a later one."""
         step = self.boss.reportable(rank)[0]
@@ -438,28 +462,29 @@ class World:
         message = LossReport(step=step, through=step if through is None else through, rank=rank, losses=values)
         return self.say(self.boss.ranks[rank], message)
 
-    def train_all(self) -> None:
-        """The Boss trains and reports, with values, all that it has."""
-        while self.boss.pull():
-            pass
+    def train(self, most: int = 1 << 60) -> None:
+        """The Boss trains what it has, at most so many batches, and reports all that it has trained, with values."""
+        while most and self.boss.pull():
+            most -= 1
         for peer in self.boss.ranks:
             for step in self.boss.reportable(peer.rank) if peer.connected else []:
                 count = self.boss.pulled[step].rank_counts[peer.rank]
                 self.report(peer.rank, np.linspace(step, step + 1, count))
-        self.say(self.boss.ranks[0], self.boss.credit())
+        self.grant()
 
-    def serve(self, assistant: SimAssistant, rate: float = 0.5) -> None:
+    def serve(self, assistant: SimAssistant, rate: float = 0.5, *, learns: bool = True) -> None:
         """An Assistant learns what it may and answers all windows that it has."""
         if not assistant.peer.connected:
             return
-        if not self.settings.deterministic:
+        if learns and not self.settings.deterministic:
             assistant.learn()
-        for window in list(assistant.windows):
-            assistant.learn(through=window.learn_through if self.settings.deterministic else 1 << 60)
+        while assistant.windows:
+            window = assistant.windows[0]
+            if self.settings.deterministic:
+                assistant.learn(through=window.learn_through)
             if assistant.learned_through < window.learn_through:
                 break
-            assistant.windows.remove(window)
-            self.say(assistant.peer, assistant.select(window, rate=rate))
+            self.say(assistant.peer, assistant.select(assistant.windows.pop(0), rate=rate))
         self.say(assistant.peer, assistant.credit())
 
     def finish(self, *, rate: float = 0.5, most_rounds: int = 2000) -> None:
@@ -467,7 +492,7 @@ class World:
         for _ in range(most_rounds):
             for assistant in self.assistants:
                 self.serve(assistant, rate)
-            self.train_all()
+            self.train()
             if self.boss.finished and not any(self.boss.reportable(p.rank) for p in self.boss.ranks):
                 break
             self.advance(0.1)

@@ -1,0 +1,80 @@
+"""The command line is made from the settings, and every setting is documented."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from autoassist.cli import main
+from autoassist.run_command import RunCommand, as_words
+from boss.train import TrainSettings
+from protocol.settings import RunSettings
+
+ROOT = Path(__file__).resolve().parents[3]
+SETTINGS_FILES = [
+    *("protocol/settings.py", "protocol/client.py", "protocol/session.py", "broker/loop.py", "assistant/worker.py"),
+    *("boss/train.py", "autoassist/launcher.py", "autoassist/roles.py"),
+]
+
+
+def settings_classes(path: Path) -> list[ast.ClassDef]:
+    return [
+        node
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef) and node.name.endswith(("Settings", "Times"))
+    ]
+
+
+@pytest.mark.parametrize("name", SETTINGS_FILES)
+def test_every_setting_has_a_docstring(name: str) -> None:
+    classes = settings_classes(ROOT / name)
+    assert classes
+    for cls in classes:
+        for node, after in zip(cls.body, [*cls.body[1:], None], strict=True):
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                documented = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+                assert documented, f"{cls.name}.{node.target.id}"
+
+
+def test_words_carry_every_setting_that_is_not_at_its_default() -> None:
+    settings = RunSettings(policy="random-drop", epochs=7, deterministic=True, staleness_bound=500)
+    assert as_words(settings, RunSettings()) == [
+        *("--policy", "random-drop", "--epochs", "7", "--staleness-bound", "500", "--deterministic"),
+    ]
+    assert as_words(TrainSettings(), TrainSettings()) == []
+
+
+def test_the_launcher_gives_each_role_what_it_needs() -> None:
+    command = RunCommand(workload="digits", run=RunSettings(assistants=2, seed=5))
+    roles = command._role_arguments("tcp://127.0.0.1:1")
+    assert list(roles) == ["assistant-0", "assistant-1", "boss-0"]
+    assert "--seed" in roles["boss-0"] and "--seed" not in roles["assistant-0"]
+
+
+def test_uniform_needs_no_assistant() -> None:
+    roles = RunCommand(workload="digits", run=RunSettings(policy="uniform"))._role_arguments("tcp://127.0.0.1:1")
+    assert list(roles) == ["boss-0"]
+
+
+def test_a_changed_setting_can_be_said_back_for_every_field() -> None:
+    """Whatever type a field has, the launcher can hand it to a role."""
+    changed = {
+        **{"policy": "uniform", "epochs": 2, "batch_size": 8, "world_size": 2, "seed": 9, "window_size": 64},
+        **{"prefetch_batches": 3, "stock_batches": 2, "staleness_bound": 77, "patience_s": 0.5, "lease_s": 1.5},
+        **{"floor": 0.2, "drop_rate": 0.25, "deterministic": True, "assistants": 3},
+    }
+    settings = RunSettings(**changed)
+    names = {f.name for f in dataclasses.fields(RunSettings)} - {"boss_instances"}
+    assert set(changed) == names
+    import tyro
+
+    assert tyro.cli(RunSettings, args=as_words(settings, RunSettings())) == settings
+
+
+@pytest.mark.parametrize("words, code", [(["--help"], 0), ([], 2), (["--version"], 0), (["nonsense"], 2)])
+def test_the_top_level_answers(words: list[str], code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == code
+    assert capsys.readouterr() != ("", "")

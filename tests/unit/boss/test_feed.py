@@ -1,0 +1,201 @@
+"""The three lines in a training script: what they give, and how they explain the usual mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from boss.feed import Feed
+from protocol.errors import FeedMisuse, PeerRefused, SettingError
+from protocol.report import read_report
+from tests.harness.local_broker import local_broker
+
+N = 300
+
+
+class Squares(torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Instance i is (i, i²)."""
+
+    def __len__(self) -> int:
+        return N
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.tensor(float(i)), torch.tensor(float(i * i))
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> Iterator[str]:
+    with local_broker(tmp_path) as found:
+        yield found
+
+
+def connect(address: str, **settings: Any) -> Feed:
+    wanted: dict[str, Any] = {"batch_size": 16, "epochs": 2, "policy": "uniform", **settings}
+    return Feed.connect(address, dataset=Squares(), **wanted)
+
+
+def losses_of(x: torch.Tensor) -> torch.Tensor:
+    return x * 0.01 + torch.zeros_like(x, requires_grad=True)
+
+
+def test_three_lines_train_every_instance_once_per_epoch(address: str, tmp_path: Path) -> None:
+    seen: list[list[float]] = []
+    with connect(address) as feed:
+        for _ in range(2):
+            seen.append([])
+            for x, y in feed.loader(Squares()):
+                assert torch.equal(y, x * x)
+                loss = feed.report(losses_of(x))
+                loss.backward()
+                seen[-1] += x.tolist()
+        feed.record_metric("fit", 0.25)
+    assert sorted(seen[0] + seen[1]) == sorted(list(range(N)) * 2)
+    assert len(set(seen[0])) == len(seen[0])
+    report = read_report(tmp_path)
+    assert (report.status, report.boss.instances, report.metric.value) == ("finished", 2 * N, 0.25)
+
+
+def test_a_feed_is_a_batch_sampler(address: str) -> None:
+    with connect(address, epochs=1) as feed:
+        count = 0
+        for x, _ in torch.utils.data.DataLoader(Squares(), batch_sampler=feed):
+            feed.report(losses_of(x))
+            count += len(x)
+        assert count == N
+        assert len(feed) == -(-N // 16)
+
+
+def test_losses_keep_their_instance_through_loader_workers(address: str, tmp_path: Path) -> None:
+    """Two workers fetch ahead; still each loss lands with the ID that made it."""
+    with connect(address, epochs=1, prefetch_batches=9) as feed:
+        for x, _ in feed.loader(Squares(), num_workers=2):
+            feed.report(losses_of(x))
+    from broker.store import RunStore
+
+    store = RunStore(tmp_path, writable=False)
+    for record in store.loss_records():
+        assert record.losses == pytest.approx(record.ids * 0.01)
+    store.close()
+
+
+def test_after_an_early_break_the_unreported_come_first_again(address: str) -> None:
+    with connect(address, epochs=1) as feed:
+        first = []
+        for number, (x, _) in enumerate(feed.loader(Squares())):
+            if number == 3:
+                lost = x.tolist()
+                break
+            feed.report(losses_of(x))
+            first += x.tolist()
+        rest = []
+        for x, _ in feed.loader(Squares()):
+            feed.report(losses_of(x))
+            rest += x.tolist()
+        assert rest[: len(lost)] == lost
+        assert sorted(first + rest) == list(range(N))
+
+
+def test_a_reduced_loss_is_explained(address: str) -> None:
+    with connect(address) as feed:
+        next(iter(feed))
+        with pytest.raises(FeedMisuse, match='reduction="none"'):
+            feed.report(torch.tensor(0.5))
+
+
+def test_a_loss_of_another_length_is_explained(address: str) -> None:
+    with connect(address) as feed:
+        next(iter(feed))
+        with pytest.raises(FeedMisuse, match=r"shape \(5,\), expected \(16,\)"):
+            feed.report(torch.zeros(5))
+
+
+def test_a_second_report_of_one_batch_is_explained(address: str) -> None:
+    with connect(address) as feed:
+        ids = next(iter(feed))
+        feed.report(torch.zeros(len(ids)))
+        with pytest.raises(FeedMisuse, match="exactly once"):
+            feed.report(torch.zeros(len(ids)))
+
+
+def test_a_forgotten_report_is_explained_and_skip_is_the_legal_way(address: str) -> None:
+    with connect(address) as feed:
+        batches = feed.loader(Squares())
+        next(batches)
+        with pytest.raises(FeedMisuse, match=r"feed\.skip"):
+            next(batches)
+        batches = feed.loader(Squares())
+        next(batches)
+        feed.skip()
+        next(batches)
+
+
+@pytest.mark.parametrize("argument", ["shuffle", "batch_size", "sampler", "drop_last"])
+def test_what_the_feed_decides_cannot_be_given_to_the_loader(address: str, argument: str) -> None:
+    with connect(address) as feed, pytest.raises(FeedMisuse, match=argument):
+        next(feed.loader(Squares(), **{argument: True}))
+
+
+def test_a_data_set_of_another_size_is_explained(address: str) -> None:
+    with connect(address) as feed, pytest.raises(FeedMisuse, match="has 7 instances, the run 300"):
+        next(feed.loader(range(7)))
+
+
+def test_an_unknown_setting_is_explained(address: str) -> None:
+    with pytest.raises(SettingError, match="batchsize"):
+        connect(address, batchsize=3)
+
+
+def test_a_batch_above_the_data_set_is_refused_by_the_broker(address: str) -> None:
+    with pytest.raises(PeerRefused, match="batch_size=512"):
+        connect(address, batch_size=512)
+
+
+def test_progress_rises_to_one(address: str) -> None:
+    with connect(address) as feed:
+        seen = []
+        for _ in range(2):
+            for ids in feed:
+                seen.append(feed.progress)
+                feed.report(torch.zeros(len(ids)))
+        assert seen == sorted(seen) and seen[0] < 0.3 and seen[-1] == 1.0
+
+
+def test_the_mean_of_losses_carries_the_gradient(address: str) -> None:
+    with connect(address) as feed:
+        ids = next(iter(feed))
+        w = torch.ones(len(ids), requires_grad=True)
+        feed.report(w * 2.0).backward()
+        assert w.grad is not None
+        assert w.grad.tolist() == pytest.approx([2.0 / 16] * 16)
+
+
+def test_stop_ends_the_iteration_and_the_run(address: str, tmp_path: Path) -> None:
+    with connect(address, epochs=50) as feed:
+        for number, ids in enumerate(feed):
+            feed.report(torch.zeros(len(ids)))
+            if number == 5:
+                feed.stop()
+        assert feed.ended == "stopped"
+        assert list(feed) == []
+    assert read_report(tmp_path).status == "stopped"
+
+
+def test_an_exception_in_the_loop_ends_the_run_as_failed(address: str, tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), connect(address) as feed:
+        next(iter(feed))
+        raise ZeroDivisionError
+    assert read_report(tmp_path).status == "failed"
+
+
+def test_losses_that_are_not_finite_are_counted(address: str, tmp_path: Path) -> None:
+    with connect(address, epochs=1) as feed:
+        for ids in feed:
+            losses = torch.zeros(len(ids))
+            losses[0] = float("nan")
+            feed.report(losses)
+    report = read_report(tmp_path)
+    assert report.loss_reports.values_not_finite == report.boss.steps
