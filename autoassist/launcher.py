@@ -19,6 +19,8 @@ log = logging.getLogger("autoassist.run")
 BOSS = "boss-0"
 BROKER = "broker"
 TICK_S = 0.25
+BLAME_S = 3.0
+"""How long a Boss may take to fail after its Goodbye has ended the broker."""
 
 
 class ChildUserError(RoleFailed, UserError):
@@ -33,6 +35,9 @@ class LaunchSettings:
 
     assistant_restarts: int = 3
     """How often a crashed Assistant is started again."""
+
+    broker_restarts: int = 3
+    """How often a crashed broker is started again, on the same port and run directory; the Boss goes on meanwhile."""
 
     drain_s: float = 15.0
     """How long the roles have to end in order after a stop, before they are killed."""
@@ -80,6 +85,8 @@ class Launcher:
             raise self._failure(child)
         addresses = json.loads(child.announcement)
         self.statistics_address = addresses["statistics"]
+        for option, address in (("--port", addresses["address"]), ("--statistics-port", addresses["statistics"])):
+            child.arguments = with_option(child.arguments, option, address.rpartition(":")[2])
         return str(addresses["address"])
 
     def start_role(self, name: str, arguments: list[str], environment: dict[str, str] | None = None) -> None:
@@ -104,10 +111,7 @@ class Launcher:
             raise self._failure(boss)
 
     def _look_after_children(self) -> None:
-        broker, boss = self.children[BROKER], self.children[BOSS]
-        if broker.code:
-            boss.wait(self.settings.drain_s)  # the broker also ends so where the Boss has failed: then blame the Boss
-            raise self._failure(boss if boss.code else broker)
+        self._look_after_broker()
         for child in self.children.values():
             if child.name in (BOSS, BROKER) or child.is_running or child.code == 0 or child.name in self.failed:
                 continue
@@ -118,6 +122,18 @@ class Launcher:
                 child.restarts += 1
                 log.warning("%s ended with %s; starting it again", child.name, child.code)
                 child.start()
+
+    def _look_after_broker(self) -> None:
+        broker, boss = self.children[BROKER], self.children[BOSS]
+        if not broker.code:
+            return
+        if broker.code > 0:
+            boss.wait(BLAME_S)  # the broker also ends with an error where the Boss has failed: then blame the Boss
+        if boss.code or broker.code == UserError.exit_code or broker.restarts >= self.settings.broker_restarts:
+            raise self._failure(boss if boss.code else broker)
+        broker.restarts += 1
+        log.warning("the broker ended with %s (%s); starting it again", broker.code, broker.last_words)
+        broker.start()
 
     def _failure(self, child: Child) -> AutoAssistError:
         text = f"{child.name} ended with code {child.code}: {child.last_words} (log: {child.log_file})"
@@ -144,3 +160,11 @@ class Launcher:
 
     def _wait_all(self, deadline: float) -> bool:
         return all(child.wait(max(0.0, deadline - time.monotonic())) for child in self.children.values())
+
+
+def with_option(words: list[str], option: str, value: str) -> list[str]:
+    """The same words with an option set to another value."""
+    if option not in words:
+        return [*words, option, value]
+    place = words.index(option)
+    return [*words[: place + 1], value, *words[place + 2 :]]

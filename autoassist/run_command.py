@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import sys
 import time
 from dataclasses import dataclass
@@ -83,8 +84,19 @@ class RunCommand:
         roles = {
             f"assistant-{i}": ["assistant", *data, "--name", f"assistant-{i}"] for i in range(self._assistant_count())
         }
-        roles[BOSS] = ["boss", *data, *as_words(self.run, RunSettings()), *as_words(self.train, TrainSettings())]
+        train = as_words(self._shared_train_settings(), TrainSettings())
+        roles[BOSS] = ["boss", *data, *as_words(self.run, RunSettings()), *train]
         return roles
+
+    def _shared_train_settings(self) -> TrainSettings:
+        """A Boss on the CPU leaves one core to the other roles of this machine.
+
+        With a thread for every core, each of its parallel regions would wait for the thread that lost its core to them.
+        """
+        if self.train.threads or self.train.resolved_device().type != "cpu":
+            return self.train
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return dataclasses.replace(self.train, threads=max(1, cores - 1))
 
     def _assistant_count(self) -> int:
         """The uniform policy passes everything, so there is nothing for an Assistant to do."""

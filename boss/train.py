@@ -33,7 +33,7 @@ class TrainSettings:
     """Autocast to bfloat16; on a GPU only."""
 
     threads: int = 0
-    """Torch threads on the CPU; 0 for torch's own choice."""
+    """Torch threads on the CPU; 0 for torch's own choice, or all cores but one where other roles run here too."""
 
     def __post_init__(self) -> None:
         require(self.threads >= 0, "threads", self.threads, "must not be negative")

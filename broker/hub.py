@@ -21,7 +21,7 @@ class Conversation:
 
     name: str
     incarnation: str
-    routing_id: bytes
+    routing_id: bytes  # b"" while there is no line
     stream_id: str
     stream: Stream
     last_heard: float
@@ -130,7 +130,14 @@ class Hub:
         if conversation is None:
             return []
         conversation.last_said = now
-        return [(conversation.routing_id, conversation.stream.number(message))]
+        envelope = conversation.stream.number(message)
+        return [(conversation.routing_id, envelope)] if conversation.routing_id else []
+
+    def lose_line(self, line: bytes) -> None:
+        """A line is full or gone: nothing may follow on it before a new Hello, or what is missing goes unnoticed."""
+        conversation = self.by_line.pop(line, None)
+        if conversation is not None:
+            conversation.routing_id = b""
 
     def commit(self) -> None:
         """All that was handed to the core is in the store: acknowledge it from now on."""
@@ -146,9 +153,7 @@ class Hub:
                 self.forget(conversation.name)
                 lost.append(PeerLost(conversation.name))
             elif now - conversation.last_said >= self.times.heartbeat_s:
-                conversation.last_said = now
-                beat = Heartbeat(seq=conversation.stream.last_sent)
-                beats.append((conversation.routing_id, conversation.stream.number(beat)))
+                beats += self.send(conversation.name, Heartbeat(seq=conversation.stream.last_sent), now)
         return lost, beats
 
     def forget(self, name: str) -> None:

@@ -58,6 +58,9 @@ class ConnectSettings:
             "must be a positive number of seconds",
         )
         valid = self.broker.startswith(("tcp://", "ipc://", "inproc://"))
+        if self.broker.startswith("tcp://"):  # ZeroMQ would take a port above 65535 modulo 65536
+            host, _, port = self.broker.removeprefix("tcp://").rpartition(":")
+            valid = bool(host) and port.isascii() and port.isdigit() and 1 <= int(port) <= 65535
         require(valid, "broker", self.broker, "give an address such as tcp://host:5555")
 
 

@@ -1,0 +1,35 @@
+"""Writes docs/REPORT.md from the report's types, so that the page is never behind them.
+
+python -m docs.make_report_page
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE = ROOT / "protocol" / "report.py"
+TARGET = ROOT / "docs" / "REPORT.md"
+
+
+def page() -> str:
+    """The page's text."""
+    lines = [
+        "# The report",
+        "",
+        "`RUN_DIR/report.json` is written after each epoch and at the end, atomically. It is validated when it is read",
+        "(`protocol.report.read_report`), and `protocol.report.schema()` gives its JSON Schema. Fields are only added.",
+        "This page is made from the types by `python -m docs.make_report_page`.",
+    ]
+    for name, body in re.findall(r"^class (\w+)\(msgspec.*?\):\n(.*?)(?=^\S)", SOURCE.read_text(), re.M | re.S):
+        docstring = re.search(r'"""(.*?)"""', body, re.S)
+        assert docstring is not None
+        lines += ["", f"## {name}", "", docstring.group(1).strip(), "", "| field | type | meaning |", "|---|---|---|"]
+        for field, kind, meaning in re.findall(r"^    (\w+): ([^=#\n]+?)(?: = [^#\n]+)?(?:  # (.*))?$", body, re.M):
+            lines.append(f"| `{field}` | `{kind.strip().replace('|', 'or')}` | {meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    TARGET.write_text(page())

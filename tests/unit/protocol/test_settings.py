@@ -1,0 +1,231 @@
+"""A bad setting is refused before the run, with its name, its value and what to do; every setting is explained."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import protocol
+from protocol.client import ConnectSettings, RoleClient
+from protocol.errors import SettingError
+from protocol.messages import Hello
+from protocol.settings import MAX_STEP_INSTANCES, RunSettings
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown policy": ({"policy": "random"}, "policy=random: unknown policy; one of autoassist, uniform, random-drop"),
+    "both budgets": ({"epochs": 2, "boss_instances": 9}, "epochs=2: boss_instances=9 is given too; give only one"),
+    "no batch": ({"batch_size": 0}, "batch_size=0: must be at least 1"),
+    "no ranks": ({"world_size": 0}, "world_size=0: must be at least 1"),
+    "no prefetch": ({"prefetch_batches": 0}, "prefetch_batches=0: must be at least 1"),
+    "no stock": ({"stock_batches": -1}, "stock_batches=-1: must be at least 1"),
+    "no staleness": ({"staleness_bound": 0}, "staleness_bound=0: must be at least 1"),
+    "no assistants": ({"assistants": 0}, "assistants=0: must be at least 1"),
+    "no epochs": ({"epochs": 0}, "epochs=0: must be at least 1"),
+    "no instances": ({"boss_instances": 0}, "boss_instances=0: must be at least 1"),
+    "negative window": ({"window_size": -1}, "window_size=-1: must not be negative"),
+    "window too large": ({"window_size": 1048576}, "window_size=1048576: exceeds 65536; lower it"),
+    "window too small": (
+        {"batch_size": 8192, "window_size": 1},
+        "window_size=1: makes more than 4096 windows per step",
+    ),
+    "negative seed": ({"seed": -1}, "seed=-1: must not be negative"),
+    "seed too large": ({"seed": 1 << 63}, f"seed={1 << 63}: must be below 2**63"),
+    "no patience": ({"patience_s": 0.0}, "patience_s=0.0: must be a positive number of seconds"),
+    "patience that is no number": ({"patience_s": math.nan}, "patience_s=nan: must be a positive number of seconds"),
+    "endless lease": ({"lease_s": math.inf}, "lease_s=inf: must be a positive number of seconds"),
+    "no floor": ({"floor": 0.0}, "floor=0.0: must lie in (0, 1]"),
+    "floor above one": ({"floor": 1.01}, "floor=1.01: must lie in (0, 1]"),
+    "floor that is no number": ({"floor": math.nan}, "floor=nan: must lie in (0, 1]"),
+    "everything dropped": ({"drop_rate": 1.0}, "drop_rate=1.0: must lie in [0, 1)"),
+    "negative drop rate": ({"drop_rate": -0.1}, "drop_rate=-0.1: must lie in [0, 1)"),
+    "step too large": (
+        {"batch_size": MAX_STEP_INSTANCES, "world_size": 2},
+        f"batch_size={MAX_STEP_INSTANCES}: times world_size 2 exceeds {MAX_STEP_INSTANCES} instances per step; lower",
+    ),
+    "prefetch without end": (
+        {"prefetch_batches": 1 << 40, "staleness_bound": 1 << 50},
+        f"prefetch_batches={1 << 40}: must be at most 4096",
+    ),
+    "stock without end": (
+        {"stock_batches": 5000, "staleness_bound": 9000},
+        "stock_batches=5000: must be at most 4096",
+    ),
+    "a budget beyond 64 bits": ({"boss_instances": 1 << 64}, f"boss_instances={1 << 64}: must be at most"),
+    "a fraction of a batch": (
+        {"batch_size": 64.0},
+        "batch_size=64.0: must be a whole number (Python's int), not float",
+    ),
+    "a word for a batch": ({"batch_size": "64"}, "batch_size='64': must be a whole number (Python's int), not str"),
+    "nothing for a batch": (
+        {"batch_size": None},
+        "batch_size=None: must be a whole number (Python's int), not NoneType",
+    ),
+    "a number of NumPy's": ({"epochs": np.int64(3)}, "epochs=np.int64(3): must be a whole number (Python's int)"),
+    "yes for a count": ({"assistants": True}, "assistants=True: must be a whole number (Python's int), not bool"),
+    "one for yes": ({"deterministic": 1}, "deterministic=1: must be true or false (Python's bool), not int"),
+    "a word for a time": ({"lease_s": "5"}, "lease_s='5': must be a number (Python's float), not str"),
+    "a number for a policy": ({"policy": 3}, "policy=3: must be a word (Python's str), not int"),
+}
+
+
+@pytest.mark.parametrize("given_settings, says", BAD.values(), ids=BAD.keys())
+def test_a_bad_setting_is_refused_with_its_name_its_value_and_a_remedy(
+    given_settings: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(SettingError) as refused:
+        RunSettings(**given_settings)
+    assert says in str(refused.value)
+
+
+def test_every_setting_of_a_run_has_a_refusal_above() -> None:
+    """A setting that is added later without validation, or without a test of it, fails here."""
+    refused = {name for given_settings, _ in BAD.values() for name in given_settings}
+    assert refused == {field.name for field in dataclasses.fields(RunSettings)}
+
+
+def test_a_pipeline_deeper_than_the_bound_is_refused_with_its_sum() -> None:
+    """The bound would be broken by the depth alone: 10 ready, 3 in stock, a window of 4 steps, and the one in hand."""
+    with pytest.raises(SettingError) as refused:
+        RunSettings(staleness_bound=17, prefetch_batches=10, stock_batches=3)
+    assert str(refused.value) == (
+        "staleness_bound=17: the pipeline alone is 18 steps deep (prefetch_batches 10 + stock_batches 3 + window 4 "
+        "+ 1); raise the bound or lower these"
+    )
+    assert RunSettings(staleness_bound=18, prefetch_batches=10, stock_batches=3).pipeline_steps == 18
+
+
+def test_deterministic_mode_learns_a_whole_depth_behind_so_it_needs_a_wider_bound() -> None:
+    with pytest.raises(SettingError, match="the pipeline alone is 22 steps deep"):
+        RunSettings(staleness_bound=18, prefetch_batches=10, stock_batches=3, deterministic=True)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 5000), st.integers(1, 64), st.integers(0, 65536))
+def test_the_sum_is_what_prefetch_stock_window_and_the_step_in_hand_hold(batch: int, ranks: int, window: int) -> None:
+    try:
+        run = RunSettings(batch_size=batch, world_size=ranks, window_size=window, staleness_bound=1 << 20)
+    except SettingError as error:
+        assert "windows per step" in str(error)
+        return
+    assert run.window_instances == (window or min(65536, 4 * batch * ranks))
+    assert (run.window_steps - 1) * run.step_instances < run.window_instances <= run.window_steps * run.step_instances
+    assert run.pipeline_steps == run.prefetch_batches + run.stock_batches + run.window_steps + 1
+
+
+@pytest.mark.parametrize(
+    "given_settings, budget",
+    [({}, 3), ({"epochs": 7}, 7), ({"boss_instances": 100}, None)],
+    ids=["default", "epochs", "instances"],
+)
+def test_a_run_lasts_three_epochs_unless_told_otherwise(given_settings: dict[str, Any], budget: int | None) -> None:
+    assert RunSettings(**given_settings).epoch_budget == budget
+
+
+def test_equal_settings_have_no_difference() -> None:
+    assert RunSettings(epochs=2).difference(RunSettings(epochs=2)) == ""
+
+
+def test_the_difference_names_each_field_with_both_values() -> None:
+    """What a second Boss with other settings is told."""
+    here, there = RunSettings(epochs=2, seed=1), RunSettings(epochs=3, seed=1, floor=0.2)
+    assert here.difference(there) == "epochs: 2 here, 3 there; floor: 0.1 here, 0.2 there"
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 99), st.integers(0, 9), st.integers(1, 99), st.integers(0, 9))
+def test_there_is_a_difference_exactly_where_settings_are_unequal(
+    batch: int, seed: int, batch2: int, seed2: int
+) -> None:
+    one, other = RunSettings(batch_size=batch, seed=seed), RunSettings(batch_size=batch2, seed=seed2)
+    assert (one.difference(other) == "") == (one == other)
+
+
+# How a role finds the broker
+
+
+@pytest.mark.parametrize(
+    "given_settings, says",
+    [
+        ({"broker": "localhost:5555"}, "broker=localhost:5555: give an address such as tcp://host:5555"),
+        ({"broker": "tcp://host"}, "broker=tcp://host: give an address such as tcp://host:5555"),
+        ({"broker": "tcp://host:99999"}, "broker=tcp://host:99999: give an address such as tcp://host:5555"),
+        ({"broker": "tcp://:5555"}, "broker=tcp://:5555: give an address such as tcp://host:5555"),
+        ({"broker": "tcp://host:0"}, "broker=tcp://host:0: give an address such as tcp://host:5555"),
+        ({"connect_timeout_s": 0.0}, "connect_timeout_s=0.0: must be a positive number of seconds"),
+        ({"connect_timeout_s": math.nan}, "connect_timeout_s=nan: must be a positive number of seconds"),
+    ],
+    ids=["no protocol", "no port", "port too large", "no host", "port zero", "no time", "no number"],
+)
+def test_a_bad_connection_setting_is_refused(given_settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(SettingError) as refused:
+        ConnectSettings(**given_settings)
+    assert says == str(refused.value)
+
+
+HELLO = Hello(role="boss", name="boss-0", incarnation="i", dataset_id="d", n=9)
+
+
+def test_an_address_that_is_none_is_refused_at_once_and_leaves_nothing_open() -> None:
+    """pytest fails this test for an unclosed context."""
+    with pytest.raises(SettingError, match="broker=ipc://"):
+        RoleClient(HELLO, ConnectSettings(broker="ipc://"))
+
+
+@pytest.mark.parametrize(
+    "hello, says",
+    [
+        (Hello(role="boss", name="boss-0", incarnation="i", dataset_id="x" * 300, n=9), "`hello.dataset_id`"),
+        (Hello(role="boss", name="boss-0", incarnation="i", dataset_id="d", n=np.int64(9)), "int64 cannot be sent"),  # type: ignore[arg-type]
+        (Hello(role="boss", name="boss-0", incarnation="i", dataset_id="d", n=9.0), "`hello.n`"),  # type: ignore[arg-type]
+    ],
+    ids=["name too long", "number of NumPy's", "fraction"],
+)
+def test_a_hello_that_no_broker_could_read_is_refused_at_once(hello: Hello, says: str) -> None:
+    """The broker drops what it cannot read, so the role would look for it until --connect-timeout-s."""
+    with pytest.raises(SettingError, match=f"boss-0: .*{says}.*; correct"):
+        RoleClient(hello, ConnectSettings())
+
+
+# Every setting is explained
+
+
+def settings_classes() -> list[tuple[str, ast.ClassDef]]:
+    """Every dataclass in protocol/ that is named for settings, or for the clocks of a conversation."""
+    assert protocol.__file__ is not None
+    found = []
+    for path in sorted(Path(protocol.__file__).parent.glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and node.name.endswith(("Settings", "Times")):
+                found.append((f"{path.stem}.{node.name}", node))
+    return found
+
+
+def test_the_settings_classes_are_found() -> None:
+    names = [name for name, _ in settings_classes()]
+    assert {"settings.RunSettings", "client.ConnectSettings", "session.SessionTimes"} <= set(names)
+
+
+@pytest.mark.parametrize("node", [n for _, n in settings_classes()], ids=[name for name, _ in settings_classes()])
+def test_every_setting_has_a_docstring_beneath_it(node: ast.ClassDef) -> None:
+    for place, statement in enumerate(node.body):
+        if not isinstance(statement, ast.AnnAssign):
+            continue
+        below = node.body[place + 1] if place + 1 < len(node.body) else None
+        explained = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+        name = ast.unparse(statement.target)
+        assert explained, f"{node.name}.{name} has no docstring beneath it"
+        assert isinstance(below.value.value, str) and len(below.value.value) > 10, name  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("node", [n for _, n in settings_classes()], ids=[name for name, _ in settings_classes()])
+def test_settings_are_frozen_and_given_by_name(node: ast.ClassDef) -> None:
+    (decorator,) = node.decorator_list
+    assert ast.unparse(decorator) == "dataclass(frozen=True, kw_only=True)"
