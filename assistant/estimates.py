@@ -11,6 +11,9 @@ import numpy as np
 
 from protocol.arrays import F32
 
+State = dict[str, np.ndarray]
+"""What a checkpoint holds of an estimator or a policy: plain arrays by name."""
+
 MEAN_DECAY = 0.97
 LIFT_DECAY = 0.98
 SAMPLE = 4096
@@ -24,6 +27,14 @@ class RunningMean:
         self.decay = decay
         self._weighted = 0.0
         self._weight = 0.0
+
+    def state_dict(self) -> State:
+        """Everything that ``add`` has changed."""
+        return {"sums": np.array([self._weighted, self._weight])}
+
+    def load_state_dict(self, state: State) -> None:
+        """The inverse of ``state_dict``."""
+        self._weighted, self._weight = (float(v) for v in state["sums"])
 
     def add(self, losses: F32, weights: F32) -> None:
         """Take in a report; both of shape ``(k,)``, weights 1/π."""
@@ -47,6 +58,18 @@ class RunningQuantile:
         self._next = 0
         self._filled = 0
         self._reports = 0
+
+    def state_dict(self) -> State:
+        """Everything that ``add`` has changed."""
+        counts = np.array([self._next, self._filled, self._reports])
+        sample = np.stack([self._losses, self._weights])
+        return {"value": np.array([self.value]), "counts": counts, "sample": sample}
+
+    def load_state_dict(self, state: State) -> None:
+        """The inverse of ``state_dict``."""
+        self.value = float(state["value"][0])
+        self._next, self._filled, self._reports = (int(v) for v in state["counts"])
+        self._losses[...], self._weights[...] = state["sample"]
 
     def add(self, losses: F32, weights: F32) -> None:
         """Take in a report; both of shape ``(k,)``, weights 1/π."""
@@ -78,6 +101,14 @@ class Lift:
         self._decays = np.array([decay, decay * decay, decay, decay])
         # rows: kept side, shrunk side; columns: Σw, Σw², Σw·loss, Σw·loss², each w with its decay
         self._sums = np.zeros((2, 4))
+
+    def state_dict(self) -> State:
+        """Everything that ``add`` has changed."""
+        return {"sums": self._sums.copy()}
+
+    def load_state_dict(self, state: State) -> None:
+        """The inverse of ``state_dict``."""
+        self._sums[...] = state["sums"]
 
     def add(self, keep_probabilities: F32, losses: F32, weights: F32) -> None:
         """Take in a report judged before it was learned from; all of shape ``(k,)``."""

@@ -22,6 +22,15 @@ class InstanceStore:
         self.seen: NDArray[np.int32] = np.zeros(n, dtype=np.int32)
         """How often a loss was reported."""
 
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Everything that ``record`` has changed."""
+        return {"mean_loss": self.mean_loss.copy(), "last_epoch": self.last_epoch.copy(), "seen": self.seen.copy()}
+
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+        """The inverse of ``state_dict``."""
+        for name in ("mean_loss", "last_epoch", "seen"):
+            getattr(self, name)[...] = state[name]
+
     @property
     def n(self) -> int:
         """Number of instances."""

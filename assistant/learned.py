@@ -36,6 +36,19 @@ class LogisticModel:
         self._squares = {name: np.full_like(getattr(self, name), 1e-3) for name in ("w", "u", "v")}
         self.updates = 0
 
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Weights, step sizes and the number of updates."""
+        state = {name: getattr(self, name).copy() for name in ("w", "u", "v")}
+        state.update({f"squares_{name}": values.copy() for name, values in self._squares.items()})
+        return {**state, "updates": np.array([self.updates])}
+
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+        """The inverse of ``state_dict``."""
+        for name in ("w", "u", "v"):
+            getattr(self, name)[...] = state[name]
+            self._squares[name][...] = state[f"squares_{name}"]
+        self.updates = int(state["updates"][0])
+
     def logits(self, ids: I64, history: F32) -> F32:
         """Shape ``(k,)``."""
         found = self.u[self.labels[ids]] if self.labels is not None else np.full(len(ids), self.u[0])

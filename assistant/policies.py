@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from assistant.estimates import Lift, RunningMean, RunningQuantile
+from assistant.estimates import Lift, RunningMean, RunningQuantile, State
 from assistant.instances import InstanceStore
 from assistant.learned import HISTORY_FEATURES, LogisticModel
 from protocol.arrays import F32, I64
@@ -48,6 +48,14 @@ class Policy(ABC):
     @abstractmethod
     def keep_probability(self, ids: I64, moment: Moment) -> F32:
         """π of each candidate, shape ``(k,)``, within ``(0, 1]``."""
+
+    def state_dict(self) -> State:
+        """All that ``observe`` has changed, as plain arrays by name."""
+        return {}
+
+    def load_state_dict(self, state: State) -> None:
+        """The inverse of ``state_dict``; raises KeyError or ValueError for the state of something else."""
+        del state
 
     @property
     def version(self) -> int:
@@ -110,6 +118,24 @@ class AutoAssist(Policy):
         self.threshold = RunningQuantile(THRESHOLD_QUANTILE)
         self.table_lift = Lift()
         self.learned_lift = Lift()
+        self._parts: dict[str, InstanceStore | LogisticModel | RunningMean | RunningQuantile | Lift] = {
+            "instances": self.instances,
+            "model": self.model,
+            "mean": self.mean,
+            "threshold": self.threshold,
+            "table_lift": self.table_lift,
+            "learned_lift": self.learned_lift,
+        }
+
+    def state_dict(self) -> State:
+        """Every part's state under ``part.name``."""
+        return {f"{part}.{k}": v for part, holder in self._parts.items() for k, v in holder.state_dict().items()}
+
+    def load_state_dict(self, state: State) -> None:
+        """The inverse of ``state_dict``."""
+        for part, holder in self._parts.items():
+            prefix = part + "."
+            holder.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
 
     @property
     def version(self) -> int:

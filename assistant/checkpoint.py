@@ -1,0 +1,56 @@
+"""An Assistant's checkpoint: what it has learned, and how far in the loss log that reaches. Plain arrays, no code.
+
+Without one, or with one of another run, an Assistant rebuilds the same state from the loss log: what it knows is a
+function of the log alone. The checkpoint only saves it the replay.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from assistant.estimates import State
+
+log = logging.getLogger("autoassist.assistant")
+
+
+@dataclass(frozen=True, slots=True)
+class AssistantCheckpoint:
+    """State after the loss log's records below ``position``."""
+
+    run_id: str
+    generation: int
+    position: int
+    learned_through: int
+    policy: State
+
+    def write(self, path: Path) -> None:
+        """Write atomically; raises OSError."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}.part")
+        arrays: dict[str, Any] = {f"policy.{name}": values for name, values in self.policy.items()}
+        arrays["counts"] = np.array([self.generation, self.position, self.learned_through])
+        arrays["run_id"] = np.array(self.run_id)
+        with part.open("wb") as file:
+            np.savez(file, **arrays)
+        part.replace(path)
+
+
+def read_checkpoint(path: Path) -> AssistantCheckpoint | None:
+    """Read a checkpoint; None, with a warning, where there is none that can be read."""
+    if not path.exists():
+        return None
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
+            generation, position, learned_through = (int(v) for v in found["counts"])
+            policy = {k.removeprefix("policy."): found[k] for k in found.files if k.startswith("policy.")}
+            return AssistantCheckpoint(str(found["run_id"]), generation, position, learned_through, policy)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        log.warning("%s is damaged (%s); rebuilding from the loss log instead", path, error)
+        return None
