@@ -26,6 +26,16 @@ DEADLINE_S = 20.0
 T = TypeVar("T")
 
 
+def until(attempt: Callable[[], T | None], wait: Callable[[], None], complaint: str) -> T:
+    """What ``attempt`` gives once it gives something."""
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        if (found := attempt()) is not None:
+            return found
+        wait()
+    raise AssertionError(f"{complaint} within {DEADLINE_S} s")
+
+
 @dataclass
 class Ends:
     """A broker's end, and a way to make role's ends."""
@@ -37,7 +47,7 @@ class Ends:
 
     def receive(self, end: RoleChannel | BrokerChannel) -> tuple[bytes, Frames] | Frames:
         """The next thing; fails after the deadline."""
-        return self.until(end.receive, end, "nothing came")
+        return until(end.receive, lambda: self.wait(end), "nothing came")
 
     def from_role(self) -> tuple[bytes, Frames]:
         received = self.receive(self.broker)
@@ -46,15 +56,14 @@ class Ends:
 
     def send(self, role: RoleChannel, frames: list[bytes]) -> None:
         """As soon as the line is up."""
-        self.until(lambda: role.send(frames) or None, role, "the line was never up")
+        until(lambda: role.send(frames) or None, lambda: self.wait(role), "the line was never up")
 
-    def until(self, attempt: Callable[[], T | None], end: RoleChannel | BrokerChannel, complaint: str) -> T:
-        deadline = time.monotonic() + DEADLINE_S
-        while time.monotonic() < deadline:
-            if (found := attempt()) is not None:
-                return found
-            self.wait(end)
-        raise AssertionError(f"{complaint} within {DEADLINE_S} s")
+    def find_gone(self, line: bytes) -> None:
+        """The broker's end learns that a line is gone."""
+        gone = until(
+            lambda: self.broker.send(line, [b"late"]) is False or None, lambda: self.wait(self.broker), "alive"
+        )
+        assert gone
 
 
 def poll(end: RoleChannel | BrokerChannel) -> None:
@@ -172,7 +181,7 @@ def test_a_reconnect_is_a_new_line_and_the_old_one_is_gone(ends: Ends) -> None:
     ends.send(role, [b"after"])
     after, frames = ends.from_role()
     assert frames == [b"after"] and after != before
-    ends.until(lambda: ends.broker.send(before, [b"late"]) is False or None, ends.broker, "the old line lived on")
+    ends.find_gone(before)
     assert ends.broker.send(after, [b"new"])
     assert ends.receive(role) == [b"new"], "nothing of the old line comes through"
 
@@ -182,7 +191,7 @@ def test_a_closed_role_s_line_is_gone(ends: Ends) -> None:
     ends.send(role, [b"hello"])
     line, _ = ends.from_role()
     role.close()
-    ends.until(lambda: ends.broker.send(line, [b"late"]) is False or None, ends.broker, "the line lived on")
+    ends.find_gone(line)
 
 
 def test_many_roles_are_served(ends: Ends) -> None:
@@ -244,7 +253,6 @@ def test_a_port_is_free_again_at_once(context: zmq.Context[zmq.Socket[bytes]]) -
     first = ZmqBrokerChannel(context, "tcp://127.0.0.1:0")
     address = first.address
     first.close()
-    ends = Ends(first, lambda: None, lambda _: None)  # type: ignore[arg-type,return-value]
 
     def again() -> ZmqBrokerChannel | None:
         try:
@@ -252,7 +260,7 @@ def test_a_port_is_free_again_at_once(context: zmq.Context[zmq.Socket[bytes]]) -
         except PortInUse:
             return None
 
-    ends.until(again, first, "the port stayed in use").close()
+    until(again, lambda: None, "the port stayed in use").close()
 
 
 @pytest.mark.parametrize("address", ["nonsense", "tcp://", "tcp://127.0.0.1", "tcp://nohost.invalid:1", "gopher://x:1"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tracemalloc
 
 import numpy as np
@@ -37,7 +38,7 @@ def test_sizes_around_powers_of_two_are_no_exception(n: int) -> None:
 def test_any_cut_into_windows_gives_the_same_order(n: int, seed: int, cuts: list[int]) -> None:
     order = EpochOrder(n, seed, 3)
     edges = [0, *sorted(min(cut, n) for cut in cuts), n]
-    windows = [order.ids(start, stop) for start, stop in zip(edges, edges[1:], strict=False)]
+    windows = [order.ids(start, stop) for start, stop in itertools.pairwise(edges)]
     assert np.concatenate(windows).tolist() == order.ids(0, n).tolist()
 
 
@@ -117,5 +118,5 @@ def test_neighbours_in_one_epoch_are_no_neighbours_in_the_next() -> None:
 def test_where_an_instance_stands_says_nothing_about_where_it_stands_next() -> None:
     n = 2000
     orders = [EpochOrder(n, 7, epoch).ids(0, n) for epoch in range(20)]
-    worst = max(abs(np.corrcoef(a, b)[0, 1]) for a, b in zip(orders, orders[1:], strict=False))
+    worst = max(abs(np.corrcoef(a, b)[0, 1]) for a, b in itertools.pairwise(orders))
     assert worst < 5 / np.sqrt(n)

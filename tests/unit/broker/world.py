@@ -473,12 +473,14 @@ class World:
         self.grant()
 
     def serve(self, assistant: SimAssistant, rate: float = 0.5, *, learns: bool = True) -> None:
-        """An Assistant learns what it may and answers all windows that it has."""
+        """An Assistant learns what it may and answers the windows that it has, and a few that it gets for that."""
         if not assistant.peer.connected:
             return
         if learns and not self.settings.deterministic:
             assistant.learn()
-        while assistant.windows:
+        for _ in range(len(assistant.windows) + 4):
+            if not assistant.windows:
+                break
             window = assistant.windows[0]
             if self.settings.deterministic:
                 assistant.learn(through=window.learn_through)

@@ -1,0 +1,163 @@
+"""The Boss's checkpoints: written atomically, verified before they are read, read without running code.
+
+A checkpoint belongs to a cut in the stream of steps: everything up to its step is in it and in the broker's snapshot of
+the same step, nothing after it in either.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from torch import nn
+
+from protocol.errors import DataError
+from protocol.settings import require
+
+log = logging.getLogger("autoassist.boss")
+
+INDEX = "checkpoints.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSettings:
+    """When and where the Boss saves itself."""
+
+    checkpoint_every: int = 0
+    """Steps between two checkpoints; 0 for none."""
+
+    checkpoint_dir: Path | None = None
+    """Directory of the checkpoints; the launcher puts it into the run directory."""
+
+    checkpoint_keep: int = 2
+    """How many are kept; the older ones are removed."""
+
+    resume: bool = False
+    """Go on from the newest checkpoint that is whole; from the beginning where there is none."""
+
+    def __post_init__(self) -> None:
+        require(self.checkpoint_every >= 0, "checkpoint_every", self.checkpoint_every, "must not be negative")
+        require(self.checkpoint_keep >= 1, "checkpoint_keep", self.checkpoint_keep, "must be at least 1")
+        needs_dir = self.checkpoint_every > 0 or self.resume
+        require(
+            not needs_dir or self.checkpoint_dir is not None, "checkpoint_dir", None, "give --checkpoint-dir as well"
+        )
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One checkpoint in the index."""
+
+    step: int
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class BossState:
+    """Everything that the Boss needs to go on from a step as if nothing had happened."""
+
+    step: int
+    run: dict[str, Any]
+    """Plain numbers and strings: run ID, epochs done, instances, clocks."""
+    boss: dict[str, Any]
+    optimizer: dict[str, Any]
+    rng: dict[str, Any]
+
+
+def capture(step: int, run: dict[str, Any], boss: nn.Module, optimizer: torch.optim.Optimizer) -> BossState:
+    """The Boss's state now."""
+    rng: dict[str, Any] = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        rng["cuda"] = torch.cuda.get_rng_state_all()
+    return BossState(step, run, boss.state_dict(), optimizer.state_dict(), rng)
+
+
+def restore(state: BossState, boss: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put a state back; raises DataError where it is of another model."""
+    try:
+        boss.load_state_dict(state.boss)
+        optimizer.load_state_dict(state.optimizer)
+    except (RuntimeError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(
+            f"checkpoint of step {state.step} is of another model: {reason}; give the same --model"
+        ) from None
+    torch.set_rng_state(state.rng["cpu"])
+    if torch.cuda.is_available() and "cuda" in state.rng:
+        torch.cuda.set_rng_state_all(state.rng["cuda"])
+
+
+class CheckpointDir:
+    """The checkpoints of one run."""
+
+    def __init__(self, path: Path, keep: int) -> None:
+        self.path = path
+        self.keep = keep
+        path.mkdir(parents=True, exist_ok=True)
+
+    def entries(self) -> list[Entry]:
+        """What the index names, oldest first."""
+        try:
+            return msgspec.json.decode((self.path / INDEX).read_bytes(), type=list[Entry])
+        except FileNotFoundError:
+            return []
+        except msgspec.MsgspecError as error:
+            raise DataError(f"{self.path / INDEX} is damaged: {error}; remove it to start afresh") from None
+
+    def stage(self, state: BossState) -> tuple[Path, Entry]:
+        """Write a checkpoint beside the others, not yet named by the index; ``publish`` makes it count."""
+        part = self.path / f"boss-{state.step:09d}.{os.getpid()}.part"
+        content = {
+            "step": state.step,
+            "run": state.run,
+            "boss": state.boss,
+            "optimizer": state.optimizer,
+            "rng": state.rng,
+        }
+        with part.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        return part, Entry(state.step, f"boss-{state.step:09d}.pt", _sha256(part))
+
+    def publish(self, part: Path, entry: Entry) -> None:
+        """The broker has its snapshot too: from now on this checkpoint is the newest."""
+        part.replace(self.path / entry.file)
+        kept = [e for e in self.entries() if e.step < entry.step] + [entry]
+        self._write_index(kept[-self.keep :])
+        for old in kept[: -self.keep]:
+            with suppress(FileNotFoundError):
+                (self.path / old.file).unlink()
+
+    def _write_index(self, entries: list[Entry]) -> None:
+        part = self.path / f"{INDEX}.{os.getpid()}.part"
+        part.write_bytes(msgspec.json.encode(entries))
+        part.replace(self.path / INDEX)
+
+    def newest(self) -> BossState | None:
+        """The newest checkpoint that is whole; a damaged one is refused by name and the one before it taken."""
+        for state in self._readable():
+            return state
+        return None
+
+    def _readable(self) -> Iterator[BossState]:
+        for entry in reversed(self.entries()):
+            path = self.path / entry.file
+            if not path.exists() or _sha256(path) != entry.sha256:
+                log.warning("checkpoint %s is damaged or missing and is refused; trying the one before it", path)
+                continue
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            yield BossState(content["step"], content["run"], content["boss"], content["optimizer"], content["rng"])
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
