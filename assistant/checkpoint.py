@@ -24,8 +24,8 @@ log = logging.getLogger("autoassist.assistant")
 class AssistantCheckpoint:
     """State after the loss log's records below ``position``."""
 
-    run_id: str
-    generation: int
+    history: str
+    """Names the loss log; see ``protocol.messages.history_id``."""
     position: int
     learned_through: int
     policy: State
@@ -35,8 +35,8 @@ class AssistantCheckpoint:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".{os.getpid()}.part")
         arrays: dict[str, Any] = {f"policy.{name}": values for name, values in self.policy.items()}
-        arrays["counts"] = np.array([self.generation, self.position, self.learned_through])
-        arrays["run_id"] = np.array(self.run_id)
+        arrays["counts"] = np.array([self.position, self.learned_through])
+        arrays["history"] = np.array(self.history)
         with part.open("wb") as file:
             np.savez(file, **arrays)
         part.replace(path)
@@ -48,9 +48,9 @@ def read_checkpoint(path: Path) -> AssistantCheckpoint | None:
         return None
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
-            generation, position, learned_through = (int(v) for v in found["counts"])
+            position, learned_through = (int(v) for v in found["counts"])
             policy = {k.removeprefix("policy."): found[k] for k in found.files if k.startswith("policy.")}
-            return AssistantCheckpoint(str(found["run_id"]), generation, position, learned_through, policy)
+            return AssistantCheckpoint(str(found["history"]), position, learned_through, policy)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         log.warning("%s is damaged (%s); rebuilding from the loss log instead", path, error)
         return None

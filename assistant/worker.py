@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from assistant.checkpoint import AssistantCheckpoint, read_checkpoint
 from assistant.core import AssistantCore
 from assistant.policies import make_policy
 from protocol.client import ConnectSettings, RoleClient, new_incarnation
-from protocol.messages import AnyMessage, Goodbye, Hello, Stop, Welcome
+from protocol.errors import PeerFenced
+from protocol.messages import AnyMessage, Goodbye, Hello, Stop, Welcome, history_id
 from protocol.session import SessionTimes
 from protocol.settings import require
 from protocol.signals import StopSignal
@@ -21,6 +24,8 @@ log = logging.getLogger("autoassist.assistant")
 
 IDLE_S = 1.0
 DRAIN_S = 5.0
+CHECKPOINT_RECORDS = 2000
+"""Loss records between two checkpoints; rebuilding so many takes about half a second."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +38,18 @@ class AssistantSettings:
     slots: int = 2
     """Windows that it takes at once."""
 
+    state_dir: Path | None = None
+    """Directory for its checkpoint; without one, a restart rebuilds what it knew from the broker's loss log."""
+
     def __post_init__(self) -> None:
         require(bool(self.name) and len(self.name) <= 100, "name", self.name, "must have 1 to 100 characters")
         require(1 <= self.slots <= 64, "slots", self.slots, "must lie in 1 … 64")
+
+    @property
+    def checkpoint_path(self) -> Path | None:
+        """The checkpoint's file; None where there is no directory for it."""
+        name = "".join(c if c.isalnum() or c in "-_." else "_" for c in self.name)
+        return self.state_dir / f"{name}.npz" if self.state_dir is not None else None
 
 
 class Assistant:
@@ -55,40 +69,63 @@ class Assistant:
         labels: NDArray[np.int64] | None = None,
         times: SessionTimes | None = None,
     ) -> None:
+        self.settings = settings
+        self.connect = connect
+        self.dataset_id = dataset_id
         self.n = n
         self.features = features
         self.labels = labels
+        self.times = times
+        self._begin()
+
+    def _begin(self) -> None:
+        """A new incarnation, with what the checkpoint knows."""
         self.core: AssistantCore | None = None
+        self.history = ""
+        self._written = 0
+        path = self.settings.checkpoint_path
+        self.saved = read_checkpoint(path) if path is not None else None
         hello = Hello(
             role="assistant",
-            name=settings.name,
+            name=self.settings.name,
             incarnation=new_incarnation(),
-            dataset_id=dataset_id,
-            n=n,
-            slots=settings.slots,
+            dataset_id=self.dataset_id,
+            n=self.n,
+            slots=self.settings.slots,
             package_version=metadata.version("autoassist"),
+            position=self.saved.position if self.saved is not None else 0,
+            history=self.saved.history if self.saved is not None else "",
         )
-        self.client = RoleClient(hello, connect, times=times)
+        self.client = RoleClient(hello, self.connect, times=self.times)
 
     def run(self, stop: StopSignal) -> str:
         """Serve until the broker says Stop or a signal comes; returns why it ended.
 
         Raises PeerRefused and BrokerUnreachable.
         """
+        while True:
+            try:
+                return self._serve(stop)
+            except PeerFenced as error:
+                log.warning("joining the run anew: %s", error)
+            finally:
+                self.client.close()
+            self._begin()
+
+    def _serve(self, stop: StopSignal) -> str:
         ended = ""
-        try:
-            while not ended:
-                busy = self.client.is_open and self.core is not None and self.core.has_work()
-                for message in self.client.poll(0.0 if busy else IDLE_S, stop.fileno()):
-                    ended = ended or self._take(message)
-                if stop.requested:
-                    ended = ended or "stopped"
-                if self.core is not None and self.client.is_open and not ended:
-                    self._say(self.core.work())
-            self._leave(ended)
-            return ended
-        finally:
-            self.client.close()
+        while not ended:
+            busy = self.client.is_open and self.core is not None and self.core.has_work()
+            for message in self.client.poll(0.0 if busy else IDLE_S, stop.fileno()):
+                ended = ended or self._take(message)
+            if stop.requested:
+                ended = ended or "stopped"
+            if self.core is not None and self.client.is_open and not ended:
+                self._say(self.core.work())
+                self._save(CHECKPOINT_RECORDS)
+        self._save(1)
+        self._leave(ended)
+        return ended
 
     def _take(self, message: AnyMessage) -> str:
         match message:
@@ -98,15 +135,46 @@ class Assistant:
                 return reason
             case _ if self.core is not None:
                 self._say(self.core.receive(message))
-                self.client.session.update_hello(position=self.core.position)
+                self.client.session.update_hello(position=self.core.position, history=self.history)
         return ""
 
     def _join(self, welcome: Welcome) -> None:
+        self.history = history_id(welcome.run_id, welcome.generation)
         if self.core is None:
             settings = welcome.settings
             log.info("joined the run: policy %s, seed %d", settings.policy, settings.seed)
             self.core = AssistantCore(settings, make_policy(settings, self.n, self.features, self.labels))
+            self._load(self.core, welcome)
         self._say(self.core.grant())
+
+    def _load(self, core: AssistantCore, welcome: Welcome) -> None:
+        """Take up what was learned before; the broker judges by the same rule what it need not send again."""
+        saved = self.saved
+        if saved is None or saved.history != self.history or saved.position > welcome.position:
+            return
+        try:
+            core.policy.load_state_dict(saved.policy)
+        except (KeyError, ValueError) as error:
+            path = self.settings.checkpoint_path
+            assert path is not None
+            path.unlink(missing_ok=True)
+            raise PeerFenced(f"{path} is of another policy or data set ({error}) and is removed") from error
+        core.position = core.applied = saved.position
+        core.learned_through = saved.learned_through
+        self._written = saved.position
+        log.info("going on from the checkpoint of loss record %d", saved.position)
+
+    def _save(self, every_records: int) -> None:
+        """Write a checkpoint if so many records were applied since the last one."""
+        core, path = self.core, self.settings.checkpoint_path
+        if core is None or path is None or core.applied - self._written < every_records:
+            return
+        self._written = core.applied
+        checkpoint = AssistantCheckpoint(self.history, core.applied, core.learned_through, core.policy.state_dict())
+        try:
+            checkpoint.write(path)
+        except OSError as error:
+            log.warning("%s cannot be written (%s); a restart will rebuild from the loss log", path, error)
 
     def _say(self, messages: list[AnyMessage]) -> None:
         for message in messages:

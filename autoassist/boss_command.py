@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from autoassist.roles import Flat, LogSettings, WorkloadName, WorkloadSettings, execute_boss
+from boss.checkpoint import CheckpointSettings
 from boss.train import TrainSettings
 from protocol.client import ConnectSettings
 from protocol.settings import RunSettings
@@ -19,8 +20,16 @@ class BossCommand:
     connect: Flat[ConnectSettings] = ConnectSettings()
     train: Flat[TrainSettings] = TrainSettings()
     data: Flat[WorkloadSettings] = WorkloadSettings()
+    checkpoints: Flat[CheckpointSettings] = CheckpointSettings()
     log: Flat[LogSettings] = LogSettings()
 
     def execute(self) -> int:
         """Train until the run ends."""
-        return execute_boss(self.workload, self.run, self.connect, self.train, self.data)
+        return execute_boss(
+            self.workload,
+            self.run,
+            connect=self.connect,
+            train_settings=self.train,
+            data=self.data,
+            checkpoints=self.checkpoints,
+        )

@@ -39,6 +39,9 @@ class LaunchSettings:
     broker_restarts: int = 3
     """How often a crashed broker is started again, on the same port and run directory; the Boss goes on meanwhile."""
 
+    boss_restarts: int = 3
+    """How often a Boss that was killed is started again, from its newest checkpoint."""
+
     drain_s: float = 15.0
     """How long the roles have to end in order after a stop, before they are killed."""
 
@@ -98,7 +101,7 @@ class Launcher:
 
         Raises RoleFailed with the last words of a role that failed for good.
         """
-        while self.children[BOSS].is_running and not stop.requested:
+        while not stop.requested and (self.children[BOSS].is_running or self._resume_boss()):
             try:
                 self._wake.get(timeout=TICK_S)
             except queue.Empty:
@@ -109,6 +112,19 @@ class Launcher:
         boss = self.children[BOSS]
         if boss.code:
             raise self._failure(boss)
+
+    def _resume_boss(self) -> bool:
+        """Start a killed Boss again from its newest checkpoint; False where it has ended by itself, or too often."""
+        boss = self.children[BOSS]
+        if boss.code is None or boss.code >= 0 or boss.restarts >= self.settings.boss_restarts:
+            return False
+        if not self.children[BROKER].is_running:
+            self._look_after_broker()
+        boss.restarts += 1
+        boss.arguments = [word for word in boss.arguments if word != "--resume"] + ["--resume"]
+        log.warning("the Boss was killed (signal %d); resuming it from its newest checkpoint", -boss.code)
+        boss.start()
+        return True
 
     def _look_after_children(self) -> None:
         self._look_after_broker()

@@ -106,16 +106,26 @@ class AssistantCommand:
 def execute_boss(
     workload_name: str,
     run: RunSettings,
+    *,
     connect: ConnectSettings,
     train_settings: object,
     data: WorkloadSettings,
+    checkpoints: object,
 ) -> int:
     """Train; returns the exit code."""
+    from boss.checkpoint import CheckpointDir, CheckpointSettings, Saver, save_weights
     from boss.feed import Feed
     from boss.train import TrainSettings, train
     from workloads import load_workload, validate_workload
 
-    assert isinstance(train_settings, TrainSettings)
+    assert isinstance(train_settings, TrainSettings) and isinstance(checkpoints, CheckpointSettings)
+    saver, state = None, None
+    if checkpoints.checkpoint_dir is not None:
+        directory = CheckpointDir(checkpoints.checkpoint_dir, checkpoints.checkpoint_keep)
+        saver = Saver(directory, checkpoints.checkpoint_every) if checkpoints.checkpoint_every else None
+        state = directory.newest() if checkpoints.resume else None
+    if checkpoints.resume:
+        log.info("resuming from %s", f"the checkpoint of step {state.step}" if state else "the beginning")
     with StopSignal() as stop:
         train_settings.resolved_device()
         workload = load_workload(workload_name, model=data.model, data_dir=data.data_dir)
@@ -127,9 +137,12 @@ def execute_boss(
             dataset_id=fingerprint.dataset_id,
             connect_timeout_s=connect.connect_timeout_s,
             settings=run,
+            state=(state.run if state is not None else {}) if checkpoints.resume else None,
         ) as feed:
-            train(workload, feed, train_settings, stop)
+            boss = train(workload, feed, train_settings, stop=stop, saver=saver, state=state)
             ended = feed.ended
+            if checkpoints.save is not None:
+                save_weights(boss, checkpoints.save)
     if ended == "failed":
         log.error("the broker ended the run as failed")
     return {"finished": 0, "stopped": 0}.get(ended, 1)

@@ -11,26 +11,40 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import tyro
 
 from autoassist.launcher import BOSS, Launcher, LaunchSettings
 from autoassist.live import LiveView
 from autoassist.roles import Flat, LogSettings, WorkloadName, WorkloadSettings
 from autoassist.summary import print_summary
+from boss.checkpoint import CheckpointSettings
 from boss.train import TrainSettings
-from protocol.errors import RoleFailed
+from protocol.errors import DataError, RoleFailed, SettingError
 from protocol.report import read_report
 from protocol.settings import RunSettings, require
 from protocol.signals import StopSignal
 
 log = logging.getLogger("autoassist.run")
 
+COMMAND_FILE = "command.json"
+
+
+class Remembered(msgspec.Struct, frozen=True):
+    """What a run was begun with, in its directory."""
+
+    workload: str
+    run: RunSettings
+    train: TrainSettings
+    data: WorkloadSettings
+    checkpoint_every: int
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunCommand:
     """Train a workload here: broker, Assistants and Boss as processes of this machine, and a report at the end."""
 
-    workload: WorkloadName
+    workload: WorkloadName = ""
     run: Flat[RunSettings] = RunSettings()
     train: Flat[TrainSettings] = TrainSettings()
     data: Flat[WorkloadSettings] = WorkloadSettings()
@@ -40,19 +54,35 @@ class RunCommand:
     """Directory of the run; a new one under runs/ if not given."""
     port: int = 0
     """TCP port of the broker on loopback; 0 for any free one."""
+    checkpoint_every: int = 500
+    """Steps between two checkpoints of the whole run; 0 for none."""
+    resume: Path | None = None
+    """Directory of a run to go on with from its newest checkpoint, with the settings that it began with."""
     live: Annotated[bool, tyro.conf.arg(help="Show a live view where standard output is a terminal.")] = True
 
     def execute(self) -> int:
         """Run to the end; returns the exit code."""
+        if self.resume is not None:
+            return self._resumed(self.resume).launch_roles(self.resume)
+        if not self.workload:
+            raise SettingError("workload is missing; give a WORKLOAD, or --resume RUN_DIR")
+        return self.launch_roles(
+            self.run_dir or Path("runs") / f"{_short(self.workload)}-{time.strftime('%Y%m%d-%H%M%S')}"
+        )
+
+    def launch_roles(self, run_dir: Path) -> int:
+        """Start the roles, supervise them to the end, and sum up; returns the exit code."""
         require(0 <= self.port <= 65535, "port", self.port, "must lie in 0 … 65535")
         self.train.resolved_device()
-        run_dir = self.run_dir or Path("runs") / f"{_short(self.workload)}-{time.strftime('%Y%m%d-%H%M%S')}"
+        require(self.checkpoint_every >= 0, "checkpoint_every", self.checkpoint_every, "must not be negative")
         live = self.live and sys.stdout.isatty()
         with StopSignal() as stop:
             launcher = Launcher(self.launch, run_dir, echo=not live)
             try:
                 address = launcher.start_broker(self._broker_arguments(run_dir))
-                for name, arguments in self._role_arguments(address).items():
+                if self.resume is None:
+                    self._remember(run_dir)
+                for name, arguments in self._role_arguments(address, run_dir).items():
                     launcher.start_role(name, arguments, {"OMP_NUM_THREADS": "1"} if name != BOSS else None)
                 with LiveView(launcher.statistics_address, enabled=live):
                     launcher.supervise(stop)
@@ -76,16 +106,47 @@ class RunCommand:
 
     def _broker_arguments(self, run_dir: Path) -> list[str]:
         words = ["broker", "--run-dir", str(run_dir), "--port", str(self.port), "--announce"]
+        words += ["--resume"] if self.resume is not None else []
         return words + (["--debug"] if self.log.debug else [])
 
-    def _role_arguments(self, address: str) -> dict[str, list[str]]:
+    def _remember(self, run_dir: Path) -> None:
+        """Write what ``--resume`` needs to know."""
+        command = Remembered(self.workload, self.run, self.train, self.data, self.checkpoint_every)
+        (run_dir / COMMAND_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(command, enc_hook=str)))
+
+    def _resumed(self, run_dir: Path) -> RunCommand:
+        """The command that began a run, to go on with it."""
+        path = run_dir / COMMAND_FILE
+        try:
+            began = msgspec.json.decode(path.read_bytes(), type=Remembered, dec_hook=lambda kind, value: kind(value))
+        except (OSError, msgspec.MsgspecError) as error:
+            raise DataError(f"{path}: {error}; give the --run-dir of a run that `autoassist run` has begun") from None
+        return dataclasses.replace(
+            self,
+            workload=began.workload,
+            run=began.run,
+            train=began.train,
+            data=began.data,
+            checkpoint_every=began.checkpoint_every,
+        )
+
+    def _role_arguments(self, address: str, run_dir: Path) -> dict[str, list[str]]:
         data = [self.workload, "--broker", address, *as_words(self.data, WorkloadSettings())]
         data += ["--debug"] if self.log.debug else []
+        state_dir = str(run_dir / "assistants")
         roles = {
-            f"assistant-{i}": ["assistant", *data, "--name", f"assistant-{i}"] for i in range(self._assistant_count())
+            name: ["assistant", *data, "--name", name, "--state-dir", state_dir]
+            for name in (f"assistant-{i}" for i in range(self._assistant_count()))
         }
         train = as_words(self._shared_train_settings(), TrainSettings())
-        roles[BOSS] = ["boss", *data, *as_words(self.run, RunSettings()), *train]
+        saving = CheckpointSettings(
+            checkpoint_every=self.checkpoint_every,
+            checkpoint_dir=run_dir / "checkpoints",
+            save=run_dir / "boss.pt",
+            resume=self.resume is not None,
+        )
+        words = as_words(saving, CheckpointSettings())
+        roles[BOSS] = ["boss", *data, *as_words(self.run, RunSettings()), *train, *words]
         return roles
 
     def _shared_train_settings(self) -> TrainSettings:

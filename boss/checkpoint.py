@@ -19,6 +19,7 @@ import msgspec
 import torch
 from torch import nn
 
+from boss.feed import Feed
 from protocol.errors import DataError
 from protocol.settings import require
 
@@ -38,14 +39,17 @@ class CheckpointSettings:
     """Directory of the checkpoints; the launcher puts it into the run directory."""
 
     checkpoint_keep: int = 2
-    """How many are kept; the older ones are removed."""
+    """How many are kept; the older ones are removed. At most 3: the broker keeps no more snapshots."""
 
     resume: bool = False
     """Go on from the newest checkpoint that is whole; from the beginning where there is none."""
 
+    save: Path | None = None
+    """File for the trained weights at the end of the run; the launcher puts it into the run directory."""
+
     def __post_init__(self) -> None:
         require(self.checkpoint_every >= 0, "checkpoint_every", self.checkpoint_every, "must not be negative")
-        require(self.checkpoint_keep >= 1, "checkpoint_keep", self.checkpoint_keep, "must be at least 1")
+        require(1 <= self.checkpoint_keep <= 3, "checkpoint_keep", self.checkpoint_keep, "must lie in 1 … 3")
         needs_dir = self.checkpoint_every > 0 or self.resume
         require(
             not needs_dir or self.checkpoint_dir is not None, "checkpoint_dir", None, "give --checkpoint-dir as well"
@@ -156,6 +160,49 @@ class CheckpointDir:
                 continue
             content = torch.load(path, map_location="cpu", weights_only=True)
             yield BossState(content["step"], content["run"], content["boss"], content["optimizer"], content["rng"])
+
+
+class Saver:
+    """Takes checkpoints of a Boss that trains from a feed."""
+
+    def __init__(self, directory: CheckpointDir, every_steps: int) -> None:
+        self.directory = directory
+        self.every_steps = every_steps
+
+    def is_due(self, feed: Feed) -> bool:
+        """Whether the step that was just done asks for one."""
+        return self.every_steps > 0 and feed.steps % self.every_steps == 0
+
+    def save(self, feed: Feed, boss: nn.Module, optimizer: torch.optim.Optimizer) -> bool:
+        """Write one; False, with a warning, where the broker or the disk does not let it count.
+
+        The file counts only once the broker keeps its snapshot too, so neither is ever without the other.
+        """
+        with feed.clocks.checkpoint():
+            state = capture(feed.steps - 1, feed.state_dict(), boss, optimizer)
+            try:
+                part, entry = self.directory.stage(state)
+            except OSError as error:
+                log.warning(
+                    "no checkpoint of step %d: %s cannot be written (%s)", state.step, self.directory.path, error
+                )
+                return False
+        if not feed.cut():
+            log.warning(
+                "no checkpoint of step %d: the broker did not answer; the one before it still counts", state.step
+            )
+            part.unlink(missing_ok=True)
+            return False
+        self.directory.publish(part, entry)
+        return True
+
+
+def save_weights(boss: nn.Module, path: Path) -> None:
+    """Write the trained Boss's ``state_dict`` atomically; read it with ``torch.load(path, weights_only=True)``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    torch.save(boss.state_dict(), part)
+    part.replace(path)
 
 
 def _sha256(path: Path) -> str:

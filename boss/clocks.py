@@ -8,7 +8,10 @@ from contextlib import contextmanager
 
 
 class Clocks:
-    """Monotonic seconds. The wall clock runs from the first batch in hand to the last report, evaluation left out."""
+    """Monotonic seconds. The wall clock runs from the first batch in hand to the last report.
+
+    Evaluation and checkpoints are left out of it.
+    """
 
     def __init__(self) -> None:
         self.connected_at = time.monotonic()
@@ -17,12 +20,15 @@ class Clocks:
         self.exposed_wait_s = 0.0
         self.startup_wait_s = 0.0
         self.evaluation_s = 0.0
+        self.checkpoint_s = 0.0
         self._paused_before_last_report_s = 0.0
+        self._wall_before_s = 0.0
+        self._paused_before_start_s = 0.0
 
     def waited(self, seconds: float) -> None:
         """The training thread had nothing to train on for so long."""
         if self.started_at is None:
-            self.startup_wait_s += seconds
+            self.startup_wait_s += seconds  # a resumed Boss starts up again
         else:
             self.exposed_wait_s += seconds
 
@@ -34,7 +40,20 @@ class Clocks:
     def reported(self) -> None:
         """A step is done."""
         self.last_report_at = time.monotonic()
-        self._paused_before_last_report_s = self.evaluation_s
+        self._paused_before_last_report_s = self.evaluation_s + self.checkpoint_s
+
+    def state_dict(self) -> dict[str, float]:
+        """What a resumed Boss goes on counting from."""
+        names = ("exposed_wait_s", "startup_wait_s", "evaluation_s", "checkpoint_s")
+        return {"wall_s": self.wall_s, **{name: getattr(self, name) for name in names}}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """The inverse of ``state_dict``; the time between the two processes counts nowhere."""
+        self._wall_before_s = state["wall_s"]
+        for name in ("exposed_wait_s", "startup_wait_s", "evaluation_s", "checkpoint_s"):
+            setattr(self, name, state[name])
+        self._paused_before_start_s = self.evaluation_s + self.checkpoint_s
+        self._paused_before_last_report_s = self._paused_before_start_s
 
     @contextmanager
     def evaluation(self) -> Iterator[None]:
@@ -45,9 +64,19 @@ class Clocks:
         finally:
             self.evaluation_s += time.monotonic() - start
 
+    @contextmanager
+    def checkpoint(self) -> Iterator[None]:
+        """What happens within counts as taking a checkpoint."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.checkpoint_s += time.monotonic() - start
+
     @property
     def wall_s(self) -> float:
         """See the class."""
         if self.started_at is None:
-            return 0.0
-        return self.last_report_at - self.started_at - self._paused_before_last_report_s
+            return self._wall_before_s
+        paused_s = self._paused_before_last_report_s - self._paused_before_start_s
+        return self._wall_before_s + self.last_report_at - self.started_at - paused_s

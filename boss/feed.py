@@ -23,11 +23,13 @@ from boss.plan import BossPlan, RankBatch
 from boss.reporter import Reporter
 from protocol.client import ConnectSettings, RoleClient, new_incarnation
 from protocol.errors import FeedMisuse, SettingError
-from protocol.messages import EpochEnd, EpochResult, Goodbye, Hello, Stop
+from protocol.messages import NO_RESTORE, EpochEnd, EpochResult, Goodbye, Hello, Stop
 from protocol.session import SessionTimes
 from protocol.settings import RunSettings
 
 log = logging.getLogger("autoassist.boss")
+
+CUT_TIMEOUT_S = 10.0
 
 
 class Feed:
@@ -61,12 +63,15 @@ class Feed:
         dataset_id: str = "dataset",
         connect_timeout_s: float = 60.0,
         settings: RunSettings | None = None,
+        state: dict[str, Any] | None = None,
         times: SessionTimes | None = None,
         **run_settings: Any,
     ) -> Feed:
         """Join a run as Boss rank 0, or start it; blocks until the broker answers.
 
-        ``run_settings`` are the fields of ``RunSettings``, ``batch_size`` and ``epochs`` for example.
+        ``run_settings`` are the fields of ``RunSettings``, ``batch_size`` and ``epochs`` for example. ``state`` is a
+        ``state_dict`` of an earlier feed of the same run, or ``{}`` for the run's beginning: the broker takes back all
+        that came after it.
 
         Raises SettingError for a bad setting, PeerRefused where the broker's run differs, BrokerUnreachable after
         ``connect_timeout_s``.
@@ -86,9 +91,12 @@ class Feed:
             n=n if n is not None else len(dataset) if dataset is not None else 0,
             settings=settings,
             package_version=metadata.version("autoassist"),
+            restore_step=NO_RESTORE if state is None else int(state.get("step", -1)),
         )
         connect = ConnectSettings(broker=broker, connect_timeout_s=connect_timeout_s)
         feed = cls(settings, connect, hello, times)
+        if state:
+            feed._load_state_dict(state)
         try:
             feed._line.wait_for_welcome()
         except BaseException:
@@ -138,6 +146,8 @@ class Feed:
             raise FeedMisuse(
                 f"feed.loader: the data set has {len(dataset)} instances, the run {self._n}; pass the same"
             )
+        # A generator of its own: an iterator that begins anew, as after a resume, must not move torch's random state.
+        loader_arguments.setdefault("generator", torch.Generator())
         for batch in DataLoader(dataset, batch_sampler=self, **loader_arguments):
             if self._delivered > self._reports:
                 raise FeedMisuse("a batch was not reported; call feed.report(losses) once for each, or feed.skip()")
@@ -219,6 +229,33 @@ class Feed:
             )
         )
 
+    def state_dict(self) -> dict[str, Any]:
+        """Where this feed stands: plain numbers, to be kept with the model. Take it at a ``cut``."""
+        plan = self._plan
+        state: dict[str, Any] = {"step": plan.last_reported, "epochs_done": plan.epochs_done}
+        state.update(progress=plan.progress, instances=self._instances, clocks=self.clocks.state_dict())
+        return {**state, "reports_sent": self._reporter.sent}
+
+    def _load_state_dict(self, state: dict[str, Any]) -> None:
+        self._plan.go_on_from(state["step"], state["epochs_done"], state["progress"])
+        self._instances, self._epoch = state["instances"], max(0, state["epochs_done"])
+        self._reporter.sent = state["reports_sent"]
+        self.clocks.load_state_dict(state["clocks"])
+
+    def cut(self, timeout_s: float = CUT_TIMEOUT_S) -> bool:
+        """Make the step that was reported last one to which the run can be taken back.
+
+        Sends all reports and waits, outside the training clocks, until the broker keeps a snapshot; False where it does
+        not answer in time, and then a checkpoint of this step must not be relied on.
+        """
+        with self.clocks.checkpoint():
+            return self._line.cut(self._plan.last_reported, timeout_s)
+
+    @property
+    def steps(self) -> int:
+        """Steps reported so far."""
+        return self._plan.last_reported + 1
+
     def stop(self) -> None:
         """End the iteration after the batch at hand, as if the broker had said Stop. May be called from a signal."""
         self._line.interrupt(Stop(reason="stopped"))
@@ -230,6 +267,7 @@ class Feed:
             "exposed_wait_s": self.clocks.exposed_wait_s,
             "startup_wait_s": self.clocks.startup_wait_s,
             "evaluation_s": self.clocks.evaluation_s,
+            "checkpoint_s": self.clocks.checkpoint_s,
             "instances": float(self._instances),
             "reports_sent": float(self._reporter.sent),
             "values_dropped": float(self._reporter.values_dropped),

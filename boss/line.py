@@ -12,7 +12,7 @@ from boss.plan import BossPlan, Item
 from boss.reporter import Reporter
 from protocol.client import RoleClient
 from protocol.errors import AutoAssistError
-from protocol.messages import AnyMessage, Goodbye, Welcome
+from protocol.messages import AnyMessage, Checkpoint, Goodbye, Welcome
 
 log = logging.getLogger("autoassist.boss")
 
@@ -78,6 +78,18 @@ class BossLine:
         except BlockingIOError:
             return
 
+    def cut(self, step: int, timeout_s: float) -> bool:
+        """Send every report up to ``step`` and wait until the broker keeps the run so; False after ``timeout_s``."""
+        self.say(Checkpoint(step=step))
+        deadline = time.monotonic() + timeout_s
+        with self._changed:
+            while self._plan.checkpoint_taken < step and self._error is None:
+                left = deadline - time.monotonic()
+                if left <= 0 or self._plan.is_stopping:
+                    return False
+                self._changed.wait(left)
+        return self._error is None
+
     def wait_for_welcome(self) -> Welcome:
         """Block until the broker answers; raises what ended the I/O thread."""
         with self._changed:
@@ -137,7 +149,7 @@ class BossLine:
             credit = self._plan.credit()
         for report in self._reporter.take():
             self._client.send(report)
-        while self._outbox:
+        while self._outbox and not (self._reporter.is_waiting and isinstance(self._outbox[0], Checkpoint)):
             self._client.send(self._outbox.popleft())
         if self._client.is_open:
             self._client.send(credit)

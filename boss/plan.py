@@ -12,7 +12,7 @@ from typing import Literal
 
 from protocol.arrays import F32, I64
 from protocol.errors import FeedMisuse
-from protocol.messages import AnyMessage, Batch, Credit, EpochEnd, Stop
+from protocol.messages import AnyMessage, Batch, CheckpointTaken, Credit, EpochEnd, Stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +59,20 @@ class BossPlan:
     last_pulled: int = -1
     last_epoch: int = -1
     """Last epoch whose end has come."""
+    last_reported: int = -1
+    epochs_done: int = -1
+    """Last epoch whose end was pulled."""
+    checkpoint_taken: int = -1
+    """Highest step of which the broker has said that it keeps a snapshot."""
     progress: float = 0.0
     ended: Literal["", "finished", "stopped", "failed"] = ""
     detail: str = ""
+
+    def go_on_from(self, step: int, epochs_done: int, progress: float) -> None:
+        """Stand where a checkpoint was taken: everything up to ``step`` is pulled and reported."""
+        self.last_step = self.last_pulled = self.last_reported = step
+        self.last_epoch = self.epochs_done = epochs_done
+        self.progress = progress
 
     def receive(self, message: AnyMessage) -> bool:
         """Take an item into the stream; a repeated one changes nothing. Whether there is something new to pull."""
@@ -73,6 +84,9 @@ class BossPlan:
             case EpochEnd(epoch=epoch) if epoch > self.last_epoch:
                 self.last_epoch = epoch
                 self.ready.append(message)
+                return True
+            case CheckpointTaken(step=step):
+                self.checkpoint_taken = max(self.checkpoint_taken, step)
                 return True
             case Stop():
                 self.ready.clear()
@@ -95,11 +109,17 @@ class BossPlan:
             case RankBatch():
                 self.pulled.append(item)
                 self.last_pulled = max(self.last_pulled, item.step)
-            case EpochEnd(last=True):
-                self.ended = "finished"
+            case EpochEnd(epoch=epoch, last=last):
+                self.epochs_done = epoch
+                self.ended = "finished" if last else ""
             case Stop(reason=reason, detail=detail):
                 self.ended, self.detail = reason, detail
         return item
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the next item is a Stop."""
+        return bool(self.ready) and isinstance(self.ready[0], Stop)
 
     def put_back(self) -> None:
         """A new iteration begins: what was pulled and never reported comes first again."""
@@ -115,4 +135,5 @@ class BossPlan:
             raise FeedMisuse("report: no batch waits for losses; report each batch of the feed exactly once")
         batch = self.pulled.popleft()
         self.progress = batch.progress
+        self.last_reported = batch.step
         return batch

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from boss.checkpoint import BossState, Saver, restore
 from boss.feed import Feed
 from protocol.errors import SettingError
 from protocol.settings import require
@@ -70,8 +71,16 @@ def seed_everything(seed: int, *, deterministic: bool) -> None:
         torch.backends.cudnn.benchmark = False
 
 
-def train(workload: Workload, feed: Feed, settings: TrainSettings, stop: StopSignal | None = None) -> nn.Module:
-    """Train until the feed ends; returns the trained Boss."""
+def train(
+    workload: Workload,
+    feed: Feed,
+    settings: TrainSettings,
+    *,
+    stop: StopSignal | None = None,
+    saver: Saver | None = None,
+    state: BossState | None = None,
+) -> nn.Module:
+    """Train until the feed ends, from ``state`` on if there is one; returns the trained Boss."""
     device = settings.resolved_device()
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -81,6 +90,9 @@ def train(workload: Workload, feed: Feed, settings: TrainSettings, stop: StopSig
     if stop is not None:
         stop.on_stop = feed.stop
     peak_lrs = [group["lr"] for group in optimizer.param_groups]
+
+    if state is not None:
+        restore(state, boss, optimizer)
 
     for batches in epochs(feed, InstanceDataset(workload), device):
         boss.train()
@@ -93,7 +105,11 @@ def train(workload: Workload, feed: Feed, settings: TrainSettings, stop: StopSig
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
+            if saver is not None and saver.is_due(feed):
+                saver.save(feed, boss, optimizer)
         evaluate(workload, boss, feed, device)
+    if saver is not None and feed.ended == "stopped":
+        saver.save(feed, boss, optimizer)
     return boss
 
 

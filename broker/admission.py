@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from broker.effects import HelloReceived, Refuse
 from broker.state import State
-from protocol.arrays import MAX_ARRAY_BYTES
 from protocol.messages import OLDEST_SPOKEN_VERSION, PROTOCOL_VERSION, Hello
 
 MAX_N = 1 << 62
@@ -32,6 +31,9 @@ def refusal_of(state: State, event: HelloReceived) -> Refuse | None:
         if hello.role == "assistant":
             return Refuse(hello.name, "wait", "no Boss has started the run yet", "start a Boss")
         return _unfit_run(hello)
+    if hello.incarnation in run.fenced:
+        reason = f"the run was taken back to a checkpoint, and this {hello.name} belongs to what came after it"
+        return Refuse(hello.name, "fenced", reason, "")
     if (hello.dataset_id, hello.n) != (run.dataset_id, run.n):
         return Refuse(
             hello.name,
@@ -98,7 +100,4 @@ def _unfit_run(hello: Hello) -> Refuse | None:
         return Refuse(
             hello.name, "settings", f"{given} exceeds the data set's {hello.n} instances", "lower --batch-size"
         )
-    if settings.step_instances > MAX_ARRAY_BYTES // 8:
-        most = f"{MAX_ARRAY_BYTES // 8} instances that one message can carry"
-        return Refuse(hello.name, "settings", f"{given} exceeds the {most}", "lower --batch-size")
     return _rank_beyond(hello, settings.world_size)

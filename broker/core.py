@@ -18,9 +18,11 @@ from broker.effects import (
     HelloReceived,
     MessageReceived,
     PeerLost,
+    RestoreSnapshot,
     RunEnded,
     Send,
     StopRequested,
+    TakeSnapshot,
     Tick,
 )
 from broker.leasing import accept_selection, next_deadline, release_all_of, send_window, supply
@@ -28,8 +30,11 @@ from broker.routing import accept_report, catch_up, start_replay
 from broker.rows import EpochRow, PeerRow, Row, RunRow, StepRow, WindowRow
 from broker.state import Member, State
 from protocol.messages import (
+    NO_RESTORE,
     AnyMessage,
     Batch,
+    Checkpoint,
+    CheckpointTaken,
     Credit,
     EpochEnd,
     EpochResult,
@@ -38,8 +43,11 @@ from protocol.messages import (
     LossReport,
     Selection,
     Stop,
+    history_id,
 )
 
+MAX_FENCED = 1024
+"""Incarnations that a run remembers to refuse."""
 MAX_SLOTS = 64
 """Most windows that one Assistant holds at once, whatever it asks for."""
 
@@ -95,6 +103,9 @@ class BrokerCore:
             state.touch_run()
         row = state.peers.get(hello.name)
         if row is None or row.incarnation != hello.incarnation:
+            if hello.restore_step != NO_RESTORE and not event.restored:
+                state.effects.append(RestoreSnapshot(hello.restore_step))
+                return
             if row is not None:
                 release_all_of(state, hello.name)
                 state.members.pop(hello.name, None)
@@ -105,9 +116,15 @@ class BrokerCore:
             member = self._join(hello, row)
         state.effects.append(Admit(hello.name, row.index, state.the_run.log_records, row.committed))
         if row.role == "assistant":
-            start_replay(state, member, hello.position)
+            start_replay(state, member, self._known_position(hello))
         if new:
             self._tell_again(member)
+
+    def _known_position(self, hello: Hello) -> int:
+        """How much of this loss log an Assistant has; none where what it has is of another one."""
+        run = self.state.the_run
+        is_ours = hello.history in ("", history_id(run.run_id, run.generation)) and hello.position <= run.log_records
+        return hello.position if is_ours else 0
 
     def _new_peer(self, hello: Hello, before: PeerRow | None) -> PeerRow:
         row = PeerRow(
@@ -183,6 +200,9 @@ class BrokerCore:
                 row = state.epoch(message.epoch)
                 row.result = message
                 state.touch_epoch(row)
+            case Checkpoint(step=step) if member.row.role == "boss" and step == state.the_run.log_step - 1:
+                state.effects.append(TakeSnapshot(step))
+                state.send(name, CheckpointTaken(step=step))
             case Goodbye():
                 self._goodbye(name, message)
             case _:
@@ -251,6 +271,15 @@ class BrokerCore:
             else:
                 state.ahead.setdefault(state.epoch_of(window.window), []).append(window.window)
         return core
+
+    def take_back(self, fenced: list[str]) -> None:
+        """This core stands at a checkpoint again: a new generation, in which nobody of the time after it has a say."""
+        run = self.state.run
+        if run is not None:
+            run.generation += 1
+            run.fenced = [*run.fenced, *fenced][-MAX_FENCED:]
+            run.ended = ""
+            self.state.touch_run()
 
     def rebase_leases(self, now: float) -> None:
         """After a restart: an Assistant that held a window has a whole lease from now to answer."""

@@ -18,6 +18,7 @@ class HelloReceived:
     hello: Hello
     fresh: bool  # the role has nothing of the broker's stream: send it again what it should hold
     alive_elsewhere: bool = False
+    restored: bool = False  # the run was just taken back to the checkpoint that the Hello asks for
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ class Refuse:
     """The Hello is not accepted."""
 
     name: str
-    code: Literal["wait", "version", "dataset", "settings", "duplicate", "malformed"]
+    code: Literal["wait", "version", "dataset", "settings", "duplicate", "malformed", "restore", "fenced"]
     reason: str
     remedy: str
 
@@ -123,10 +124,36 @@ class AppendBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class TakeSnapshot:
+    """Keep all rows and the logs' lengths, as they are with this commit, under ``step``."""
+
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreSnapshot:
+    """Take the run back to the snapshot of ``step`` (-1: to its beginning), then handle the Hello again."""
+
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
 class RunEnded:
     """Nothing is left to do; write the report and leave once everybody has said Goodbye."""
 
     reason: Literal["finished", "stopped", "failed"]
 
 
-Effect = Send | SendRecords | Admit | Refuse | Put | Delete | AppendLoss | AppendBatch | RunEnded
+Effect = (
+    Send
+    | SendRecords
+    | Admit
+    | Refuse
+    | Put
+    | Delete
+    | AppendLoss
+    | AppendBatch
+    | TakeSnapshot
+    | RestoreSnapshot
+    | RunEnded
+)

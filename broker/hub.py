@@ -115,6 +115,7 @@ class Hub:
             settings=run.settings,
             position=effect.position,
             index=effect.index,
+            generation=run.generation,
         )
         first = Envelope(seq=0, span=1, ack=known.stream.committed, message=welcome)
         return [(line, first), *((line, e) for e in known.stream.unacknowledged())]

@@ -21,13 +21,16 @@ from broker.effects import (
     AppendLoss,
     Delete,
     Event,
+    HelloReceived,
     PeerLost,
     Put,
     Refuse,
+    RestoreSnapshot,
     RunEnded,
     Send,
     SendRecords,
     StopRequested,
+    TakeSnapshot,
     Tick,
 )
 from broker.hub import Hub, Outgoing
@@ -69,6 +72,9 @@ class BrokerSettings:
     insecure: bool = False
     """Listen beyond loopback without authentication: anybody who reaches the port can move the run."""
 
+    resume: bool = False
+    """Accept a run directory whose run is over, for a Boss that resumes it from a checkpoint."""
+
     drain_s: float = 10.0
     """How long roles have to say Goodbye once the run has ended."""
 
@@ -103,6 +109,7 @@ class Broker:
         self._next_statistics = 0.0
         self._ended_at: float | None = None
         self._rows: list[Put | Delete] = []
+        self._snapshot: int | None = None
         self._out: list[Outgoing] = []
         self._hello: tuple[bytes, Envelope]
 
@@ -111,9 +118,13 @@ class Broker:
         if not rows:
             return BrokerCore(uuid.uuid4().hex)
         core = BrokerCore.from_rows("", rows)
-        if core.state.run is not None and core.state.run.ended:
+        if core.state.run is not None and core.state.run.ended and not self.settings.resume:
             self.store.close()
-            raise UserError(f"run_dir={self.settings.run_dir}: holds a run that is over; choose another --run-dir")
+            raise UserError(
+                f"run_dir={self.settings.run_dir}: holds a run that is over; choose another --run-dir, or --resume"
+            )
+        if core.state.run is not None:
+            core.state.run.ended = ""
         core.rebase_leases(time.monotonic())
         return core
 
@@ -156,8 +167,8 @@ class Broker:
             log.warning("%s is silent; its work goes to others", event.name)
         for event in [*lost, Tick()]:
             self._handle(event, now)
-        self.store.commit(self._rows)
-        self._rows = []
+        self.store.commit(self._rows, self._snapshot)
+        self._rows, self._snapshot = [], None
         self.hub.commit()
         self._say_farewell(now)
         self._transmit()
@@ -199,8 +210,40 @@ class Broker:
                 case Refuse(name, code, reason):
                     self._out.append(self.hub.refuse(self._hello[0], effect))
                     log.log(logging.DEBUG if code == "wait" else logging.WARNING, "refused %s: %s", name, reason)
+                case TakeSnapshot(step):
+                    self._snapshot = step
+                case RestoreSnapshot(step):
+                    if self._take_back(step, now):
+                        return  # the core that had the other effects is gone
                 case RunEnded():
                     self._ended_at = self._ended_at or now
+
+    def _take_back(self, step: int, now: float) -> bool:
+        """A Boss resumes: the run stands at its checkpoint again, and everybody else must join anew.
+
+        False where there is no such checkpoint.
+        """
+        line, envelope = self._hello
+        hello = envelope.message
+        assert isinstance(hello, Hello)
+        if step != -1 and step not in self.store.snapshots():
+            reason = f"there is no snapshot of step {step} in the run store, only of {self.store.snapshots()}"
+            refusal = Refuse(hello.name, "restore", reason, "resume from one of these, or start a new run")
+            self._out.append(self.hub.refuse(line, refusal))
+            return False
+        run_id = self.core.run_id
+        fenced = [p.incarnation for p in self.core.state.peers.values() if p.incarnation != hello.incarnation]
+        self.store.restore_snapshot(step)
+        self._rows, self._snapshot, self._out, self._ended_at = [], None, [], None
+        self.hub = Hub(self.hub.times, refused=self.hub.refused)
+        self.core = BrokerCore.from_rows(run_id, self.store.rows())
+        self.core.rebase_leases(now)
+        self.core.take_back(fenced)
+        log.warning("taken back to step %d; what came after it is void", step)
+        if self.core.state.run is not None:
+            self._rows.append(Put("run", "run", self.core.state.run))
+        self._handle(HelloReceived(hello, fresh=True, restored=True), now)
+        return True
 
     def _say_farewell(self, now: float) -> None:
         """Who has said Goodbye hears that it is committed, and may leave."""

@@ -19,7 +19,8 @@ class RunRow(msgspec.Struct, kw_only=True):
     settings: RunSettings
     dataset_id: str
     n: int
-    generation: int = 0
+    generation: int = 0  # how often it was taken back to a checkpoint
+    fenced: list[str] = msgspec.field(default_factory=list)  # incarnations of what came after that checkpoint
     next_window: int = 0  # the first window that was never leased or passed
     next_step: int = 0
     cut_epoch: int = 0  # the epoch whose stock is being cut

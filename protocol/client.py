@@ -14,7 +14,7 @@ import zmq
 
 from protocol.channels import RoleChannel, ZmqRoleChannel
 from protocol.codec import decode, encode
-from protocol.errors import BrokerUnreachable, PeerRefused, ProtocolError, SettingError
+from protocol.errors import BrokerUnreachable, PeerFenced, PeerRefused, ProtocolError, SettingError
 from protocol.messages import AnyMessage, Envelope, Hello, Reject, Welcome
 from protocol.session import (
     ClientSession,
@@ -162,7 +162,7 @@ class RoleClient:
                     )
                     self.channel.reconnect()
                 case Refused(reject):
-                    raise PeerRefused(_explain(reject))
+                    raise (PeerFenced if reject.code == "fenced" else PeerRefused)(_explain(reject))
 
     def _give_up_or_notice(self, now: float) -> None:
         since = self.session.seeking_since

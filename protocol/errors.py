@@ -8,6 +8,7 @@
     │   ├── PortInUse              another process listens on the port
     │   ├── FeedMisuse             the training script breaks the feed's contract
     │   └── PeerRefused            the broker refused this role (other data set, other settings, other version)
+    │       └── PeerFenced             the run was taken back to a checkpoint; this process belongs to the time after it
     ├── ProtocolError          bytes from the wire that are not a message of ours
     ├── BrokerUnreachable      nobody answered within --connect-timeout
     ├── StoreError             the run store cannot be read or written (a full disk, for one)
@@ -53,6 +54,10 @@ class FeedMisuse(UserError):
 
 class PeerRefused(UserError):
     """The broker refused this role; the message carries the broker's reason and remedy."""
+
+
+class PeerFenced(PeerRefused):
+    """The run was taken back to a checkpoint, and this process belongs to what came after it."""
 
 
 class ProtocolError(AutoAssistError):

@@ -23,6 +23,9 @@ from protocol.settings import RunSettings
 PROTOCOL_VERSION = 1
 OLDEST_SPOKEN_VERSION = 1
 
+NO_RESTORE = -2
+"""``Hello.restore_step`` of a role that does not resume."""
+
 # What a number or a name may be, checked on receipt. Sums and differences of two numbers still fit in 64 bits.
 Number = Annotated[int, msgspec.Meta(ge=-(1 << 62), le=1 << 62)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
@@ -59,6 +62,13 @@ class Hello(Message, frozen=True, tag="hello"):
     protocol: int = PROTOCOL_VERSION
     slots: Number = 0  # windows that an Assistant takes at once
     position: Number = 0  # loss-log records that an Assistant has already applied
+    history: Name = ""  # whose records those are, as ``history_id`` names it; "" for whichever it is
+    restore_step: Number = NO_RESTORE  # a resuming Boss: take back all after this step; -1 for all
+
+
+def history_id(run_id: str, generation: int) -> str:
+    """Names a loss log: after the run is taken back to a checkpoint, its log is another one."""
+    return f"{run_id}/{generation}"
 
 
 class Welcome(Message, frozen=True, tag="welcome"):
@@ -71,13 +81,14 @@ class Welcome(Message, frozen=True, tag="welcome"):
     position: Count = 0  # loss-log records that exist
     index: Count = 0  # number of this Assistant, for deterministic mode
     protocol: int = PROTOCOL_VERSION
+    generation: Count = 0  # how often the run was taken back to a checkpoint
 
 
 class Reject(Message, frozen=True, tag="reject"):
-    """Broker → role. ``code`` "resume" asks for a new Hello; any other refuses for good."""
+    """Broker → role. "resume" asks for a new Hello, "wait" for patience; any other refuses this incarnation."""
 
     delivery: ClassVar[Delivery] = Delivery.SESSION
-    code: Literal["resume", "wait", "version", "dataset", "settings", "duplicate", "malformed"]
+    code: Literal["resume", "wait", "version", "dataset", "settings", "duplicate", "malformed", "restore", "fenced"]
     reason: str
     remedy: str = ""
 
@@ -190,6 +201,18 @@ class EpochResult(Message, frozen=True, tag="epoch_result"):
     wall_s: float  # evaluation excluded
 
 
+class Checkpoint(Message, frozen=True, tag="checkpoint"):
+    """Boss rank 0 → broker. All reports of steps ≤ ``step`` were sent and none of a later one: keep the run so."""
+
+    step: Number
+
+
+class CheckpointTaken(Message, frozen=True, tag="checkpoint_taken"):
+    """Broker → Boss rank 0. The run as of ``step`` is in the store; the Boss's own file may count from now on."""
+
+    step: Number
+
+
 class Heartbeat(Message, frozen=True, tag="heartbeat"):
     """Both ways. ``seq`` is the last reliable message sent, so that a lost tail is noticed."""
 
@@ -226,6 +249,8 @@ AnyMessage = (
     | LossRecord
     | RecordsDropped
     | EpochResult
+    | Checkpoint
+    | CheckpointTaken
     | Heartbeat
     | Stop
     | Goodbye

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -151,7 +152,6 @@ def leave(site: Site, boss: Speaker) -> None:
     site.role.terminate()
     boss.wait_for(Stop)
     boss.say(Goodbye(reason="stopped"))
-    boss.drain()
     assert site.role.end() == 0, site.role.text
     assert "Traceback" not in site.role.text
 
@@ -345,6 +345,19 @@ def test_connections_that_never_say_anything_do_not_keep_the_honest_out(site: Si
             line.close()
 
 
+@pytest.mark.xfail(strict=True, reason="broker/loop.py: it must let the roles hang up first; see the docstring")
+def test_the_last_word_reaches_a_role_that_reads_it_a_moment_later(site: Site) -> None:
+    """libzmq drops what a DEALER with ZMQ_IMMEDIATE has not read when the other end closes. Where the broker is gone
+    at once, one Boss in a hundred waits ten seconds for the acknowledgement of its Goodbye."""
+    with speaker(site, boss_hello()) as boss:
+        is_served(boss)
+        boss.say(Goodbye(reason="finished"))
+        with pytest.raises(subprocess.TimeoutExpired):
+            site.role.process.wait(0.3)
+        boss.drain()
+    assert site.role.end() == 0, site.role.text
+
+
 def test_sigterm_ends_a_broker_that_has_only_heard_garbage(site: Site) -> None:
     with raw(site) as peer:
         for _ in range(50):
@@ -481,8 +494,7 @@ def test_last_words_that_are_not_numbers_still_give_a_report(site: Site, bad: fl
     with speaker(site, boss_hello()) as boss:
         is_served(boss)
         boss.say(Goodbye(reason="finished", figures=dict.fromkeys(names, bad)))
-        assert boss.client.drain(10.0)
-    assert site.role.end() == 0, site.role.text
+        assert site.role.end() == 0, site.role.text
     assert read_report(site.run_dir).status == "finished"
 
 

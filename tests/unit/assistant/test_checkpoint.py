@@ -41,9 +41,9 @@ def test_a_restored_policy_goes_on_to_the_bit(tmp_path: Path) -> None:
     observe(whole, rng := np.random.default_rng(1), 60)
     observe(first, again := np.random.default_rng(1), 60)
     path = tmp_path / "a.npz"
-    AssistantCheckpoint("run", 0, 60, 59, first.state_dict()).write(path)
+    AssistantCheckpoint("run/0", 60, 59, first.state_dict()).write(path)
     saved = read_checkpoint(path)
-    assert saved is not None and (saved.run_id, saved.position, saved.learned_through) == ("run", 60, 59)
+    assert saved is not None and (saved.history, saved.position, saved.learned_through) == ("run/0", 60, 59)
     second = make()
     second.load_state_dict(saved.policy)
     observe(whole, rng, 60)

@@ -49,13 +49,15 @@ def test_words_carry_every_setting_that_is_not_at_its_default() -> None:
 
 def test_the_launcher_gives_each_role_what_it_needs() -> None:
     command = RunCommand(workload="digits", run=RunSettings(assistants=2, seed=5))
-    roles = command._role_arguments("tcp://127.0.0.1:1")
+    roles = command._role_arguments("tcp://127.0.0.1:1", Path("runs/x"))
     assert list(roles) == ["assistant-0", "assistant-1", "boss-0"]
     assert "--seed" in roles["boss-0"] and "--seed" not in roles["assistant-0"]
 
 
 def test_uniform_needs_no_assistant() -> None:
-    roles = RunCommand(workload="digits", run=RunSettings(policy="uniform"))._role_arguments("tcp://127.0.0.1:1")
+    roles = RunCommand(workload="digits", run=RunSettings(policy="uniform"))._role_arguments(
+        "tcp://127.0.0.1:1", Path("runs/x")
+    )
     assert list(roles) == ["boss-0"]
 
 

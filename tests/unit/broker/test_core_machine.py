@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -15,42 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from protocol.messages import EpochResult, LossReport, Selection
 from protocol.settings import RunSettings
 from tests.unit.broker.world import SimAssistant, World
-
-MOST_STEPS = 60
-MOST_WINDOWS_PER_EPOCH = 24
-
-
-@st.composite
-def runs(draw: st.DrawFn) -> tuple[RunSettings, int]:
-    """Settings and n of a run that a test can bring to its end: at most ``MOST_STEPS`` steps."""
-    n = draw(st.integers(1, 400))
-    world_size = draw(st.integers(1, min(4, n)))
-    by_epochs = draw(st.booleans())
-    epochs = draw(st.integers(1, 4))
-    boss_instances = draw(st.integers(1, 3 * n))
-    instances = n * epochs if by_epochs else boss_instances
-    steps = draw(st.sampled_from([20, MOST_STEPS]) | st.integers(1, MOST_STEPS))
-    batch_size = min(n // world_size, -(-instances // (steps * world_size)))
-    least_window = -(-n // MOST_WINDOWS_PER_EPOCH)
-    a_step = max(least_window, batch_size * world_size)
-    window_size = draw(st.sampled_from([0, a_step, a_step, least_window, n + 3]) | st.integers(least_window, n))
-    chosen = RunSettings(
-        epochs=epochs if by_epochs else None,
-        boss_instances=None if by_epochs else boss_instances,
-        batch_size=batch_size,
-        world_size=world_size,
-        window_size=window_size,
-        seed=draw(st.integers(0, 3)),
-        policy=draw(st.sampled_from(["autoassist", "autoassist", "autoassist", "uniform"])),
-        prefetch_batches=draw(st.sampled_from([1, 2, 8]) | st.integers(1, 8)),
-        stock_batches=draw(st.integers(1, 3)),
-        lease_s=1.0,
-        deterministic=draw(st.integers(0, 3)) == 0,
-        assistants=draw(st.integers(1, 2)),
-        staleness_bound=10_000,
-    )
-    bound = chosen.pipeline_steps + draw(st.sampled_from([0, 0, 1, 4]))
-    return dataclasses.replace(chosen, staleness_bound=bound), n
+from tests.unit.broker.world_runs import runs
 
 
 def nonsense_of(window: Selection, ids: np.ndarray, kind: str) -> Selection:
@@ -182,8 +145,13 @@ class BrokerMachine(RuleBasedStateMachine):
         if tells:
             self.world.say(assistant.peer, assistant.credit())
 
-    @rule(number=assistants, rate=st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]), newest=st.booleans())
-    def assistant_answers(self, number: int, rate: float, newest: bool) -> None:
+    @rule(
+        number=assistants,
+        rate=st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]),
+        newest=st.booleans(),
+        knows=st.sampled_from(["all", "all", "just enough", "nothing"]),
+    )
+    def assistant_answers(self, number: int, rate: float, newest: bool, knows: str) -> None:
         assistant = self.assistant(number)
         if number in self.hung or not assistant.windows or not assistant.peer.connected:
             return
@@ -194,8 +162,18 @@ class BrokerMachine(RuleBasedStateMachine):
                 return
         window = assistant.windows.pop(-1 if newest and not deterministic else 0)
         selection = assistant.select(window, rate=rate)
+        if knows != "all" and not deterministic:
+            enough = self.oldest_accepted(len(selection.kept_ids)) if knows == "just enough" else -1
+            learned_through = min(assistant.learned_through, max(-1, enough))
+            selection = assistant.select(window, rate=rate, learned_through=learned_through)
         assistant.answered.append(selection)
         self.world.say(assistant.peer, selection)
+
+    def oldest_accepted(self, kept: int) -> int:
+        """ℓ of a selection that would be at the bound exactly if nothing else were to come before it."""
+        state = self.world.core.state
+        before = state.line_instances + state.ahead_instances + kept
+        return state.the_run.next_step + before // state.settings.step_instances - state.settings.staleness_bound
 
     @rule(number=assistants)
     def assistant_answers_again(self, number: int) -> None:

@@ -51,7 +51,7 @@ from protocol.messages import (
 from protocol.settings import RunSettings
 from tests.unit.broker.world_audit import Audit
 
-CREDIT_RECORDS = 24
+CREDIT_RECORDS = 8
 """Loss records that a simulated Assistant lets come beyond those that it has applied."""
 
 
@@ -195,8 +195,8 @@ class SimAssistant:
         return Credit(limit=self.granted, learned_through=self.learned_through)
 
     def select(self, window: Window, *, rate: float = 0.5, **changes: Any) -> Selection:
-        """Keep about ``rate`` of a window, by numbers that depend on the window and on what was learned alone."""
-        rng = np.random.default_rng([window.window, window.learn_through + 2])
+        """Keep about ``rate`` of a window, by numbers that depend on nothing but what the window says."""
+        rng = np.random.default_rng([window.window, window.learn_through + 2, int(window.progress * 1e9)])
         keep = rng.random(len(window.ids)) < rate
         keep_probabilities = rng.uniform(0.01, 1.0, len(window.ids)).astype(np.float32)[keep]
         told: dict[str, Any] = {
@@ -506,3 +506,28 @@ class World:
                 peer.connected = False
         assert self.ended == "finished"
         self.audit.complete(self.core, self.losses, self.finished)
+
+
+def joined(n: int, *, assistants: int = 1, **run_settings: Any) -> World:
+    """A world in which everybody has joined and every Assistant has said its credit; the Boss has not asked yet."""
+    world = World(RunSettings(**run_settings), n, assistants=assistants)
+    world.rejoin_all()
+    for assistant in world.assistants:
+        world.say(assistant.peer, assistant.credit())
+    return world
+
+
+def train_through(world: World, step: int) -> None:
+    """The Boss trains and reports up to ``step``, and asks for nothing beyond it."""
+    boss = world.boss
+    while boss.last_pulled < step:
+        boss.yielded_said = boss.last_pulled
+        boss.wanted = boss.wanted_ever = min(step, boss.last_pulled + world.settings.prefetch_batches)
+        world.say(boss.ranks[0], Credit(limit=boss.wanted, yielded=boss.last_pulled))
+        before = boss.last_pulled
+        while boss.pull():
+            pass
+        assert boss.last_pulled > before, "the Boss got nothing"
+        for peer in boss.ranks:
+            for trained in boss.reportable(peer.rank):
+                world.report(peer.rank, np.ones(boss.pulled[trained].rank_counts[peer.rank]))

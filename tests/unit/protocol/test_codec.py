@@ -23,6 +23,8 @@ from protocol.messages import (
     Credit,
     Envelope,
     EpochEnd,
+    Checkpoint,
+    CheckpointTaken,
     EpochResult,
     Goodbye,
     Heartbeat,
@@ -97,6 +99,8 @@ FIELDS: dict[type, dict[str, SearchStrategy[Any]]] = {
         "protocol": numbers,
         "slots": numbers,
         "position": numbers,
+        "history": names,
+        "restore_step": numbers,
     },
     Welcome: {
         "run_id": names,
@@ -105,9 +109,12 @@ FIELDS: dict[type, dict[str, SearchStrategy[Any]]] = {
         "position": counts,
         "index": counts,
         "protocol": numbers,
+        "generation": counts,
     },
     Reject: {
-        "code": st.sampled_from(["resume", "wait", "version", "dataset", "settings", "duplicate", "malformed"]),
+        "code": st.sampled_from(
+            ["resume", "wait", "version", "dataset", "settings", "duplicate", "malformed", "restore", "fenced"]
+        ),
         "reason": words,
         "remedy": words,
     },
@@ -152,6 +159,8 @@ FIELDS: dict[type, dict[str, SearchStrategy[Any]]] = {
         "losses": f32,
         "keep_probabilities": f32,
     },
+    Checkpoint: {"step": numbers},
+    CheckpointTaken: {"step": numbers},
     RecordsDropped: {"through_position": counts, "learned_through": numbers},
     EpochResult: {
         "epoch": counts,
