@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from broker.effects import HelloReceived, Refuse
 from broker.state import State
-from protocol.messages import OLDEST_SPOKEN_VERSION, PROTOCOL_VERSION, Hello
+from protocol.messages import NO_RESTORE, OLDEST_SPOKEN_VERSION, PROTOCOL_VERSION, Hello
 
 MAX_N = 1 << 62
 MAX_NAME = 100
@@ -82,6 +82,9 @@ def _duplicate(state: State, event: HelloReceived) -> Refuse | None:
     if known is None and len(state.peers) >= MAX_PEERS:
         return Refuse(hello.name, "duplicate", f"the run knows {MAX_PEERS} names already", "use a name again")
     if known is not None and known.incarnation != hello.incarnation and event.alive_elsewhere:
+        if hello.restore_step != NO_RESTORE:
+            reason = f"the {hello.name} before this one has shown signs of life a moment ago"
+            return Refuse(hello.name, "wait", reason, "stop it first")
         remedy = "stop it first" if hello.role == "boss" else "give this one another --name"
         return Refuse(hello.name, "duplicate", f"another process is already {hello.name}", remedy)
     rival = state.boss(hello.rank) if hello.role == "boss" else None

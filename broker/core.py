@@ -58,6 +58,8 @@ class BrokerCore:
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
         self.state = State()
+        self.generation = 0
+        self.fenced: list[str] = []
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take an event at monotonic time ``now``; return what is to be written, then what is to be sent."""
@@ -100,7 +102,7 @@ class BrokerCore:
         if state.run is None:
             assert hello.settings is not None
             state.run = RunRow(run_id=self.run_id, settings=hello.settings, dataset_id=hello.dataset_id, n=hello.n)
-            state.touch_run()
+            self._begin_generation(state.run)
         row = state.peers.get(hello.name)
         if row is None or row.incarnation != hello.incarnation:
             if hello.restore_step != NO_RESTORE and not event.restored:
@@ -272,14 +274,22 @@ class BrokerCore:
                 state.ahead.setdefault(state.epoch_of(window.window), []).append(window.window)
         return core
 
-    def take_back(self, fenced: list[str]) -> None:
-        """This core stands at a checkpoint again: a new generation, in which nobody of the time after it has a say."""
-        run = self.state.run
-        if run is not None:
-            run.generation += 1
-            run.fenced = [*run.fenced, *fenced][-MAX_FENCED:]
-            run.ended = ""
-            self.state.touch_run()
+    def take_back(self, before: BrokerCore, resuming: str) -> None:
+        """This core stands at a checkpoint that ``before`` has gone beyond: a new generation begins.
+
+        Nobody of the time after the checkpoint has a say in it, but the incarnation that ``resuming`` names.
+        """
+        if before.state.run is None:
+            return
+        self.generation = before.state.run.generation + 1
+        peers = [p.incarnation for p in before.state.peers.values() if p.incarnation != resuming]
+        self.fenced = [*before.state.run.fenced, *peers][-MAX_FENCED:]
+        if self.state.run is not None:
+            self._begin_generation(self.state.run)
+
+    def _begin_generation(self, run: RunRow) -> None:
+        run.generation, run.fenced, run.ended = self.generation, self.fenced, ""
+        self.state.touch_run()
 
     def rebase_leases(self, now: float) -> None:
         """After a restart: an Assistant that held a window has a whole lease from now to answer."""

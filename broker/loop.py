@@ -231,14 +231,13 @@ class Broker:
             refusal = Refuse(hello.name, "restore", reason, "resume from one of these, or start a new run")
             self._out.append(self.hub.refuse(line, refusal))
             return False
-        run_id = self.core.run_id
-        fenced = [p.incarnation for p in self.core.state.peers.values() if p.incarnation != hello.incarnation]
+        before = self.core
         self.store.restore_snapshot(step)
         self._rows, self._snapshot, self._out, self._ended_at = [], None, [], None
         self.hub = Hub(self.hub.times, refused=self.hub.refused)
-        self.core = BrokerCore.from_rows(run_id, self.store.rows())
+        self.core = BrokerCore.from_rows(before.run_id, self.store.rows())
         self.core.rebase_leases(now)
-        self.core.take_back(fenced)
+        self.core.take_back(before, hello.incarnation)
         log.warning("taken back to step %d; what came after it is void", step)
         if self.core.state.run is not None:
             self._rows.append(Put("run", "run", self.core.state.run))

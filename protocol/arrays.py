@@ -13,8 +13,8 @@ I64 = NDArray[np.int64]
 F32 = NDArray[np.float32]
 
 ALLOWED_DTYPES: dict[str, np.dtype[Any]] = {"<i8": np.dtype("<i8"), "<f4": np.dtype("<f4")}
-MAX_ARRAY_BYTES = 1 << 28
-"""256 MiB: larger than any window or batch that makes sense, small enough that a hostile length cannot hurt."""
+MAX_ARRAY_BYTES = 1 << 24
+"""16 MiB: twice the IDs of the largest step, small enough that a hostile length cannot hurt."""
 
 
 def empty_i64() -> I64:

@@ -16,7 +16,8 @@ from protocol.errors import PortInUse, SettingError
 
 Frames = list[bytes]
 
-MAX_MESSAGE_BYTES = 1 << 28
+MAX_FRAME_BYTES = 1 << 24
+"""One frame; libzmq hangs up on a longer one. Room for the largest array."""
 LINGER_MS = 2000
 
 
@@ -63,7 +64,7 @@ class ZmqRoleChannel:
         socket.setsockopt(zmq.IMMEDIATE, 1)
         socket.setsockopt(zmq.RECONNECT_IVL, 50)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
-        socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+        socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
         try:
             socket.connect(self._address)
         except zmq.ZMQError as error:
@@ -106,7 +107,7 @@ class ZmqBrokerChannel:
         self.socket = context.socket(zmq.ROUTER)
         self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self.socket.setsockopt(zmq.LINGER, LINGER_MS)
-        self.socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+        self.socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
         bind(self.socket, address)
         self.address = self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
 

@@ -169,9 +169,11 @@ class RoleClient:
         if self.session.state is not SessionState.SEEKING or since is None:
             return
         if now - since > self.settings.connect_timeout_s:
+            where = f"{self.settings.broker} for {self.settings.connect_timeout_s:g} s"
+            if self.session.asked_to_wait:
+                raise BrokerUnreachable(f"no way in at {where}: {self.session.asked_to_wait}")
             raise BrokerUnreachable(
-                f"no broker answers at {self.settings.broker} for {self.settings.connect_timeout_s:g} s; "
-                "start one, correct --broker, or raise --connect-timeout-s"
+                f"no broker answers at {where}; start one, correct --broker, or raise --connect-timeout-s"
             )
         if now >= self._next_notice:
             self._next_notice = now + NOTICE_EVERY_S

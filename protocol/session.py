@@ -143,7 +143,9 @@ class ClientSession:
             case Reject(code="resume"):
                 return self._seek(now) if self.state is SessionState.OPEN else []
             case Reject(code="wait", reason=reason):
-                self.asked_to_wait, self.seeking_since = reason, now
+                self.asked_to_wait = reason
+                if self.hello.role == "assistant":  # it may wait for a Boss as long as it takes
+                    self.seeking_since = now
                 return []
             case Reject() as reject:
                 self.state = SessionState.REFUSED

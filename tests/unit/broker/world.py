@@ -155,6 +155,7 @@ class SimAssistant:
     peer: Peer
     windows: list[Window] = field(default_factory=list)
     answered: list[Selection] = field(default_factory=list)
+    scored: list[Window] = field(default_factory=list)
     records: deque[LossRecord | RecordsDropped] = field(default_factory=deque)
     position: int = 0
     applied: int = 0
@@ -194,8 +195,9 @@ class SimAssistant:
         self.granted = max(self.granted, self.applied + CREDIT_RECORDS)
         return Credit(limit=self.granted, learned_through=self.learned_through)
 
-    def select(self, window: Window, *, rate: float = 0.5, **changes: Any) -> Selection:
+    def select(self, window: Window, /, *, rate: float = 0.5, **changes: Any) -> Selection:
         """Keep about ``rate`` of a window, by numbers that depend on nothing but what the window says."""
+        self.scored.append(window)
         rng = np.random.default_rng([window.window, window.learn_through + 2, int(window.progress * 1e9)])
         keep = rng.random(len(window.ids)) < rate
         keep_probabilities = rng.uniform(0.01, 1.0, len(window.ids)).astype(np.float32)[keep]
@@ -510,7 +512,7 @@ class World:
 
 def joined(n: int, *, assistants: int = 1, **run_settings: Any) -> World:
     """A world in which everybody has joined and every Assistant has said its credit; the Boss has not asked yet."""
-    world = World(RunSettings(**run_settings), n, assistants=assistants)
+    world = World(RunSettings(**run_settings, assistants=max(1, assistants)), n, assistants=assistants)
     world.rejoin_all()
     for assistant in world.assistants:
         world.say(assistant.peer, assistant.credit())

@@ -414,7 +414,7 @@ def test_what_is_not_a_message_of_ours_is_refused_with_its_cause(frames: list[by
     assert len(str(refused.value)) < 300
 
 
-def test_an_array_of_more_than_256_mib_is_refused() -> None:
+def test_an_array_beyond_the_limit_is_refused() -> None:
     class Huge(bytes):
         def __len__(self) -> int:
             return MAX_ARRAY_BYTES + 8
