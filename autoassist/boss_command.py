@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from autoassist.roles import Flat, LogSettings, WorkloadName, WorkloadSettings, execute_boss
 from boss.checkpoint import CheckpointSettings
+from boss.feed import LocalSettings
 from boss.train import TrainSettings
 from protocol.client import ConnectSettings
 from protocol.settings import RunSettings
@@ -21,6 +22,7 @@ class BossCommand:
     train: Flat[TrainSettings] = TrainSettings()
     data: Flat[WorkloadSettings] = WorkloadSettings()
     checkpoints: Flat[CheckpointSettings] = CheckpointSettings()
+    local: Flat[LocalSettings] = LocalSettings()
     log: Flat[LogSettings] = LogSettings()
 
     def execute(self) -> int:
@@ -32,4 +34,5 @@ class BossCommand:
             train_settings=self.train,
             data=self.data,
             checkpoints=self.checkpoints,
+            local=self.local,
         )

@@ -28,7 +28,7 @@ class ExportCommand:
     run_dir: Annotated[Path, tyro.conf.Positional]
     """Directory of the run; it may still be running."""
     what: Literal["batches", "losses"] = "batches"
-    """batches: epoch step rank ids keep_probabilities segments staleness. losses: id epoch step loss π per report."""
+    """batches: one record per step and rank. losses: one per reported loss, in the order of the loss log."""
     format: Literal["jsonl", "csv"] = "jsonl"
     """JSON lines, or CSV with lists as JSON."""
     output: Path | None = None
@@ -84,6 +84,7 @@ def _by_rank(batch: Batch) -> Iterator[Record]:
             "keep_probabilities": [float(p) for p in batch.keep_probabilities[start : start + count]],
             "segments": [_segment(s) for s in segments],
             "staleness": max(stale, default=None),
+            "kind": batch.kind,
             "padding": min(count, max(0, start + count - (len(batch.ids) - batch.padding))),
         }
         start += count

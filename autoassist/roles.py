@@ -111,14 +111,16 @@ def execute_boss(
     train_settings: object,
     data: WorkloadSettings,
     checkpoints: object,
+    local: object,
 ) -> int:
     """Train; returns the exit code."""
     from boss.checkpoint import CheckpointDir, CheckpointSettings, Saver, save_weights
-    from boss.feed import Feed
+    from boss.feed import Feed, LocalSettings
     from boss.train import TrainSettings, train
     from workloads import load_workload, validate_workload
 
     assert isinstance(train_settings, TrainSettings) and isinstance(checkpoints, CheckpointSettings)
+    assert isinstance(local, LocalSettings)
     saver, state = None, None
     if checkpoints.checkpoint_dir is not None:
         directory = CheckpointDir(checkpoints.checkpoint_dir, checkpoints.checkpoint_keep)
@@ -137,6 +139,7 @@ def execute_boss(
             dataset_id=fingerprint.dataset_id,
             connect_timeout_s=connect.connect_timeout_s,
             settings=run,
+            local=local,
             state=(state.run if state is not None else {}) if checkpoints.resume else None,
         ) as feed:
             boss = train(workload, feed, train_settings, stop=stop, saver=saver, state=state)

@@ -38,6 +38,7 @@ def rows(report: Report) -> list[tuple[str, str]]:
         ("unfiltered", f"{selection.unfiltered_fraction:.1%}"),
         ("staleness p50 / p99 / max, steps", staleness),
         ("exposed wait", f"{boss.exposed_wait_s:.2f} s of {boss.wall_s:.1f} s ({boss.exposed_wait_fraction:.2%})"),
+        ("off the plan", f"{boss.off_plan_instances} in {boss.off_plan_steps} steps"),
         ("report cost p50 / p99", f"{boss.report_us_p50:.0f} / {boss.report_us_p99:.0f} µs"),
         (
             "loss values dropped, not finite",

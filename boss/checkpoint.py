@@ -168,16 +168,22 @@ class Saver:
     def __init__(self, directory: CheckpointDir, every_steps: int) -> None:
         self.directory = directory
         self.every_steps = every_steps
+        self._tried = 0
 
     def is_due(self, feed: Feed) -> bool:
         """Whether the step that was just done asks for one."""
-        return self.every_steps > 0 and feed.steps % self.every_steps == 0
+        is_new = feed.steps != self._tried
+        return self.every_steps > 0 and is_new and feed.steps % self.every_steps == 0
 
     def save(self, feed: Feed, boss: nn.Module, optimizer: torch.optim.Optimizer) -> bool:
         """Write one; False, with a warning, where the broker or the disk does not let it count.
 
         The file counts only once the broker keeps its snapshot too, so neither is ever without the other.
         """
+        self._tried = feed.steps
+        if not feed.is_connected:
+            log.warning("no checkpoint of step %d: the broker is away", feed.steps - 1)
+            return False
         with feed.clocks.checkpoint():
             state = capture(feed.steps - 1, feed.state_dict(), boss, optimizer)
             try:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sized
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from importlib import metadata
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,11 +26,25 @@ from protocol.client import ConnectSettings, RoleClient, new_incarnation
 from protocol.errors import FeedMisuse, SettingError
 from protocol.messages import NO_RESTORE, EpochEnd, EpochResult, Goodbye, Hello, Stop
 from protocol.session import SessionTimes
-from protocol.settings import RunSettings
+from protocol.settings import RunSettings, require
 
 log = logging.getLogger("autoassist.boss")
 
 CUT_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalSettings:
+    """What the Boss does while no batch comes."""
+
+    on_broker_loss: Literal["local", "wait"] = "local"
+    """local: train on batches drawn here, unfiltered and off the plan, until the broker is back. wait: wait for it."""
+
+    local_after_s: float = 0.25
+    """How long an empty feed waits before it draws; it counts as exposed wait."""
+
+    def __post_init__(self) -> None:
+        require(self.local_after_s > 0, "local_after_s", self.local_after_s, "must be a positive number of seconds")
 
 
 class Feed:
@@ -39,14 +54,22 @@ class Feed:
     """
 
     def __init__(
-        self, settings: RunSettings, connect: ConnectSettings, hello: Hello, times: SessionTimes | None = None
+        self,
+        settings: RunSettings,
+        connect: ConnectSettings,
+        hello: Hello,
+        *,
+        local: LocalSettings,
+        times: SessionTimes | None = None,
     ) -> None:
         self.settings = settings
         self.clocks = Clocks()
         self._n = hello.n
-        self._plan = BossPlan(rank=hello.rank, prefetch_batches=settings.prefetch_batches)
+        self._plan = BossPlan(hello.rank, settings, hello.n)
         self._reporter = Reporter(hello.rank)
-        self._line = BossLine(RoleClient(hello, connect, times=times), self._plan, self._reporter)
+        local_after_s = local.local_after_s if local.on_broker_loss == "local" else None
+        client = RoleClient(hello, connect, times=times)
+        self._line = BossLine(client, self._plan, self._reporter, local_after_s=local_after_s)
         self._instances = 0
         self._epoch = 0
         self._delivered = 0
@@ -64,6 +87,7 @@ class Feed:
         connect_timeout_s: float = 60.0,
         settings: RunSettings | None = None,
         state: dict[str, Any] | None = None,
+        local: LocalSettings | None = None,
         times: SessionTimes | None = None,
         **run_settings: Any,
     ) -> Feed:
@@ -94,7 +118,7 @@ class Feed:
             restore_step=NO_RESTORE if state is None else int(state.get("step", -1)),
         )
         connect = ConnectSettings(broker=broker, connect_timeout_s=connect_timeout_s)
-        feed = cls(settings, connect, hello, times)
+        feed = cls(settings, connect, hello, local=local or LocalSettings(), times=times)
         if state:
             feed._load_state_dict(state)
         try:
@@ -171,7 +195,7 @@ class Feed:
                 'compute the loss with reduction="none"'
             )
         batch = self._plan.reported()
-        self._reporter.put(batch.step, losses)
+        self._reporter.put(batch, losses)
         self._line.wake()
         self.clocks.reported()
         self._reports += 1
@@ -184,7 +208,7 @@ class Feed:
     def skip(self) -> None:
         """The batch at hand gets no losses: it counts as trained, nothing is learned from it."""
         batch = self._plan.reported()
-        self._reporter.put(batch.step, torch.full((len(batch.ids),), float("nan")))
+        self._reporter.put(batch, torch.full((len(batch.ids),), float("nan")))
         self._line.wake()
         self._reports += 1
 
@@ -233,11 +257,16 @@ class Feed:
         """Where this feed stands: plain numbers, to be kept with the model. Take it at a ``cut``."""
         plan = self._plan
         state: dict[str, Any] = {"step": plan.last_reported, "epochs_done": plan.epochs_done}
-        state.update(progress=plan.progress, instances=self._instances, clocks=self.clocks.state_dict())
+        state.update(
+            off_plan_steps=plan.off_plan_steps,
+            progress=plan.progress,
+            instances=self._instances,
+            clocks=self.clocks.state_dict(),
+        )
         return {**state, "reports_sent": self._reporter.sent}
 
     def _load_state_dict(self, state: dict[str, Any]) -> None:
-        self._plan.go_on_from(state["step"], state["epochs_done"], state["progress"])
+        self._plan.go_on_from(state["step"], state["epochs_done"], state["progress"], state["off_plan_steps"])
         self._instances, self._epoch = state["instances"], max(0, state["epochs_done"])
         self._reporter.sent = state["reports_sent"]
         self.clocks.load_state_dict(state["clocks"])
@@ -250,6 +279,11 @@ class Feed:
         """
         with self.clocks.checkpoint():
             return self._line.cut(self._plan.last_reported, timeout_s)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the broker answers."""
+        return self._line.is_open
 
     @property
     def steps(self) -> int:
@@ -270,6 +304,7 @@ class Feed:
             "checkpoint_s": self.clocks.checkpoint_s,
             "instances": float(self._instances),
             "reports_sent": float(self._reporter.sent),
+            "off_plan_steps": float(self._plan.off_plan_steps),
             "values_dropped": float(self._reporter.values_dropped),
             "values_not_finite": float(self._reporter.values_not_finite),
             "report_us_p50": self._reporter.timing_us(0.5),

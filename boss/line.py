@@ -12,7 +12,7 @@ from boss.plan import BossPlan, Item
 from boss.reporter import Reporter
 from protocol.client import RoleClient
 from protocol.errors import AutoAssistError
-from protocol.messages import AnyMessage, Checkpoint, Goodbye, Welcome
+from protocol.messages import AnyMessage, Checkpoint, Goodbye, Return, Welcome
 
 log = logging.getLogger("autoassist.boss")
 
@@ -24,7 +24,12 @@ DRAIN_S = 10.0
 class BossLine:
     """Owns the client in a thread of its own; hands items over under one short lock."""
 
-    def __init__(self, client: RoleClient, plan: BossPlan, reporter: Reporter) -> None:
+    def __init__(
+        self, client: RoleClient, plan: BossPlan, reporter: Reporter, *, local_after_s: float | None = None
+    ) -> None:
+        self._local_after_s = local_after_s
+        self._is_local = False
+        """Whether the last batch was drawn here: while that lasts, the next one is drawn without another wait."""
         self._client = client
         self._plan = plan
         self._reporter = reporter
@@ -49,17 +54,35 @@ class BossLine:
         waited_s = 0.0
         with self._changed:
             item = self._plan.pull()
-            if item is None:
+            if item is not None:
+                self._is_local = False
+            else:
                 start = time.monotonic()
                 while item is None and self._error is None:
-                    self._changed.wait()
-                    item = self._plan.pull()
+                    item = self._wait_or_draw(start)
                 waited_s = time.monotonic() - start
         if item is None:
             assert self._error is not None
             raise self._error
         self.wake()
         return item, waited_s
+
+    def _wait_or_draw(self, start: float) -> Item | None:
+        """Wait for news; after ``local_after_s`` without a batch draw one here, so that the Boss trains on."""
+        if self._local_after_s is None or not self._plan.may_draw_locally():
+            self._changed.wait()
+            return self._plan.pull()
+        left = 0.0 if self._is_local else start + self._local_after_s - time.monotonic()
+        if left > 0:
+            self._changed.wait(left)
+            return self._plan.pull()
+        self._is_local = True
+        return self._plan.draw()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the broker answers."""
+        return self._client.is_open
 
     def put_back(self) -> None:
         """See BossPlan."""
@@ -147,8 +170,11 @@ class BossLine:
             if any(news):
                 self._changed.notify_all()
             credit = self._plan.credit()
+            returned, self._plan.to_return = self._plan.to_return, []
         for report in self._reporter.take():
             self._client.send(report)
+        if returned:
+            self._client.send(Return(steps=returned))
         while self._outbox and not (self._reporter.is_waiting and isinstance(self._outbox[0], Checkpoint)):
             self._client.send(self._outbox.popleft())
         if self._client.is_open:

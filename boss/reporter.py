@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from protocol.arrays import F32, empty_f32
-from protocol.messages import LossReport
+from boss.plan import RankBatch
+from protocol.arrays import F32, empty_f32, empty_i64
+from protocol.messages import LossReport, OffPlanReport
 
 RING_SLOTS = 64
 TIMINGS = 4096
@@ -25,7 +26,7 @@ TIMINGS = 4096
 class Slot:
     """One report on its way."""
 
-    step: int
+    batch: RankBatch
     host: Tensor | None
     """Loss values in host memory, float32; None where they were dropped."""
     event: torch.cuda.Event | None
@@ -45,21 +46,21 @@ class Reporter:
         self._pinned: dict[int, list[Tensor]] = {}
         self._timings_us: deque[float] = deque(maxlen=TIMINGS)
 
-    def put(self, step: int, losses: Tensor) -> None:
+    def put(self, batch: RankBatch, losses: Tensor) -> None:
         """Copy per-instance losses, shape ``(batch,)``, and return; never synchronises the device."""
         start = time.perf_counter()
         detached = losses.detach()
         if len(self._ring) >= self._slots:
-            slot = Slot(step, None, None)
+            slot = Slot(batch, None, None)
             self.values_dropped += detached.numel()
         elif detached.is_cuda:
             host = self._pinned_buffer(detached.numel())
             host.copy_(detached.to(torch.float32), non_blocking=True)
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record()
-            slot = Slot(step, host, event)
+            slot = Slot(batch, host, event)
         else:
-            slot = Slot(step, detached.to(torch.float32, copy=True), None)
+            slot = Slot(batch, detached.to(torch.float32, copy=True), None)
         self._ring.append(slot)
         elapsed_us = (time.perf_counter() - start) * 1e6
         slot.report_us = elapsed_us
@@ -74,16 +75,21 @@ class Reporter:
         """Whether a copy is still on its way."""
         return bool(self._ring)
 
-    def take(self) -> list[LossReport]:
+    def take(self) -> list[LossReport | OffPlanReport]:
         """Reports whose copies are done, in order."""
-        reports = []
+        reports: list[LossReport | OffPlanReport] = []
         while self._ring and _is_done(self._ring[0]):
             slot = self._ring.popleft()
             losses = self._values(slot)
             self.sent += 1
-            reports.append(
-                LossReport(step=slot.step, through=slot.step, rank=self.rank, losses=losses, report_us=slot.report_us)
-            )
+            step = slot.batch.step
+            if slot.batch.off_plan:
+                ids = slot.batch.ids if len(losses) else empty_i64()
+                reports.append(OffPlanReport(number=step, through=step, ids=ids, losses=losses))
+            else:
+                reports.append(
+                    LossReport(step=step, through=step, rank=self.rank, losses=losses, report_us=slot.report_us)
+                )
         return reports
 
     def _values(self, slot: Slot) -> F32:

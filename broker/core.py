@@ -26,6 +26,7 @@ from broker.effects import (
     Tick,
 )
 from broker.leasing import accept_selection, next_deadline, release_all_of, send_window, supply
+from broker.off_plan import accept_off_plan, accept_return
 from broker.routing import accept_report, catch_up, start_replay
 from broker.rows import EpochRow, PeerRow, Row, RunRow, StepRow, WindowRow
 from broker.state import Member, State
@@ -41,6 +42,8 @@ from protocol.messages import (
     Goodbye,
     Hello,
     LossReport,
+    OffPlanReport,
+    Return,
     Selection,
     Stop,
     history_id,
@@ -151,7 +154,7 @@ class BrokerCore:
                 row.index = min(set(range(len(taken) + 1)) - taken)
                 state.touch("peer", row.name, row)
         else:
-            member.yielded = min(state.steps, default=state.the_run.next_step) - 1
+            member.yielded = min(state.planned_steps(), default=state.the_run.next_step) - 1
         state.members[hello.name] = member
         return member
 
@@ -170,9 +173,9 @@ class BrokerCore:
     def _tell_plan(self, name: str) -> None:
         """The Boss's stream from the last step that rank 0 has reported; what it has already, it leaves out itself."""
         state = self.state
-        heard = max((s for s, row in state.steps.items() if 0 in row.reported), default=state.the_run.log_step - 1)
+        heard = state.the_run.reported_step
         ends = sorted((e for e in state.epochs.values() if e.ended and e.after_step >= heard), key=lambda e: e.epoch)
-        told: list[tuple[int, int, Batch | EpochEnd]] = [(step, -1, row.batch) for step, row in state.steps.items()]
+        told: list[tuple[int, int, Batch | EpochEnd]] = [(s, -1, state.steps[s].batch) for s in state.planned_steps()]
         told += [(e.after_step, e.epoch, self._epoch_end(e)) for e in ends]
         for _, _, message in sorted(told, key=lambda item: item[:2]):
             state.send(name, message)
@@ -198,11 +201,15 @@ class BrokerCore:
                 accept_selection(state, member, message)
             case LossReport() if member.row.role == "boss":
                 accept_report(state, member, message)
+            case OffPlanReport() if member.row.role == "boss":
+                accept_off_plan(state, member, message)
+            case Return() if member.row.role == "boss":
+                accept_return(state, member, message)
             case EpochResult() if member.row.role == "boss" and 0 <= message.epoch <= state.the_run.cut_epoch:
                 row = state.epoch(message.epoch)
                 row.result = message
                 state.touch_epoch(row)
-            case Checkpoint(step=step) if member.row.role == "boss" and step == state.the_run.log_step - 1:
+            case Checkpoint(step=step) if member.row.role == "boss" and state.stands_at(step):
                 state.effects.append(TakeSnapshot(step))
                 state.send(name, CheckpointTaken(step=step))
             case Goodbye():

@@ -58,7 +58,8 @@ def _fallback_reason(state: State, now: float) -> str | None:
         return None
     if all(m.stalled for m in state.assistants()):
         return "no_assistant"
-    in_hand = state.the_run.next_step - 1 - (boss.yielded if boss is not None else 0)
+    pulled = boss.yielded if boss is not None else 0
+    in_hand = state.the_run.next_step - 1 - pulled - state.off_plan_after(pulled)
     if in_hand <= max(1, settings.prefetch_batches // 4):
         return "urgent"
     if state.hungry_since is not None and now - state.hungry_since >= settings.patience_s:

@@ -77,7 +77,9 @@ def _boss(run: RunRow) -> BossReport:
     wall_s = figures.get("wall_s", 0.0)
     exposed_wait_s = figures.get("exposed_wait_s", 0.0)
     return BossReport(
-        steps=run.log_step,
+        steps=run.log_step - int(run.counters.get("returned_steps", 0)),
+        off_plan_steps=run.off_plan_steps,
+        off_plan_instances=int(run.counters.get("off_plan_instances", 0)),
         instances=run.instances_trained,
         wall_s=wall_s,
         train_s=wall_s - exposed_wait_s,

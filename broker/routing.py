@@ -7,8 +7,8 @@ import numpy as np
 from broker.effects import AppendBatch, AppendLoss, Send, SendRecords
 from broker.rows import StepRow
 from broker.state import Member, State
-from protocol.arrays import I64, empty_f32
-from protocol.messages import LossRecord, LossReport, RecordsDropped
+from protocol.arrays import F32, I64, empty_f32
+from protocol.messages import Batch, LossRecord, LossReport, RecordsDropped
 
 REPLAY_RECORDS = 1 << 16
 """Most loss records that an Assistant which joins late is given to catch up on, outside deterministic mode."""
@@ -47,8 +47,17 @@ def _acknowledge(state: State, name: str, row: StepRow, report: LossReport) -> N
     elif not np.isfinite(losses).all():
         state.count("values_not_finite", int((~np.isfinite(losses)).sum()))
     row.reported.append(report.rank)
+    if report.rank == 0:
+        state.the_run.reported_step = max(state.the_run.reported_step, row.batch.step)
     row.losses[report.rank] = losses
     state.touch("step", row.batch.step, row)
+
+
+def log_step_of_its_own(state: State, batch: Batch, losses: F32) -> None:
+    """Log a step that the Boss did not train from the plan, in its turn; one rank only."""
+    state.steps[batch.step] = StepRow(batch=batch, reported=[0], losses={0: losses})
+    state.touch("step", batch.step, state.steps[batch.step])
+    _log_complete(state)
 
 
 def rank_slice(row: StepRow, rank: int) -> slice:

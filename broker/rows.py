@@ -19,6 +19,8 @@ class RunRow(msgspec.Struct, kw_only=True):
     settings: RunSettings
     dataset_id: str
     n: int
+    off_plan_steps: int = 0  # trained by the Boss on its own while no batch came
+    off_plan_ranges: list[tuple[int, int]] = msgspec.field(default_factory=list)  # their step numbers, [start, stop)
     generation: int = 0  # how often it was taken back to a checkpoint
     fenced: list[str] = msgspec.field(default_factory=list)  # incarnations of what came after that checkpoint
     next_window: int = 0  # the first window that was never leased or passed
@@ -27,6 +29,7 @@ class RunRow(msgspec.Struct, kw_only=True):
     next_order: int = 0  # place of the next window in the stock
     instances_cut: int = 0
     instances_trained: int = 0
+    reported_step: int = -1  # the highest step of the plan that rank 0 has reported
     log_step: int = 0  # the loss log's next record is (log_step, log_rank)
     log_rank: int = 0
     log_records: int = 0

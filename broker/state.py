@@ -159,8 +159,23 @@ class State:
         boss = self.boss()
         if boss is None:
             return -1
+        shifted = boss.credit + self.off_plan_after(boss.yielded)
         most = max(2, min(MAX_STEPS_AHEAD, MAX_INSTANCES_AHEAD // self.settings.step_instances))
-        return min(boss.credit, self.the_run.log_step - 1 + most)
+        return min(shifted, self.the_run.log_step - 1 + most)
+
+    def planned_steps(self) -> list[int]:
+        """Outstanding steps of the plan."""
+        return [step for step, row in self.steps.items() if row.batch.kind == "plan"]
+
+    def stands_at(self, step: int) -> bool:
+        """Whether every report up to ``step`` is logged and none of a later step of the plan has come."""
+        run = self.the_run
+        beyond = self.off_plan_after(step) - self.off_plan_after(run.log_step - 1)
+        return run.reported_step == step < run.log_step and beyond == run.log_step - 1 - step
+
+    def off_plan_after(self, step: int) -> int:
+        """Off-plan steps with a number above ``step``: numbers that no batch of the plan will take."""
+        return sum(max(0, stop - max(start, step + 1)) for start, stop in self.the_run.off_plan_ranges)
 
     # What changes
 

@@ -135,6 +135,7 @@ def _cut_step(state: State, count: int) -> None:
         rank_counts=[base + (rank < extra) for rank in range(settings.world_size)],
         segments=segments,
         padding=padding,
+        off_plan_before=run.off_plan_steps,
     )
     stale = [step - s.learned_through for s in segments if s.learned_through is not None]
     if stale:

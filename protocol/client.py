@@ -50,7 +50,11 @@ class ConnectSettings:
     connect_timeout_s: float = 60.0
     """How long to look for a broker that does not answer before giving up."""
 
+    reconnect_timeout_s: float = 600.0
+    """How long to look for a broker that has answered before; a Boss trains meanwhile."""
+
     def __post_init__(self) -> None:
+        require(self.reconnect_timeout_s > 0, "reconnect_timeout_s", self.reconnect_timeout_s, "must be positive")
         require(
             self.connect_timeout_s > 0,
             "connect_timeout_s",
@@ -168,8 +172,10 @@ class RoleClient:
         since = self.session.seeking_since
         if self.session.state is not SessionState.SEEKING or since is None:
             return
-        if now - since > self.settings.connect_timeout_s:
-            where = f"{self.settings.broker} for {self.settings.connect_timeout_s:g} s"
+        was_open = self.welcome is not None
+        timeout_s = self.settings.reconnect_timeout_s if was_open else self.settings.connect_timeout_s
+        if now - since > timeout_s:
+            where = f"{self.settings.broker} for {timeout_s:g} s"
             if self.session.asked_to_wait:
                 raise BrokerUnreachable(f"no way in at {where}: {self.session.asked_to_wait}")
             raise BrokerUnreachable(

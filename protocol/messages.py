@@ -148,6 +148,8 @@ class Batch(Message, frozen=True, tag="batch"):
     rank_counts: list[Count]
     segments: list[Segment]
     padding: Count = 0  # trailing IDs that repeat others of this step, at weight 0
+    off_plan_before: Count = 0  # off-plan steps that were reported before this one was cut
+    kind: Literal["plan", "off_plan", "returned"] = "plan"  # in the batch log; what is sent is always of the plan
 
 
 class EpochEnd(Message, frozen=True, tag="epoch_end"):
@@ -166,6 +168,21 @@ class LossReport(Message, frozen=True, tag="loss_report"):
     rank: Count
     losses: F32  # natural units of the loss, in the order of the rank's IDs; empty where values were dropped
     report_us: float = 0.0  # what reporting cost the training thread
+
+
+class OffPlanReport(Message, frozen=True, tag="off_plan_report"):
+    """Boss → broker. Off-plan steps ``number … through`` were trained while no batch came; values for a single one."""
+
+    number: Count  # counts the Boss's off-plan steps from 0
+    through: Count
+    ids: I64  # drawn by the Boss, π = 1; empty where values were dropped
+    losses: F32
+
+
+class Return(Message, frozen=True, tag="return"):
+    """Boss → broker. These steps are given back untrained: off-plan steps have made their selections too stale."""
+
+    steps: list[Count]
 
 
 class LossRecord(Message, frozen=True, tag="loss_record"):
@@ -246,6 +263,8 @@ AnyMessage = (
     | Batch
     | EpochEnd
     | LossReport
+    | OffPlanReport
+    | Return
     | LossRecord
     | RecordsDropped
     | EpochResult

@@ -27,6 +27,8 @@ class BossReport(msgspec.Struct, kw_only=True):
     exposed_wait_fraction: float  # of wall_s
     startup_wait_s: float  # from connecting to the first batch
     evaluation_s: float
+    off_plan_steps: int  # of the steps: drawn by the Boss while no batch came
+    off_plan_instances: int
     report_us_p50: float  # what one report costs the training thread
     report_us_p99: float
 

@@ -16,8 +16,8 @@ MAX_STEP_INSTANCES = 1 << 20
 """Instances in one global step: a batch of 12 MB on the wire."""
 MAX_QUEUED_BATCHES = 1 << 12
 """Batches that may be asked to lie ready in one place."""
-MAX_WINDOWS_PER_STEP = 1 << 12
-"""Windows that one step may need when all of them is kept; each is a segment of the batch."""
+MAX_WINDOWS_PER_STEP = 1 << 8
+"""Windows that one step may need when all of them is kept; each is a segment of the batch, at a hundredth still."""
 MAX_COUNT = 1 << 62
 
 PolicyName = Literal["autoassist", "uniform", "random-drop"]

@@ -6,9 +6,11 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
 
-from protocol.arrays import empty_f32
+from protocol.arrays import empty_f32, empty_i64
 from protocol.errors import ProtocolError
-from protocol.messages import AnyMessage, Delivery, Envelope, LossReport
+from protocol.messages import AnyMessage, Delivery, Envelope, LossReport, OffPlanReport
+
+ValueReport = LossReport | OffPlanReport
 
 
 class Verdict(Enum):
@@ -28,18 +30,23 @@ class Kept:
     message: AnyMessage
 
 
-def without_values(report: LossReport) -> LossReport:
+def without_values(report: ValueReport) -> ValueReport:
     """The bare acknowledgement of the same steps."""
+    if isinstance(report, OffPlanReport):
+        return OffPlanReport(number=report.number, through=report.through, ids=empty_i64(), losses=empty_f32())
     return LossReport(step=report.step, through=report.through, rank=report.rank, losses=empty_f32())
 
 
-def merged(first: AnyMessage, second: AnyMessage) -> LossReport | None:
+def merged(first: AnyMessage, second: AnyMessage) -> ValueReport | None:
     """One acknowledgement for two neighbouring bare ones; None where they are no neighbours."""
-    if not isinstance(first, LossReport) or not isinstance(second, LossReport):
-        return None
-    if len(first.losses) or len(second.losses) or first.rank != second.rank or second.step != first.through + 1:
-        return None
-    return LossReport(step=first.step, through=second.through, rank=first.rank, losses=empty_f32())
+    match first, second:
+        case LossReport(), LossReport() if first.rank == second.rank and second.step == first.through + 1:
+            both: ValueReport = LossReport(step=first.step, through=second.through, rank=first.rank, losses=empty_f32())
+        case OffPlanReport(), OffPlanReport() if second.number == first.through + 1:
+            both = OffPlanReport(number=first.number, through=second.through, ids=empty_i64(), losses=empty_f32())
+        case _:
+            return None
+    return None if len(first.losses) or len(second.losses) else both
 
 
 def append_or_merge(queue: deque[Kept], kept: Kept) -> None:
@@ -79,7 +86,7 @@ class Stream:
             return Envelope(seq=0, span=1, ack=self.committed, message=message)
         self.last_sent += 1
         append_or_merge(self.waiting, Kept(self.last_sent, 1, message))
-        if isinstance(message, LossReport):
+        if isinstance(message, ValueReport):
             self.values_held += len(message.losses)
             while self.values_held > self.values_limit and self.waiting:
                 self._shed_oldest()
@@ -87,7 +94,7 @@ class Stream:
 
     def _shed_oldest(self) -> None:
         kept = self.waiting.popleft()
-        if isinstance(kept.message, LossReport):
+        if isinstance(kept.message, ValueReport):
             self.values_held -= len(kept.message.losses)
             self.values_dropped += len(kept.message.losses)
             kept.message = without_values(kept.message)
@@ -104,7 +111,7 @@ class Stream:
             self.bare.popleft()
         while self.waiting and self.waiting[0].seq <= ack:
             kept = self.waiting.popleft()
-            if isinstance(kept.message, LossReport):
+            if isinstance(kept.message, ValueReport):
                 self.values_held -= len(kept.message.losses)
 
     def unacknowledged(self) -> list[Envelope]:

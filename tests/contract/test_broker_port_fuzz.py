@@ -105,14 +105,15 @@ class Speaker:
         for message in messages:
             self.client.send(message)
 
-    def wait_for(self, kind: type[M], is_it: Callable[[M], bool] = lambda _: True) -> M:
-        """The first message of a kind that was not waited past yet."""
+    def wait_for(self, kind: type[M], is_it: Callable[[M], bool] = lambda _: True, *saying: AnyMessage) -> M:
+        """The first message of a kind that was not waited past yet; ``saying`` is said again and again meanwhile."""
         deadline = time.monotonic() + DEADLINE_S
         while time.monotonic() < deadline:
             while self.inbox:
                 self.heard.append(self.inbox.popleft())
                 if isinstance(self.heard[-1], kind) and is_it(self.heard[-1]):
                     return self.heard[-1]
+            self.say(*saying)
             self.inbox += self.client.poll(0.2)
         raise AssertionError(f"no {kind.__name__} within {DEADLINE_S} s; heard {self.heard[-5:]}")
 
@@ -144,8 +145,8 @@ def speaker(site: Site, hello: Hello) -> Iterator[Speaker]:
 def is_served(boss: Speaker) -> None:
     """The honest Boss grants credit for one more step, and gets it."""
     last = max((m.step for m in boss.heard if isinstance(m, Batch)), default=-1)
-    boss.say(Credit(limit=last + 1, yielded=last))
-    assert len(boss.wait_for(Batch, lambda b: b.step == last + 1).ids) == 4
+    credit = Credit(limit=last + 1, yielded=last)
+    assert len(boss.wait_for(Batch, lambda b: b.step == last + 1, credit).ids) == 4
 
 
 def leave(site: Site, boss: Speaker) -> None:
@@ -468,6 +469,7 @@ STRANGERS: dict[str, Hello] = {
     "a Boss of a rank beyond the world": boss_hello(name="boss-1", rank=1),
     "a Boss of rank 2^62": boss_hello(name="boss-1", rank=HUGE),
     "a Boss of a negative rank": boss_hello(name="boss-1", rank=-1),
+    "one that takes it back under another name": boss_hello(name="boss-x", restore_step=-1),
     "a Boss with other settings": boss_hello(name="boss-0", settings={"seed": 9}),
     "another number of instances": boss_hello(n=4097),
     "a negative number of instances": boss_hello(n=-HUGE),
@@ -486,6 +488,22 @@ def test_a_stranger_is_refused_with_a_reason_and_the_run_goes_on(site: Site, str
         with pytest.raises(PeerRefused, match=r"the broker refuses: .+"), speaker(site, stranger):
             pass
         is_served(boss)
+        leave(site, boss)
+
+
+def test_who_would_take_the_run_back_to_a_checkpoint_has_to_wait_while_the_boss_lives(site: Site) -> None:
+    with speaker(site, boss_hello()) as boss:
+        hello = boss_hello(incarnation="other", restore_step=-1)
+        with closing(RoleClient(hello, ConnectSettings(broker=site.address))) as thief:
+            deadline = time.monotonic() + DEADLINE_S
+            for _ in range(8):  # longer than the silence after which a Boss counts as lost
+                is_served(boss)
+                again = time.monotonic() + 0.5
+                while time.monotonic() < again:
+                    thief.poll(0.05)
+                    boss.inbox += boss.client.poll(0.05)
+            assert time.monotonic() < deadline and not thief.is_open
+            assert "signs of life" in thief.session.asked_to_wait
         leave(site, boss)
 
 
@@ -542,9 +560,7 @@ def test_an_assistant_that_lies_never_spoils_a_batch(site: Site) -> None:
             assistant.drain()
             seen: list[int] = []
             for step in range(10):
-                boss.say(Credit(limit=step, yielded=step - 1))
-                batch = boss.wait_for(Batch)
-                assert batch.step == step
+                batch = boss.wait_for(Batch, lambda b, s=step: b.step == s, Credit(limit=step, yielded=step - 1))
                 boss.say(report(step, values=64))
                 seen += batch.ids.tolist()
                 assert ((batch.keep_probabilities > 0) & (batch.keep_probabilities <= 1)).all()
@@ -565,8 +581,7 @@ def test_an_assistant_that_wants_everything_and_answers_nothing_costs_little(sit
             assistant.say(Credit(limit=HUGE))
             site.before = site.rss
             for step in range(100):
-                boss.say(Credit(limit=step, yielded=step - 1))
-                assert boss.wait_for(Batch).step == step
+                boss.wait_for(Batch, lambda b, s=step: b.step == s, Credit(limit=step, yielded=step - 1))
                 boss.say(report(step, values=64))
                 assistant.client.poll(0.0)
         leave(site, boss)

@@ -31,6 +31,7 @@ REPORT = {
     "boss": {
         **{"steps": 10, "instances": 150, "wall_s": 2.0, "train_s": 1.9, "exposed_wait_s": 0.1},
         **{"exposed_wait_fraction": 0.05, "startup_wait_s": 0.0, "evaluation_s": 0.0},
+        **{"off_plan_steps": 0, "off_plan_instances": 0},
         **{"report_us_p50": 5.0, "report_us_p99": 9.0},
     },
     "selection": {

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 
 from boss.plan import BossPlan, RankBatch, rank_batch
 from protocol.errors import FeedMisuse
 from protocol.messages import Batch, EpochEnd, Segment, Stop
+from protocol.settings import RunSettings
 
 
 def batch(step: int, counts: tuple[int, ...] = (2, 2), padding: int = 0) -> Batch:
@@ -25,7 +27,7 @@ def batch(step: int, counts: tuple[int, ...] = (2, 2), padding: int = 0) -> Batc
 
 
 def plan(rank: int = 0) -> BossPlan:
-    return BossPlan(rank=rank, prefetch_batches=4)
+    return BossPlan(rank, RunSettings(prefetch_batches=4, batch_size=8), n=50)
 
 
 def test_each_rank_takes_its_part_of_the_step() -> None:
@@ -88,3 +90,62 @@ def test_the_last_epoch_end_ends_the_stream() -> None:
 def test_a_report_without_a_batch_is_a_misuse() -> None:
     with pytest.raises(FeedMisuse):
         plan().reported()
+
+
+def selected(step: int, learned_through: int, off_plan_before: int = 0) -> Batch:
+    """A batch whose selection knew of the steps up to ``learned_through``."""
+    segment = Segment(count=4, epoch=0, window=0, assistant="a", learned_through=learned_through)
+    return msgspec.structs.replace(batch(step), segments=[segment], off_plan_before=off_plan_before)
+
+
+def test_off_plan_steps_are_drawn_from_the_seed_and_give_no_credit() -> None:
+    first, second = plan(), plan()
+    for p in (first, second):
+        p.receive(batch(0))
+        p.pull()
+    drawn = [first.draw() for _ in range(3)]
+    assert [b.ids.tolist() for b in drawn] == [second.draw().ids.tolist() for _ in range(3)]
+    assert drawn[0].ids.tolist() != drawn[1].ids.tolist()
+    for b in drawn:
+        assert len(set(b.ids.tolist())) == 8 and b.ids.min() >= 0 and b.ids.max() < 50 and b.off_plan
+    assert first.credit().limit == 4
+
+
+def test_a_batch_that_off_plan_steps_made_too_stale_is_given_back_untrained() -> None:
+    p = BossPlan(0, RunSettings(prefetch_batches=4, staleness_bound=20), n=50)
+    p.receive(selected(10, learned_through=-5))
+    p.receive(selected(11, learned_through=5))
+    for _ in range(6):
+        p.draw()
+    assert isinstance(fresh := p.pull(), RankBatch) and fresh.step == 11
+    assert p.to_return == [10]
+    assert p.last_pulled == 11
+
+
+def test_a_batch_that_was_cut_after_the_off_plan_steps_is_fresh() -> None:
+    p = BossPlan(0, RunSettings(prefetch_batches=4, staleness_bound=20), n=50)
+    for _ in range(30):
+        p.draw()
+    p.receive(selected(40, learned_through=30, off_plan_before=30))
+    assert isinstance(p.pull(), RankBatch) and not p.to_return
+
+
+def test_giving_back_near_the_end_takes_the_end_back_too() -> None:
+    """The broker cuts what is given back once more, and says the end again."""
+    p = BossPlan(0, RunSettings(prefetch_batches=4, staleness_bound=20), n=50)
+    p.receive(selected(10, learned_through=-5))
+    p.receive(EpochEnd(epoch=2, after_step=10, last=True))
+    for _ in range(6):
+        p.draw()
+    assert p.pull() is None and not p.ended
+    assert p.receive(batch(17)) and p.receive(EpochEnd(epoch=2, after_step=17, last=True))
+
+
+def test_deterministic_runs_never_leave_the_plan() -> None:
+    p = BossPlan(0, RunSettings(deterministic=True), n=50)
+    p.receive(batch(0))
+    assert not p.may_draw_locally()
+    q = plan()
+    assert not q.may_draw_locally()
+    q.receive(batch(0))
+    assert q.may_draw_locally()

@@ -54,7 +54,7 @@ class Audit:
     def decided(self, event: Event, rows: list[tuple[str, Row]]) -> None:
         """An event and the rows that it has changed."""
         if isinstance(event, MessageReceived) and isinstance(event.message, LossReport):
-            self._reported(event.message)
+            self._reported(event.name, event.message)
         for _, row in rows:
             match row:
                 case WindowRow(state="stocked"):
@@ -118,10 +118,11 @@ class Audit:
             assert [told[i] for i in ids.tolist()] == keep.tolist()
             assert segment.assistant == row.assistant and segment.version == row.version
 
-    def _reported(self, report: LossReport) -> None:
-        if not 0 <= report.rank < self.settings.world_size or report.through < report.step:
+    def _reported(self, name: str, report: LossReport) -> None:
+        is_own = name == f"boss-{report.rank}" and 0 <= report.step <= report.through < len(self.batches)
+        if not is_own or (len(report.losses) and report.through != report.step):
             return
-        for step in range(max(0, report.step), min(report.through, len(self.batches) - 1) + 1):
+        for step in range(report.step, report.through + 1):
             expected = self.batches[step].rank_counts[report.rank]
             values = report.losses if len(report.losses) == expected else report.losses[:0]
             self.first_reports.setdefault((step, report.rank), values)

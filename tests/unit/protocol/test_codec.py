@@ -20,19 +20,21 @@ from protocol.errors import ProtocolError
 from protocol.messages import (
     AnyMessage,
     Batch,
+    Checkpoint,
+    CheckpointTaken,
     Credit,
     Envelope,
     EpochEnd,
-    Checkpoint,
-    CheckpointTaken,
     EpochResult,
     Goodbye,
     Heartbeat,
     Hello,
     LossRecord,
     LossReport,
+    OffPlanReport,
     RecordsDropped,
     Reject,
+    Return,
     Segment,
     Selection,
     Stop,
@@ -146,9 +148,13 @@ FIELDS: dict[type, dict[str, SearchStrategy[Any]]] = {
         "rank_counts": st.lists(counts, max_size=4),
         "segments": st.lists(segments, max_size=4),
         "padding": counts,
+        "off_plan_before": counts,
+        "kind": st.sampled_from(["plan", "off_plan", "returned"]),
     },
     EpochEnd: {"epoch": counts, "after_step": numbers, "last": st.booleans()},
     LossReport: {"step": counts, "through": counts, "rank": counts, "losses": f32, "report_us": floats},
+    OffPlanReport: {"number": counts, "through": counts, "ids": i64, "losses": f32},
+    Return: {"steps": st.lists(counts, max_size=5)},
     LossRecord: {
         "position": counts,
         "step": counts,
@@ -312,6 +318,11 @@ def report(array: Any) -> bytes:
     return body("loss_report", 1, 1, 0, array)
 
 
+def nested(inner: list[Any]) -> bytes:
+    """As many of ``inner`` as a body may hold values, and one thousand more."""
+    return msgpack.packb([inner * 1000] * (MAX_ELEMENTS // 1000 + 1))
+
+
 HELLO = ("hello", "boss", "boss-0", "i", "d", 9, "")
 VALID = body("heartbeat", 7)
 REFUSED: dict[str, tuple[list[bytes], str]] = {
@@ -326,14 +337,10 @@ REFUSED: dict[str, tuple[list[bytes], str]] = {
     "maps nested without end": ([b"\x81\xa1a" * 100_000], "bad_msgpack: StackError"),
     "list longer than allowed": ([b"\xdd" + (MAX_ELEMENTS + 1).to_bytes(4, "big")], "bad_msgpack: .*max_array_len"),
     "map longer than allowed": ([b"\xdf" + (MAX_ELEMENTS + 1).to_bytes(4, "big")], "bad_msgpack: .*max_map_len"),
-    "more lists than allowed": (
-        [msgpack.packb([[[]] * 1000] * (MAX_ELEMENTS // 1000 + 1))],
-        f"bad_msgpack: more than {MAX_ELEMENTS}",
-    ),
-    "more maps than allowed": (
-        [msgpack.packb([[{}] * 1000] * (MAX_ELEMENTS // 1000 + 1))],
-        f"bad_msgpack: more than {MAX_ELEMENTS}",
-    ),
+    "more values than allowed": ([nested(["ab"])], f"bad_msgpack: more than {MAX_ELEMENTS}"),
+    "more lists than allowed": ([nested([[]])], f"bad_msgpack: more than {MAX_ELEMENTS}"),
+    "more maps than allowed": ([nested([{}])], f"bad_msgpack: more than {MAX_ELEMENTS}"),
+    "more in maps than allowed": ([nested([{"a": 1}])], f"bad_msgpack: more than {MAX_ELEMENTS}"),
     "invalid utf-8": ([msgpack.packb([5, 1, 3, [b"\xa4\xff\xff\xff\xff"]]).replace(b"\xc4\x05", b"")], "bad_msgpack"),
     "map with a number as key": ([msgpack.packb({1: 2})], "bad_msgpack: .*not allowed for map key"),
     "extension type": ([msgpack.packb([5, 1, 3, msgpack.ExtType(5, b"x")])], "bad_msgpack: .*max_ext_len"),
@@ -489,7 +496,7 @@ def change_a_value(rng: random.Random, frames: list[bytes]) -> list[bytes]:
     """A whole value becomes another one, so the bytes stay msgpack and the types do not."""
     try:
         node = root = msgpack.unpackb(frames[0], strict_map_key=False)
-    except (ValueError, msgpack.UnpackException):
+    except (ValueError, TypeError, msgpack.UnpackException):
         return frames
     strange = [None, True, -1, (1 << 64) - 1, 0.5, "x", b"x", [], {}, [[]], {"a": 1}, ["<i8", 1, 1], ["|O", 1, b""]]
     while isinstance(node, list) and node:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -209,11 +210,14 @@ def test_a_refusal_is_final(session: ClientSession) -> None:
     assert session.submit(report(0), 0.2) == [] and session.tick(9.0) == []
 
 
-def test_being_asked_to_wait_keeps_it_seeking_and_gives_it_time(session: ClientSession) -> None:
-    """No Boss has started the run: the Assistant waits, and --connect-timeout-s counts from the last answer."""
+@pytest.mark.parametrize("role, since", [("assistant", 50.0), ("boss", 0.0)])
+def test_being_asked_to_wait_keeps_it_seeking(role: str, since: float) -> None:
+    """No Boss has started the run: an Assistant waits as long as it takes. A Boss gives up after its
+    --connect-timeout-s all the same."""
+    session = ClientSession(msgspec.structs.replace(HELLO, role=role), TIMES, seeking_since=0.0)
     session.tick(0.0)
     assert session.receive(bare(Reject(code="wait", reason="no Boss yet")), 50.0) == []
-    assert session.state is SessionState.SEEKING and session.seeking_since == 50.0
+    assert session.state is SessionState.SEEKING and session.seeking_since == since
     assert session.asked_to_wait == "no Boss yet"
     session.receive(welcome(), 51.0)
     assert session.asked_to_wait == ""

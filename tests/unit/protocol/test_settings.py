@@ -33,8 +33,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "negative window": ({"window_size": -1}, "window_size=-1: must not be negative"),
     "window too large": ({"window_size": 1048576}, "window_size=1048576: exceeds 65536; lower it"),
     "window too small": (
-        {"batch_size": 8192, "window_size": 1},
-        "window_size=1: makes more than 4096 windows per step",
+        {"batch_size": 512, "window_size": 1},
+        "window_size=1: makes more than 256 windows per step",
     ),
     "negative seed": ({"seed": -1}, "seed=-1: must not be negative"),
     "seed too large": ({"seed": 1 << 63}, f"seed={1 << 63}: must be below 2**63"),

@@ -1,0 +1,103 @@
+"""The broker dies: nothing is lost, nothing is counted twice, and the Boss trains on."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from protocol.report import read_report
+from tests.processes.roles import HERE, Statistics, export, roles, start_broker
+
+pytestmark = pytest.mark.processes
+HEAVY = f"{HERE / 'heavy_digits.py'}:HeavyDigits"
+
+
+def trained_by_epoch(batches: list[dict[str, Any]]) -> Counter[tuple[int, int]]:
+    """How often each (epoch, ID) was trained from the plan."""
+    trained: Counter[tuple[int, int]] = Counter()
+    for batch in batches:
+        ids = iter(batch["ids"])
+        for segment in batch["segments"]:
+            trained.update((segment["epoch"], next(ids)) for _ in range(segment["count"]))
+    return trained
+
+
+def assert_nothing_lost_or_doubled(run_dir: Path, epochs: int) -> None:
+    """Every ID was offered once per epoch, trained at most once, and each trained one has one loss."""
+    report, batches, losses = read_report(run_dir), export(run_dir), export(run_dir, "losses")
+    assert report.status == "finished"
+    assert report.selection.offered == epochs * report.n
+    trained = trained_by_epoch(batches)
+    assert max(trained.values()) == 1
+    assert sum(trained.values()) == report.selection.kept
+    assert {i for epoch, i in trained if epoch == 0} == set(range(report.n))
+    assert [b["step"] for b in batches] == list(range(len(batches)))
+    assert [(row["step"], row["id"]) for row in losses] == [(b["step"], i) for b in batches for i in b["ids"]]
+    stale = [b["staleness"] for b in batches if b["staleness"] is not None]
+    assert max(stale, default=0) <= report.selection.staleness_steps.bound
+
+
+@pytest.mark.parametrize("seed", [21, 22])
+def test_a_broker_killed_again_and_again_loses_nothing_and_counts_nothing_twice(tmp_path: Path, seed: int) -> None:
+    rng, epochs = random.Random(seed), 16
+    with roles() as start:
+        broker, address, statistics_address = start_broker(start, tmp_path)
+        again = ("--port", address.rpartition(":")[2], "--statistics-port", statistics_address.rpartition(":")[2])
+        boss = start("boss", HEAVY, "--broker", address, "--epochs", str(epochs))
+        assistant = start("assistant", HEAVY, "--broker", address)
+        statistics = Statistics(statistics_address)
+        for _ in range(5):
+            step = statistics.last.trained_steps + rng.randrange(5, 40)
+            statistics.wait_until(lambda s, step=step: s.trained_steps >= step, f"step {step} (seed {seed})")
+            broker.kill()
+            broker = start("broker", "--run-dir", str(tmp_path), *again)
+        assert boss.end() == 0, boss.text
+        assert assistant.end() == 0, assistant.text
+        assert broker.end() == 0, broker.text
+        statistics.close()
+    assert_nothing_lost_or_doubled(tmp_path, epochs)
+
+
+def test_through_a_long_outage_the_boss_trains_off_the_plan_and_then_goes_on_with_it(tmp_path: Path) -> None:
+    """The broker stays away until the Boss has trained well beyond what it had in hand."""
+    epochs = 8
+    with roles() as start:
+        broker, address, statistics_address = start_broker(start, tmp_path)
+        boss = start("boss", HEAVY, "--broker", address, "--epochs", str(epochs), "--staleness-bound", "30")
+        assistant = start("assistant", HEAVY, "--broker", address)
+        statistics = Statistics(statistics_address)
+        statistics.wait_until(lambda s: s.epoch >= 2, "the third epoch")
+        broker.kill()
+        boss.wait_for("no sign of the broker")
+        boss.wait_for("waiting for the broker")
+        broker = start("broker", "--run-dir", str(tmp_path), "--port", address.rpartition(":")[2])
+        assert boss.end() == 0, boss.text
+        assert assistant.end() == 0, assistant.text
+        assert broker.end() == 0, broker.text
+        statistics.close()
+    assert_nothing_lost_or_doubled(tmp_path, epochs)
+    report, batches = read_report(tmp_path), export(tmp_path)
+    off_plan = [b for b in batches if b["kind"] == "off_plan"]
+    assert len(off_plan) == report.boss.off_plan_steps > 20
+    assert sum(len(b["ids"]) for b in off_plan) == report.boss.off_plan_instances
+    assert report.boss.instances == report.selection.kept + report.boss.off_plan_instances
+
+
+def test_a_boss_may_be_told_to_wait_for_its_broker(tmp_path: Path) -> None:
+    with roles() as start:
+        broker, address, statistics_address = start_broker(start, tmp_path)
+        boss = start("boss", HEAVY, "--broker", address, "--epochs", "4", "--on-broker-loss", "wait")
+        statistics = Statistics(statistics_address)
+        statistics.wait_until(lambda s: s.trained_steps > 10, "some steps")
+        broker.kill()
+        boss.wait_for("waiting for the broker")
+        broker = start("broker", "--run-dir", str(tmp_path), "--port", address.rpartition(":")[2])
+        assert boss.end() == 0, boss.text
+        assert broker.end() == 0, broker.text
+        statistics.close()
+    assert_nothing_lost_or_doubled(tmp_path, 4)
+    assert read_report(tmp_path).boss.off_plan_steps == 0
