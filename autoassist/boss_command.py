@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from autoassist.roles import Flat, LogSettings, WorkloadName, WorkloadSettings, execute_boss
 from boss.checkpoint import CheckpointSettings
-from boss.feed import LocalSettings
+from boss.line import LocalSettings
 from boss.train import TrainSettings
 from protocol.client import ConnectSettings
 from protocol.settings import RunSettings

@@ -115,7 +115,8 @@ def execute_boss(
 ) -> int:
     """Train; returns the exit code."""
     from boss.checkpoint import CheckpointDir, CheckpointSettings, Saver, save_weights
-    from boss.feed import Feed, LocalSettings
+    from boss.feed import Feed
+    from boss.line import LocalSettings
     from boss.train import TrainSettings, train
     from workloads import load_workload, validate_workload
 

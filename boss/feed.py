@@ -10,41 +10,26 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sized
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from importlib import metadata
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from boss.clocks import Clocks
-from boss.line import BossLine
+from boss.line import BossLine, LocalSettings
 from boss.plan import BossPlan, RankBatch
 from boss.reporter import Reporter
 from protocol.client import ConnectSettings, RoleClient, new_incarnation
 from protocol.errors import FeedMisuse, SettingError
 from protocol.messages import NO_RESTORE, EpochEnd, EpochResult, Goodbye, Hello, Stop
 from protocol.session import SessionTimes
-from protocol.settings import RunSettings, require
+from protocol.settings import RunSettings
 
 log = logging.getLogger("autoassist.boss")
 
 CUT_TIMEOUT_S = 10.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class LocalSettings:
-    """What the Boss does while no batch comes."""
-
-    on_broker_loss: Literal["local", "wait"] = "local"
-    """local: train on batches drawn here, unfiltered and off the plan, until the broker is back. wait: wait for it."""
-
-    local_after_s: float = 0.25
-    """How long an empty feed waits before it draws; it counts as exposed wait."""
-
-    def __post_init__(self) -> None:
-        require(self.local_after_s > 0, "local_after_s", self.local_after_s, "must be a positive number of seconds")
 
 
 class Feed:

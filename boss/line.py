@@ -7,18 +7,35 @@ import socket
 import threading
 import time
 from collections import deque
+from dataclasses import dataclass
+from typing import Literal
 
 from boss.plan import BossPlan, Item
 from boss.reporter import Reporter
 from protocol.client import RoleClient
 from protocol.errors import AutoAssistError
 from protocol.messages import AnyMessage, Checkpoint, Goodbye, Return, Welcome
+from protocol.settings import require
 
 log = logging.getLogger("autoassist.boss")
 
 IDLE_S = 1.0
 COPY_POLL_S = 0.001
 DRAIN_S = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalSettings:
+    """What the Boss does while no batch comes."""
+
+    on_broker_loss: Literal["local", "wait"] = "local"
+    """local: train on batches drawn here, unfiltered and off the plan, until the broker is back. wait: wait for it."""
+
+    local_after_s: float = 0.25
+    """How long an empty feed waits before it draws; it counts as exposed wait."""
+
+    def __post_init__(self) -> None:
+        require(self.local_after_s > 0, "local_after_s", self.local_after_s, "must be a positive number of seconds")
 
 
 class BossLine:

@@ -1,0 +1,59 @@
+"""The disk is full: a clear error, nothing acknowledged that is not safe, and the run goes on once there is space."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from protocol.report import read_report
+from tests.faults.test_broker_outage import assert_nothing_lost_or_doubled
+from tests.processes.roles import HERE, roles, start_broker
+
+pytestmark = pytest.mark.processes
+HEAVY = f"{HERE / 'heavy_digits.py'}:HeavyDigits"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 16 MB of its own."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = (
+        os.geteuid() == 0
+        and not subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(place)], check=False, capture_output=True
+        ).returncode
+    )
+    if not mounted:
+        pytest.skip("mounting a small file system needs root")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_a_full_disk_stops_the_broker_clearly_and_the_run_goes_on_when_there_is_space(small_disk: Path) -> None:
+    ballast = small_disk / "ballast"
+    with roles() as start:
+        broker, address, _ = start_broker(start, small_disk / "run")
+        boss = start("boss", HEAVY, "--broker", address, "--epochs", "12")
+        boss.wait_for("epoch 0:")
+        with ballast.open("wb") as file:
+            try:
+                while True:
+                    file.write(b"x" * 4096)
+                    file.flush()
+            except OSError:
+                pass
+        assert broker.end() == 1
+        assert "cannot be written" in broker.text and "free space" in broker.text
+        assert "Traceback" not in broker.text
+        ballast.unlink()
+        port = address.rpartition(":")[2]
+        broker = start("broker", "--run-dir", str(small_disk / "run"), "--port", port)
+        assert boss.end() == 0, boss.text
+        assert broker.end() == 0, broker.text
+    assert read_report(small_disk / "run").status == "finished"
+    assert_nothing_lost_or_doubled(small_disk / "run", 12)

@@ -1,0 +1,498 @@
+"""The run store: what is committed survives anything, what is not leaves no trace, and errors name a remedy."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from broker.core import BrokerCore
+from broker.effects import AppendBatch, AppendLoss, Delete, Put
+from broker.rows import EpochRow, PeerRow, RunRow, encode_row
+from broker.store import BATCH_LOG, DATABASE, INDEX_EVERY, LOSS_LOG, RunStore
+from protocol.errors import StoreError, UserError
+from protocol.messages import Batch, LossRecord, Segment
+from protocol.settings import RunSettings
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    return tmp_path / "runs" / "one"
+
+
+def opened(run_dir: Path, **options: Any) -> RunStore:
+    return RunStore(run_dir, **options)
+
+
+def epoch(number: int, **fields: Any) -> Put:
+    return Put("epoch", str(number), EpochRow(epoch=number, **fields))
+
+
+def run_row() -> Put:
+    row = RunRow(run_id="run-1", settings=RunSettings(epochs=2, batch_size=4), dataset_id="data:1", n=100)
+    row.counters["reports_delivered"] = 3
+    row.staleness_counts[7] = 2
+    return Put("run", "run", row)
+
+
+def loss(position: int, size: int = 3) -> AppendLoss:
+    ids = np.arange(position, position + size, dtype=np.int64)
+    return AppendLoss(
+        LossRecord(
+            position=position, step=position, rank=0, learned_through=position, epoch=0, ids=ids,
+            losses=ids.astype(np.float32) / 3, keep_probabilities=np.full(size, 0.25, np.float32),
+        )
+    )  # fmt: skip
+
+
+def batch(step: int) -> AppendBatch:
+    ids = np.arange(4, dtype=np.int64)
+    segments = [Segment(count=4, epoch=0, window=step, assistant="a", version=2, learned_through=step - 3)]
+    return AppendBatch(
+        Batch(
+            step=step, epoch=0, progress=0.5, ids=ids, keep_probabilities=np.ones(4, np.float32), rank_counts=[4],
+            segments=segments,
+        )
+    )  # fmt: skip
+
+
+def content(store: RunStore) -> tuple[dict[str, bytes], list[int], list[int]]:
+    """Rows, positions in the loss log, steps in the batch log."""
+    rows = {f"{kind}/{i}": encode_row(row) for i, (kind, row) in enumerate(sorted(store.rows(), key=str))}
+    return rows, [r.position for r in store.loss_records()], [b.step for b in store.finished_batches()]
+
+
+def filled(run_dir: Path, *, records: int = 5) -> tuple[dict[str, bytes], list[int], list[int]]:
+    """A store with something in it, closed; what it holds."""
+    store = opened(run_dir)
+    for position in range(records):
+        store.append(loss(position))
+        store.append(batch(position))
+    store.commit([run_row(), epoch(0, offered=7), epoch(1)])
+    held = content(store)
+    store.close()
+    return held
+
+
+# What survives
+
+
+def test_rows_and_logs_survive_close_and_reopen_to_the_bit(run_dir: Path) -> None:
+    """The broker is stopped in the evening and started in the morning."""
+    store = opened(run_dir)
+    store.append(loss(0))
+    store.append(batch(0))
+    store.commit(
+        [run_row(), epoch(0, offered=7), Put("peer", "a", PeerRow(name="a", role="assistant", incarnation="i"))]
+    )
+    store.close()
+    store = opened(run_dir)
+    rows = dict(store.rows())
+    assert encode_row(rows["epoch"]) == encode_row(EpochRow(epoch=0, offered=7))
+    run = rows["run"]
+    assert isinstance(run, RunRow) and run.settings == RunSettings(epochs=2, batch_size=4)
+    assert run.counters == {"reports_delivered": 3.0} and run.staleness_counts == {7: 2}
+    (record,), (finished,) = list(store.loss_records()), list(store.finished_batches())
+    assert record.losses.tobytes() == loss(0).record.losses.tobytes()
+    assert finished.segments == batch(0).batch.segments
+    store.close()
+
+
+def test_a_new_directory_is_made_and_holds_nothing(run_dir: Path) -> None:
+    """The first start, with a --run-dir whose parents do not exist either."""
+    store = opened(run_dir)
+    assert content(store) == ({}, [], [])
+    store.close()
+
+
+@pytest.mark.parametrize("name", ["50% done", "what?", "a#b", "Läufe/ä", "a&mode=ro"])
+def test_any_directory_name_will_do(tmp_path: Path, name: str) -> None:
+    """SQLite is given a URI, in which some characters mean something."""
+    held = filled(tmp_path / name)
+    assert (tmp_path / name / DATABASE).exists()
+    for writable in (True, False):
+        store = opened(tmp_path / name, writable=writable)
+        assert content(store) == held
+        store.close()
+
+
+def test_of_several_changes_to_a_row_in_one_commit_the_last_counts(run_dir: Path) -> None:
+    """A window is leased, selected and used up within one iteration of the loop."""
+    store = opened(run_dir)
+    store.commit([epoch(0, offered=1), epoch(1), epoch(0, offered=2), Delete("epoch", "1"), Delete("epoch", "2")])
+    store.commit([epoch(3), Delete("epoch", "3"), epoch(3, offered=9)])
+    held = [row for _, row in store.rows()]
+    assert sorted((r.epoch, r.offered) for r in held if isinstance(r, EpochRow)) == [(0, 2), (3, 9)]
+    store.close()
+
+
+def test_a_row_is_written_as_it_stands_at_the_commit(run_dir: Path) -> None:
+    """Effects carry the row itself, which later events of the same iteration go on changing."""
+    store = opened(run_dir)
+    change = epoch(0, offered=1)
+    assert isinstance(change.row, EpochRow)
+    change.row.offered = 5
+    store.commit([change])
+    assert [r.offered for _, r in store.rows() if isinstance(r, EpochRow)] == [5]
+    store.close()
+
+
+# kill -9
+
+
+def test_what_was_appended_and_not_committed_is_gone_after_a_kill(run_dir: Path, tmp_path: Path) -> None:
+    """Killed between the log's append and the commit: the prefix is what the next broker finds."""
+    store = opened(run_dir)
+    store.append(loss(0))
+    store.commit([epoch(0)])
+    before = content(store)
+    store.append(loss(1))
+    store.append(batch(0))
+    store.losses.flush()
+    store.batches.flush()
+    shutil.copytree(run_dir, tmp_path / "killed")
+    store.commit([epoch(0, offered=3)])
+    after = content(store)
+    store.close()
+    killed = opened(tmp_path / "killed")
+    assert content(killed) == before != after
+    killed.append(loss(1))
+    killed.commit([])
+    assert [r.position for r in killed.loss_records()] == [0, 1]
+    killed.close()
+
+
+def test_a_record_that_is_half_written_beyond_the_committed_length_is_cut_off(run_dir: Path) -> None:
+    """The disk was full in the middle of a record, or the process was killed there."""
+    held = filled(run_dir)
+    for name in (LOSS_LOG, BATCH_LOG):
+        whole = (run_dir / name).stat().st_size
+        with (run_dir / name).open("ab") as file:
+            file.write((1 << 20).to_bytes(4, "little") + b"half a record")
+        store = opened(run_dir)
+        assert content(store) == held
+        store.close()
+        assert (run_dir / name).stat().st_size == whole
+
+
+@pytest.mark.processes
+def test_a_real_kill_between_any_two_steps_leaves_a_prefix(run_dir: Path) -> None:
+    """A process is killed with SIGKILL while it commits as fast as it can: rows and both logs agree afterwards."""
+    script = f"""
+import sys
+sys.path.insert(0, {str(Path.cwd())!r})
+from tests.unit.broker.test_store import *
+store = RunStore(Path({str(run_dir)!r}))
+for step in range(10**6):
+    store.append(loss(step)); store.append(batch(step))
+    store.commit([epoch(0, offered=step + 1)])
+    if step == 20: print("going", flush=True)
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=Path.cwd())
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"going\n"
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    store = opened(run_dir)
+    (row,) = [row for _, row in store.rows() if isinstance(row, EpochRow)]
+    assert row.offered > 20
+    assert [r.position for r in store.loss_records()] == list(range(row.offered))
+    assert [b.step for b in store.finished_batches()] == list(range(row.offered))
+    store.close()
+
+
+# Damage
+
+
+@pytest.mark.parametrize("name", [LOSS_LOG, BATCH_LOG])
+@pytest.mark.parametrize("left", ["nothing", "all but a byte", "no file"])
+def test_a_log_shorter_than_its_committed_length_is_an_error_that_names_file_and_remedy(
+    run_dir: Path, name: str, left: str
+) -> None:
+    """Somebody has copied a run directory without its logs, or a disk has lost the end of one."""
+    filled(run_dir)
+    path = run_dir / name
+    size = path.stat().st_size
+    if left == "no file":
+        path.unlink()
+    else:
+        os.truncate(path, 0 if left == "nothing" else size - 1)
+    with pytest.raises(StoreError) as caught:
+        opened(run_dir)
+    assert str(path) in str(caught.value) and str(size) in str(caught.value)
+    assert "--run-dir" in str(caught.value)
+
+
+def test_a_log_whose_records_do_not_add_up_to_its_length_is_an_error(run_dir: Path) -> None:
+    """A length inside the file was overwritten."""
+    filled(run_dir)
+    with (run_dir / LOSS_LOG).open("r+b") as file:
+        file.write((2**31).to_bytes(4, "little"))
+    with pytest.raises(StoreError, match="last record is cut off"):
+        opened(run_dir)
+
+
+@pytest.mark.parametrize("junk", [b"\x00", b"\xff", b"\xc1"])
+def test_a_damaged_record_is_an_error_when_it_is_read(run_dir: Path, junk: bytes) -> None:
+    """Bytes in the middle of a record are wrong."""
+    filled(run_dir)
+    with (run_dir / LOSS_LOG).open("r+b") as file:
+        file.seek(4)
+        file.write(junk * 20)
+    store = opened(run_dir)
+    with pytest.raises(StoreError, match=r"record 0 is damaged.*--run-dir"):
+        list(store.loss_records())
+    assert [r.position for r in store.loss_records(1)] == [1, 2, 3, 4]
+    store.close()
+
+
+@pytest.mark.parametrize("damage", ["not a database", "unknown kind", "not a row", "row of another kind"])
+def test_a_damaged_database_is_an_error_that_names_directory_and_remedy(run_dir: Path, damage: str) -> None:
+    """Another program wrote there, or a later version of this one."""
+    filled(run_dir)
+    if damage == "not a database":
+        for extra in run_dir.glob(DATABASE + "-*"):
+            extra.unlink()
+        (run_dir / DATABASE).write_bytes(b"this is no database" * 1000)
+    else:
+        row = {
+            "unknown kind": ("later", b"\x80"),
+            "not a row": ("epoch", b"\xc1"),
+            "row of another kind": ("run", b"\x80"),
+        }
+        database = sqlite3.connect(run_dir / DATABASE)
+        database.execute("INSERT INTO rows VALUES (?, 'x', ?)", row[damage])
+        database.commit()
+        database.close()
+    with pytest.raises(StoreError) as caught:
+        store = opened(run_dir)
+        try:
+            store.rows()
+        finally:
+            store.close()
+    assert str(run_dir) in str(caught.value) and "--run-dir" in str(caught.value)
+
+
+# Disks that do not take it
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    mount = tmp_path / "tiny"
+    mount.mkdir()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(b"tmpfs", bytes(mount), b"tmpfs", 0, b"size=1m"):
+        pytest.skip("mounting needs root")
+    yield mount
+    assert libc.umount2(bytes(mount), 2) == 0
+
+
+def fill_until_error(store: RunStore, most: int = 100_000) -> tuple[StoreError, int]:
+    """Append and commit until the disk is full; the error, and how many commits were made."""
+    for step in range(most):
+        try:
+            store.append(loss(step, size=64))
+            store.commit([epoch(0, offered=step + 1)])
+        except StoreError as error:
+            return error, step
+    raise AssertionError("the disk is never full")
+
+
+def test_a_full_disk_is_an_error_with_a_remedy_and_all_that_was_committed_is_safe(tiny_disk: Path) -> None:
+    """The disk is full; space is freed; the broker starts again where it stood."""
+    store = opened(tiny_disk / "run")
+    error, committed = fill_until_error(store)
+    assert str(tiny_disk / "run") in str(error) and "free space" in str(error)
+    assert committed > 10
+    store.close()
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.mount(b"tmpfs", bytes(tiny_disk), b"tmpfs", 32, b"size=4m") == 0
+    store = opened(tiny_disk / "run")
+    assert [r.position for r in store.loss_records()] == list(range(committed))
+    assert [r.offered for _, r in store.rows() if isinstance(r, EpochRow)] == [committed]
+    store.append(loss(committed))
+    store.commit([epoch(0, offered=committed + 1)])
+    store.close()
+
+
+def test_a_database_that_cannot_grow_is_the_same_error_and_nothing_of_the_commit_is_there(run_dir: Path) -> None:
+    """The log still found room, SQLite did not: the log's new bytes are cut off at the next start."""
+    store = opened(run_dir)
+    store.append(loss(0))
+    store.commit([epoch(0)])
+    store._db.execute(f"PRAGMA max_page_count = {store._db.execute('PRAGMA page_count').fetchone()[0]}")
+    store.append(loss(1))
+    big = PeerRow(name="x" * 100_000, role="boss", incarnation="i")
+    with pytest.raises(StoreError, match=r"cannot be written: database or disk is full; free space"):
+        store.commit([epoch(0, offered=9), Put("peer", "x", big)])
+    store.close()
+    store = opened(run_dir)
+    assert [r.position for r in store.loss_records()] == [0]
+    assert [r.offered for _, r in store.rows() if isinstance(r, EpochRow)] == [0]
+    store.close()
+
+
+def test_a_log_that_cannot_be_written_is_the_same_error(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ENOSPC from the operating system when the buffer is flushed, and again when the file is closed."""
+    store = opened(run_dir)
+    store.append(loss(0))
+    store.commit([epoch(0)])
+    read_only = os.open(run_dir / LOSS_LOG, os.O_RDONLY)
+    os.dup2(read_only, store.losses._file.fileno())
+    os.close(read_only)
+    store.append(loss(1))
+    with pytest.raises(StoreError, match="free space"):
+        store.commit([epoch(0, offered=9)])
+    store.close()
+    store = opened(run_dir)
+    assert [r.offered for _, r in store.rows() if isinstance(r, EpochRow)] == [0]
+    store.close()
+
+
+@pytest.fixture
+def read_only_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system with a run on it that is mounted read-only."""
+    mount = tmp_path / "read-only"
+    mount.mkdir()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(b"tmpfs", bytes(mount), b"tmpfs", 0, b"size=4m"):
+        pytest.skip("mounting needs root")
+    filled(mount / "run")
+    assert libc.mount(b"tmpfs", bytes(mount), b"tmpfs", 1 | 32, b"") == 0
+    yield mount
+    assert libc.umount2(bytes(mount), 2) == 0
+
+
+def test_a_read_only_disk_is_an_error_with_a_remedy(read_only_disk: Path) -> None:
+    """--run-dir points into a mounted image."""
+    for name in ("run", "new"):
+        with pytest.raises(StoreError) as caught:
+            opened(read_only_disk / name)
+        assert str(read_only_disk / name) in str(caught.value)
+        assert "give a writable --run-dir" in str(caught.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_directory_without_write_permission_is_an_error_with_a_remedy(run_dir: Path) -> None:
+    """Another user's run."""
+    filled(run_dir)
+    run_dir.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    with pytest.raises(StoreError, match="give a writable --run-dir"):
+        opened(run_dir)
+    run_dir.chmod(stat.S_IRWXU)
+
+
+def test_a_run_dir_that_is_a_file_is_an_error_with_a_remedy(tmp_path: Path) -> None:
+    """--run-dir names the report inside."""
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StoreError, match="give a writable --run-dir"):
+        opened(tmp_path / "file")
+
+
+# One broker at a time
+
+
+def test_a_second_broker_on_the_same_directory_is_refused_until_the_first_has_closed_it(run_dir: Path) -> None:
+    """The command was called again in another terminal."""
+    first = opened(run_dir)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"another broker uses it; stop it or choose another --run-dir"):
+            opened(run_dir)
+    first.append(loss(0))
+    first.commit([epoch(0)])
+    first.close()
+    second = opened(run_dir)
+    assert content(second)[1] == [0]
+    second.close()
+
+
+def test_a_store_that_could_not_be_opened_does_not_keep_the_directory(run_dir: Path) -> None:
+    """The user mends the log; the same process tries again."""
+    filled(run_dir)
+    whole = (run_dir / LOSS_LOG).read_bytes()
+    os.truncate(run_dir / LOSS_LOG, 3)
+    with pytest.raises(StoreError):
+        opened(run_dir)
+    (run_dir / LOSS_LOG).write_bytes(whole)
+    store = opened(run_dir)
+    assert len(list(store.loss_records())) == 5
+    store.close()
+
+
+def test_a_reader_sees_the_committed_state_while_the_broker_goes_on(run_dir: Path) -> None:
+    """``autoassist export`` of a running run; it neither locks nor cuts."""
+    writer = opened(run_dir)
+    writer.append(loss(0))
+    writer.commit([epoch(0)])
+    writer.append(loss(1))
+    writer.losses.flush()
+    reader = opened(run_dir, writable=False)
+    assert content(reader)[1] == [0]
+    writer.commit([epoch(1)])
+    assert content(writer)[1] == [0, 1]
+    with pytest.raises(StoreError):
+        reader.commit([epoch(2)])
+    reader.close()
+    writer.close()
+
+
+def test_a_reader_of_no_run_says_so(tmp_path: Path) -> None:
+    """A mistyped directory is not made by looking into it."""
+    with pytest.raises(UserError, match=r"holds no run.*give the --run-dir of a run"):
+        opened(tmp_path / "nothing", writable=False)
+    assert not (tmp_path / "nothing").exists()
+
+
+# Random access
+
+
+def test_any_stretch_of_a_log_can_be_read_across_the_index_before_and_after_reopening(run_dir: Path) -> None:
+    """An Assistant that joins late asks for records from the middle."""
+    total = 3 * INDEX_EVERY + 7
+    store = opened(run_dir)
+    for position in range(total):
+        store.append(loss(position, size=position % 5))
+    places = [0, 1, INDEX_EVERY - 1, INDEX_EVERY, INDEX_EVERY + 1, 2 * INDEX_EVERY, total - 1, total, total + 5]
+    for _ in range(2):
+        for start in places:
+            for stop in places:
+                found = list(store.loss_records(start, stop))
+                assert [r.position for r in found] == list(range(start, min(stop, total)))
+                assert all(len(r.ids) == r.position % 5 for r in found)
+        store.commit([])
+        store.close()
+        store = opened(run_dir)
+    store.close()
+
+
+def test_records_can_be_read_before_they_are_committed_and_appending_goes_on_behind(run_dir: Path) -> None:
+    """A record is logged and replayed to a newcomer within one iteration."""
+    store = opened(run_dir)
+    for position in range(INDEX_EVERY + 3):
+        store.append(loss(position))
+        assert [r.position for r in store.loss_records(position)] == [position]
+        assert [r.position for r in store.loss_records(0, 1)] == [0]
+    store.commit([])
+    assert [r.position for r in store.loss_records()] == list(range(INDEX_EVERY + 3))
+    store.close()
+
+
+def test_a_core_is_rebuilt_from_what_the_store_gives_back(run_dir: Path) -> None:
+    """The two halves of a restart fit together."""
+    filled(run_dir)
+    store = opened(run_dir)
+    core = BrokerCore.from_rows("", store.rows())
+    assert core.run_id == "run-1" and set(core.state.epochs) == {0, 1}
+    store.close()
