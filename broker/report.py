@@ -10,6 +10,7 @@ from broker.core import BrokerCore
 from broker.hub import Hub
 from broker.rows import PeerRow, RunRow
 from broker.state import State
+from broker.store import unwritable
 from protocol.report import (
     REPORT_FILE,
     AssistantReport,
@@ -159,10 +160,13 @@ def _versions() -> dict[str, str]:
 
 
 def write_report(run_dir: Path, report: Report) -> None:
-    """Write atomically."""
+    """Write atomically; raises StoreError on a full disk."""
     part = run_dir / (REPORT_FILE + ".part")
-    part.write_bytes(encode_report(report))
-    part.replace(run_dir / REPORT_FILE)
+    try:
+        part.write_bytes(encode_report(report))
+        part.replace(run_dir / REPORT_FILE)
+    except OSError as error:
+        raise unwritable(run_dir, error) from error
 
 
 def build_statistics(core: BrokerCore, hub: Hub, now: float) -> RunStatistics:

@@ -179,7 +179,7 @@ class RunStore:
             else:
                 self.batches.append(effect.batch)
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise unwritable(self.run_dir, error) from error
 
     def commit(self, effects: list[Put | Delete], snapshot: int | None = None) -> None:
         """Make the rows of one poll iteration durable, and the log records before them, all or nothing.
@@ -194,12 +194,8 @@ class RunStore:
         try:
             self._write(latest, lengths, snapshot)
         except (OSError, sqlite3.Error) as error:
-            raise self._unwritable(error) from error
+            raise unwritable(self.run_dir, error) from error
         self._committed = lengths
-
-    def _unwritable(self, error: Exception) -> StoreError:
-        remedy = "free space, then start the broker again with the same --run-dir"
-        return StoreError(f"run store {self.run_dir} cannot be written: {error}; {remedy}")
 
     def _write(
         self, latest: dict[tuple[str, str], Put | Delete], lengths: tuple[int, int], snapshot: int | None
@@ -259,7 +255,7 @@ class RunStore:
             self.batches.close()
             self._open_logs(writable=True)
         except (OSError, sqlite3.Error) as error:
-            raise self._unwritable(error) from error
+            raise unwritable(self.run_dir, error) from error
 
     def loss_records(self, start: int = 0, stop: int = 1 << 62) -> Iterator[LossRecord]:
         """Records of the loss log."""
@@ -276,6 +272,12 @@ class RunStore:
     def close(self) -> None:
         """Close files and give the directory free."""
         self._opened.close()
+
+
+def unwritable(run_dir: Path, error: Exception) -> StoreError:
+    """The error of a full or failing disk, with its remedy."""
+    remedy = "free space, then start the broker again with the same --run-dir"
+    return StoreError(f"run store {run_dir} cannot be written: {error}; {remedy}")
 
 
 def _lock(run_dir: Path) -> BinaryIO:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -34,19 +35,20 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
+def fill(ballast: Path) -> None:
+    """Write until nothing more fits."""
+    with ballast.open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(b"x" * 4096):
+            pass
+
+
 def test_a_full_disk_stops_the_broker_clearly_and_the_run_goes_on_when_there_is_space(small_disk: Path) -> None:
     ballast = small_disk / "ballast"
     with roles() as start:
         broker, address, _ = start_broker(start, small_disk / "run")
         boss = start("boss", HEAVY, "--broker", address, "--epochs", "12")
         boss.wait_for("epoch 0:")
-        with ballast.open("wb") as file:
-            try:
-                while True:
-                    file.write(b"x" * 4096)
-                    file.flush()
-            except OSError:
-                pass
+        fill(ballast)
         assert broker.end() == 1
         assert "cannot be written" in broker.text and "free space" in broker.text
         assert "Traceback" not in broker.text

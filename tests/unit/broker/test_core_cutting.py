@@ -90,7 +90,7 @@ def test_batches_are_cut_as_far_as_the_credit_goes_and_no_further() -> None:
     world = joined(100, assistants=0, epochs=1, batch_size=10, prefetch_batches=3)
     world.grant()
     assert world.boss.last_step == 2
-    world.boss.pull()
+    world.pull()
     world.advance(10.0)
     assert world.boss.last_step == 2
     world.grant()

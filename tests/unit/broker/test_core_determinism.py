@@ -36,7 +36,7 @@ def turn(world: World, chance: random.Random, *, faults: bool) -> None:
     boss, assistant = world.boss, chance.choice(world.assistants)
     match chance.choice(["pull", "pull", "report", "report", "serve", "serve", "grant", "time", "fault"]):
         case "pull":
-            boss.pull()
+            world.pull()
         case "report":
             rank = chance.randrange(len(boss.ranks))
             for step in boss.reportable(rank)[: chance.randint(1, 3)]:

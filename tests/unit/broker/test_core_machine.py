@@ -72,7 +72,7 @@ class BrokerMachine(RuleBasedStateMachine):
     @rule(pulls=st.integers(0, 4), tells=st.booleans())
     def boss_pulls(self, pulls: int, tells: bool) -> None:
         for _ in range(pulls):
-            self.world.boss.pull()
+            self.world.pull()
         if tells:
             self.world.grant()
 
@@ -107,6 +107,14 @@ class BrokerMachine(RuleBasedStateMachine):
             again = LossReport(step=step, through=min(last, step + span), rank=rank, losses=losses.astype(np.float32))
             if again.through == step or not len(losses):
                 self.world.say(boss.ranks[rank], again)
+
+    @rule(steps=st.integers(1, 8), values=st.booleans())
+    def boss_trains_off_plan(self, steps: int, values: bool) -> None:
+        """No batch comes, the broker being dead for one, so the Boss draws some by itself."""
+        boss, chosen = self.world.boss, self.world.settings
+        over = boss.finished or bool(boss.ranks[0].stopped)
+        if chosen.world_size == 1 and not chosen.deterministic and not boss.items and boss.last_step >= 0 and not over:
+            self.world.train_off_plan(steps, values=values)
 
     @rule(epoch=st.integers(-1, 5))
     def boss_evaluates(self, epoch: int) -> None:

@@ -20,7 +20,7 @@ def with_batches(steps: int, *, assistants: int = 1, **settings: Any) -> World:
     world = joined(400, assistants=assistants, **RUN | {"prefetch_batches": steps} | settings)
     world.grant()
     world.advance(world.settings.patience_s)
-    while world.boss.pull():
+    while world.pull():
         pass
     assert world.boss.last_pulled == steps - 1
     return world

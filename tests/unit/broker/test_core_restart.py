@@ -52,7 +52,7 @@ def test_a_boss_is_told_again_what_it_has_not_reported_with_the_epochs_ends_in_t
     world = joined(20, assistants=0, **RUN)
     train_through(world, 0)
     world.grant()
-    while world.boss.pull():
+    while world.pull():
         pass
     assert world.boss.last_step == 3
     world.crash()
@@ -104,7 +104,7 @@ def test_rank_0_hears_only_what_it_has_not_reported_itself_though_another_rank_l
     """The epochs' ends before rank 0's last report are behind it; batches that wait for rank 1 are told again."""
     world = joined(40, assistants=0, **RUN | {"world_size": 2})
     world.grant()
-    while world.boss.pull():
+    while world.pull():
         pass
     for _ in range(3):
         world.report(0)
@@ -135,7 +135,7 @@ def test_a_boss_process_that_is_started_anew_trains_again_what_was_not_reported(
     assert told(world.hello(world.boss.ranks[0])) == ["batch 5", "batch 6", "batch 7"]
     world.grant()
     assert world.boss.last_step == 7, "three batches are in hand"
-    world.boss.pull()
+    world.pull()
     world.grant()
     assert world.boss.last_step == 8
     world.finish()
@@ -190,7 +190,7 @@ def test_a_world_without_faults_is_the_same_with_a_crash_after_every_event() -> 
     def run(*, crashing: bool) -> World:
         world = joined(50, assistants=0, **RUN | {"world_size": 2, "batch_size": 4})
         while not world.boss.finished:
-            world.boss.pull()
+            world.pull()
             for rank in (0, 1):
                 for _ in world.boss.reportable(rank)[:1]:
                     world.report(rank)

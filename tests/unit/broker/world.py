@@ -34,6 +34,7 @@ from broker.effects import (
     Tick,
 )
 from broker.rows import decode_row, encode_row
+from protocol.arrays import empty_f32, empty_i64
 from protocol.messages import (
     AnyMessage,
     Batch,
@@ -43,7 +44,9 @@ from protocol.messages import (
     Hello,
     LossRecord,
     LossReport,
+    OffPlanReport,
     RecordsDropped,
+    Return,
     Selection,
     Stop,
     Window,
@@ -88,12 +91,14 @@ class SimBoss:
     last_epoch: int = -1
     last_pulled: int = -1
     finished: bool = False
-    base: int = -1
-    """Step before the first that this process was told."""
-    wanted: int | None = None
-    """Highest step that it has asked for since it joined; None where it has said no credit yet."""
-    wanted_ever: int = -1
-    yielded_said: int = -1
+    asked: int | None = None
+    """Batches that it still asks for; None where it has said no credit since it joined."""
+    in_hand: int = 0
+    """Batches that wait to be pulled, as the broker can know it."""
+    told_again: int = -1
+    """Highest step that had been cut when it joined: it is told these whatever its credit."""
+    off_plan_steps: int = 0
+    to_return: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         world_size = self.settings.world_size
@@ -103,13 +108,15 @@ class SimBoss:
     def receive(self, message: AnyMessage) -> None:
         match message:
             case Batch() if message.step > self.last_step:
-                assert self.last_step in (-1, message.step - 1), "a hole in the Boss's stream"
+                assert message.step <= self.told_again or self.asked, "a batch beyond the Boss's credit"
+                self.asked = max(0, self.asked - 1) if self.asked is not None else None
+                self.in_hand += 1
                 self.last_step = message.step
                 self.items.append(message)
                 self.next_report = [message.step if s < 0 else s for s in self.next_report]
             case EpochEnd() if message.epoch > self.last_epoch:
                 assert self.last_epoch in (-1, message.epoch - 1), "an epoch's end is missing"
-                assert self.last_step in (-1, message.after_step), "an epoch's end out of its place"
+                assert self.last_step in (-1, message.after_step) or self.off_plan_steps, "an epoch's end out of place"
                 self.last_epoch = message.epoch
                 self.items.append(message)
             case Stop():
@@ -119,18 +126,29 @@ class SimBoss:
         """The training script takes one batch, and the ends of epochs before it; False where nothing is ready."""
         while self.items:
             item = self.items.popleft()
-            if isinstance(item, Batch):
+            if isinstance(item, EpochEnd):
+                self.finished = self.finished or item.last
+                continue
+            self.last_pulled = item.step
+            if not self._is_too_stale(item):
                 self.pulled[item.step] = item
-                self.last_pulled = item.step
                 return True
-            self.finished = self.finished or item.last
+            self.to_return.append(item.step)
+            if self.items and isinstance(end := self.items[-1], EpochEnd) and end.last:
+                self.items.pop()
+                self.last_epoch = end.epoch - 1
         return False
+
+    def _is_too_stale(self, batch: Batch) -> bool:
+        """Off-plan steps that the broker did not know of when it cut the batch count too."""
+        learned = [s.learned_through for s in batch.segments if s.learned_through is not None]
+        since_cut = self.off_plan_steps - batch.off_plan_before
+        return bool(learned) and batch.step - min(learned) + since_cut > self.settings.staleness_bound
 
     def credit(self) -> Credit:
         """As ``boss.plan`` says it: the prefetch beyond what was pulled, and a new process counts from -1."""
-        self.yielded_said = max(self.base, self.last_pulled)
-        self.wanted = self.yielded_said + self.settings.prefetch_batches
-        self.wanted_ever = max(self.wanted_ever, self.wanted)
+        self.in_hand = sum(isinstance(item, Batch) for item in self.items)
+        self.asked = max(0, self.settings.prefetch_batches - self.in_hand)
         return Credit(limit=self.last_pulled + self.settings.prefetch_batches, yielded=self.last_pulled)
 
     def reportable(self, rank: int) -> list[int]:
@@ -143,7 +161,7 @@ class SimBoss:
         self.pulled.clear()
         self.last_step = self.last_epoch = self.last_pulled = -1
         self.next_report = [-1] * len(self.ranks)
-        self.finished, self.wanted = False, None
+        self.finished, self.asked, self.to_return = False, None, []
         for peer in self.ranks:
             peer.restart()
 
@@ -339,8 +357,6 @@ class World:
                 self.ended = reason
             case Send(name, message) if self.peers[name].connected:
                 self.audit.told(name, message)
-                if isinstance(message, Batch):
-                    assert message.step <= self.boss.wanted_ever, "a batch beyond the Boss's credit"
                 self._owner(name).receive(message)
             case SendRecords(name, start, stop) if self.peers[name].connected:
                 for record in self.losses[start:stop]:
@@ -369,11 +385,9 @@ class World:
         return self.handle(HelloReceived(Hello(**(told | changes)), fresh=fresh, alive_elsewhere=alive_elsewhere))
 
     def _boss_joins(self) -> None:
-        boss, run = self.boss, self.core.state.run
-        boss.wanted = None
-        if run is not None:
-            boss.wanted_ever = max(boss.wanted_ever, run.next_step - 1)
-            boss.base = run.log_step - 1
+        self.boss.asked = None
+        if self.core.state.run is not None:
+            self.boss.told_again = self.core.state.the_run.next_step - 1
 
     def say(self, peer: Peer, message: AnyMessage) -> list[Effect]:
         """A peer says something; a numbered message is kept while nobody listens, any other is lost."""
@@ -416,7 +430,7 @@ class World:
         self._fresh.clear()
         for peer in self.peers.values():
             peer.connected = False
-        self.boss.wanted = None
+        self.boss.asked = None
         self.unmet_since = None
         rows = [(kind, decode_row(kind, raw)) for (kind, _), raw in self.rows.items()]
         self.core = BrokerCore.from_rows("", rows) if rows else BrokerCore("run-1")
@@ -437,19 +451,40 @@ class World:
         boss, settings, state = self.boss, self.settings, self.core.state
         listening = boss.ranks[0].connected and not self.holding and not self._todo
         over = state.run is None or state.run.cutting_done or bool(state.run.ended)
-        if settings.deterministic or not listening or over or boss.wanted is None or boss.last_step >= boss.wanted:
+        if settings.deterministic or not listening or over or not boss.asked:
             self.unmet_since = None
             return
         if self.unmet_since is None:
             self.unmet_since = self.now
         assert any(not m.stalled for m in state.assistants()), "no Assistant is awake, yet the Boss waits"
-        in_hand = max(boss.last_step, boss.base) - boss.yielded_said
-        assert in_hand > max(1, settings.prefetch_batches // 4), "the Boss has next to nothing, yet it waits"
+        assert boss.in_hand > max(1, settings.prefetch_batches // 4), "the Boss has next to nothing, yet it waits"
         assert self.now < self.unmet_since + settings.patience_s, "the Boss waits beyond the patience"
         deadline = self.core.next_deadline()
         assert deadline is not None and deadline <= self.unmet_since + settings.patience_s
 
     # Whole turns, for runs without faults
+
+    def pull(self) -> bool:
+        """The Boss takes a batch for training, and gives back what off-plan steps have made too stale."""
+        found = self.boss.pull()
+        if self.boss.to_return:
+            steps, self.boss.to_return = self.boss.to_return, []
+            self.say(self.boss.ranks[0], Return(steps=steps))
+        return found
+
+    def train_off_plan(self, steps: int = 1, *, values: bool = True) -> None:
+        """The Boss waits in vain for a batch and draws some by itself; several without values are told as one."""
+        boss, size = self.boss, min(self.settings.batch_size, self.n)
+        first = boss.off_plan_steps
+        boss.off_plan_steps += steps
+        if not values:
+            message = OffPlanReport(number=first, through=first + steps - 1, ids=empty_i64(), losses=empty_f32())
+            self.say(boss.ranks[0], message)
+            return
+        for number in range(first, first + steps):
+            ids = np.random.default_rng([self.settings.seed, number]).permutation(self.n)[:size]
+            losses = np.full(size, number, np.float32)
+            self.say(boss.ranks[0], OffPlanReport(number=number, through=number, ids=ids, losses=losses))
 
     def grant(self) -> None:
         """The Boss says how far batches may come; lost while nobody listens."""
@@ -466,7 +501,7 @@ class World:
 
     def train(self, most: int = 1 << 60) -> None:
         """The Boss trains what it has, at most so many batches, and reports all that it has trained, with values."""
-        while most and self.boss.pull():
+        while most and self.pull():
             most -= 1
         for peer in self.boss.ranks:
             for step in self.boss.reportable(peer.rank) if peer.connected else []:
@@ -523,11 +558,11 @@ def train_through(world: World, step: int) -> None:
     """The Boss trains and reports up to ``step``, and asks for nothing beyond it."""
     boss = world.boss
     while boss.last_pulled < step:
-        boss.yielded_said = boss.last_pulled
-        boss.wanted = boss.wanted_ever = min(step, boss.last_pulled + world.settings.prefetch_batches)
-        world.say(boss.ranks[0], Credit(limit=boss.wanted, yielded=boss.last_pulled))
+        limit = min(step, boss.credit().limit)
+        boss.asked = limit - boss.last_step
+        world.say(boss.ranks[0], Credit(limit=limit, yielded=boss.last_pulled))
         before = boss.last_pulled
-        while boss.pull():
+        while world.pull():
             pass
         assert boss.last_pulled > before, "the Boss got nothing"
         for peer in boss.ranks:

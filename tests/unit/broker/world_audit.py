@@ -11,7 +11,7 @@ from broker.core import BrokerCore
 from broker.effects import Event, MessageReceived
 from broker.order import EpochOrder
 from broker.rows import EpochRow, Row, StepRow, WindowRow, decode_row, encode_row
-from protocol.messages import AnyMessage, Batch, EpochEnd, LossRecord, LossReport, Segment
+from protocol.messages import AnyMessage, Batch, EpochEnd, LossRecord, LossReport, OffPlanReport, Return, Segment
 from protocol.settings import RunSettings
 
 
@@ -29,6 +29,8 @@ class Audit:
         """Windows with an accepted selection that keeps something."""
         self.unfiltered: set[int] = set()
         """Windows that passed whole at some time."""
+        self.given_back: set[int] = set()
+        """Windows of which something was given back untrained: what was kept of them passes, and no more."""
         self.ended: dict[int, int] = {}
         """Step after which each epoch ended."""
         self.first_reports: dict[tuple[int, int], Any] = {}
@@ -53,26 +55,37 @@ class Audit:
 
     def decided(self, event: Event, rows: list[tuple[str, Row]]) -> None:
         """An event and the rows that it has changed."""
-        if isinstance(event, MessageReceived) and isinstance(event.message, LossReport):
-            self._reported(event.name, event.message)
+        message = event.message if isinstance(event, MessageReceived) else None
+        if isinstance(event, MessageReceived) and isinstance(message, LossReport):
+            self._reported(event.name, message)
+        before = len(self.batches)
+        steps = [row.batch for _, row in rows if isinstance(row, StepRow)]
+        for batch in steps:
+            if batch.kind == "returned" and self.batches[batch.step].kind == "plan":
+                assert isinstance(message, Return) and batch.step in message.steps
+                self._given_back(batch)
         for _, row in rows:
             match row:
                 case WindowRow(state="stocked"):
                     self._stocked(row)
                 case EpochRow(ended=True):
                     assert self.ended.setdefault(row.epoch, row.after_step) == row.after_step
-        for _, row in rows:
-            if isinstance(row, StepRow) and row.batch.step == len(self.batches):
-                self._cut(row.batch)
-            elif isinstance(row, StepRow):
-                assert _same(row.batch, self.batches[row.batch.step]), "a batch has changed"
+                case EpochRow():
+                    assert row.epoch not in self.ended or isinstance(message, Return), "an end was taken back"
+                    self.ended.pop(row.epoch, None)
+        for batch in steps:
+            if batch.step < before:
+                assert _same(batch, self.batches[batch.step]), "a batch has changed"
+            elif batch.step == len(self.batches):
+                self._cut(batch) if batch.kind == "plan" else self._off_plan(batch, message)
 
     def _stocked(self, row: WindowRow) -> None:
         if row.learned_through is None:
-            self.unfiltered.add(row.window)
+            if row.window not in self.given_back:
+                self.unfiltered.add(row.window)
             assert (row.keep_probabilities == 1.0).all()
             return
-        assert row.window not in self.unfiltered, "a window that had passed whole was filtered"
+        assert row.window not in self.unfiltered | self.given_back, "a window that had passed whole was filtered"
         first = self.selected.setdefault(row.window, row)
         assert np.array_equal(first.kept_ids, row.kept_ids), "an accepted selection has changed"
         assert np.array_equal(first.keep_probabilities, row.keep_probabilities)
@@ -100,6 +113,27 @@ class Audit:
             self._segment(step, segment, batch.ids[place], batch.keep_probabilities[place])
             start += segment.count
 
+    def _off_plan(self, batch: Batch, message: AnyMessage | None) -> None:
+        """Steps of the Boss's own take the next numbers, and belong to no epoch's offering."""
+        assert batch.kind == "off_plan" and isinstance(message, OffPlanReport) and batch.segments == []
+        assert batch.off_plan_before == sum(b.kind == "off_plan" for b in self.batches)
+        assert np.array_equal(batch.ids, message.ids)
+        self.first_reports[batch.step, 0] = message.losses
+        self.batches.append(batch)
+
+    def _given_back(self, empty: Batch) -> None:
+        """A batch that was never trained: its instances wait again, and its number stays unused."""
+        assert len(empty.ids) == 0 and (empty.step, 0) not in self.first_reports
+        batch, start = self.batches[empty.step], 0
+        self.batches[empty.step] = empty
+        self.first_reports[empty.step, 0] = empty.keep_probabilities
+        for segment in batch.segments:
+            ids = batch.ids[start : start + segment.count].tolist()
+            start += segment.count
+            self.trained[segment.epoch].difference_update(ids)
+            self.trained_of[segment.window] = [i for i in self.trained_of[segment.window] if i not in ids]
+            self.given_back.add(segment.window)
+
     def _segment(self, step: int, segment: Segment, ids: np.ndarray, keep: np.ndarray) -> None:
         assert segment.epoch == segment.window // self.windows_per_epoch
         assert np.isin(ids, self.window_ids(segment.window)).all()
@@ -109,7 +143,8 @@ class Audit:
         self.trained_of.setdefault(segment.window, []).extend(ids.tolist())
         if segment.learned_through is None:
             assert segment.assistant == "" and (keep == 1.0).all()
-            self.unfiltered.add(segment.window)
+            if segment.window not in self.given_back:
+                self.unfiltered.add(segment.window)
             return
         assert 0 < step - segment.learned_through <= self.settings.staleness_bound, "staler than the bound"
         row = self.selected.get(segment.window)
@@ -133,6 +168,9 @@ class Audit:
         assert (record.step, record.rank) == divmod(record.position, world_size), "the log has a hole or a repetition"
         assert record.learned_through == (record.step if record.rank == world_size - 1 else record.step - 1)
         batch = self.batches[record.step]
+        if batch.kind == "returned":
+            assert len(record.ids) == len(record.losses) == 0
+            return
         start = sum(batch.rank_counts[: record.rank])
         stop = min(start + batch.rank_counts[record.rank], len(batch.ids) - batch.padding)
         place, said = slice(start, max(start, stop)), self.first_reports[record.step, record.rank]
@@ -162,7 +200,7 @@ class Audit:
             self._once(name, ("batch", message.step))
         elif isinstance(message, EpochEnd):
             assert message.after_step == self.ended[message.epoch]
-            self._once(name, ("epoch_end", message.epoch))
+            self._once(name, (f"epoch_end after {message.after_step}", message.epoch))
 
     def _once(self, name: str, what: tuple[str, int]) -> None:
         assert what not in self.on_stream[name], f"{what} is told twice on one stream"
@@ -205,17 +243,22 @@ class Audit:
     def complete(self, core: BrokerCore, losses: list[LossRecord], finished: list[Batch]) -> None:
         """The run has come to its end: everything was offered once, trained once or shrunk, and acknowledged once."""
         settings, steps = self.settings, len(self.batches)
-        sizes = [len(b.ids) - b.padding for b in self.batches]
-        assert all(size == settings.step_instances for size in sizes[:-1]), "only the last step may be short"
+        planned = [b for b in self.batches if b.kind == "plan"]
+        sizes = [len(b.ids) - b.padding for b in planned]
+        short = [size for size in sizes[:-1] if size < settings.step_instances]
+        assert len(short) <= bool(self.given_back), "only the last step may be short"
         assert [r.position for r in losses] == list(range(steps * settings.world_size))
         assert [b.step for b in finished] == list(range(steps))
-        assert core.state.the_run.instances_trained == sum(sizes) == core.state.the_run.instances_cut
+        off_plan = sum(len(b.ids) for b in self.batches if b.kind == "off_plan")
+        budgeted = off_plan if settings.boss_instances is not None else 0
+        assert core.state.the_run.instances_trained == sum(sizes) + off_plan
+        assert core.state.the_run.instances_cut == sum(sizes) + budgeted
         assert sorted(self.ended) == list(range(len(self.ended)))
-        for batch in self.batches:
+        for batch in planned:
             before, after = self.ended.get(batch.epoch - 1, -1), self.ended[batch.epoch]
             assert before < batch.step <= after, "a step outside its epoch"
         if settings.boss_instances is not None:
-            assert sum(sizes) == settings.boss_instances
+            assert sum(sizes) == max(settings.boss_instances - off_plan, 0) or off_plan
             whole_epochs = len(self.ended) - 1
         else:
             whole_epochs = len(self.ended)
@@ -233,6 +276,8 @@ class Audit:
             expected = selected.kept_ids if selected is not None else ids[:0]
             if window in self.unfiltered:
                 expected = ids
+            if window in self.given_back and window not in self.unfiltered:
+                assert selected is not None
             trained = self.trained_of.get(window, [])
             kept += len(expected)
             assert set(trained) <= set(expected.tolist())
