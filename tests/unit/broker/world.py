@@ -98,6 +98,8 @@ class SimBoss:
     told_again: int = -1
     """Highest step that had been cut when it joined: it is told these whatever its credit."""
     off_plan_steps: int = 0
+    is_new: bool = False
+    """It has not joined since its process was started."""
     to_return: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -161,7 +163,7 @@ class SimBoss:
         self.pulled.clear()
         self.last_step = self.last_epoch = self.last_pulled = -1
         self.next_report = [-1] * len(self.ranks)
-        self.finished, self.asked, self.to_return = False, None, []
+        self.finished, self.asked, self.to_return, self.is_new = False, None, [], True
         for peer in self.ranks:
             peer.restart()
 
@@ -386,8 +388,11 @@ class World:
 
     def _boss_joins(self) -> None:
         self.boss.asked = None
-        if self.core.state.run is not None:
-            self.boss.told_again = self.core.state.the_run.next_step - 1
+        run = self.core.state.run
+        if run is not None:
+            self.boss.told_again = run.next_step - 1
+            self.boss.off_plan_steps = run.off_plan_steps if self.boss.is_new else self.boss.off_plan_steps
+        self.boss.is_new = False
 
     def say(self, peer: Peer, message: AnyMessage) -> list[Effect]:
         """A peer says something; a numbered message is kept while nobody listens, any other is lost."""

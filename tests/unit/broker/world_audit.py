@@ -35,6 +35,7 @@ class Audit:
         """Step after which each epoch ended."""
         self.first_reports: dict[tuple[int, int], Any] = {}
         self.on_stream: dict[str, set[tuple[str, int]]] = {}
+        self.last_told: dict[str, int] = {}
         self._orders: dict[int, np.ndarray] = {}
 
     # An independent reading of the order
@@ -192,12 +193,16 @@ class Audit:
     def joins(self, name: str) -> None:
         """A role begins a new stream."""
         self.on_stream[name] = set()
+        self.last_told.pop(name, None)
 
     def told(self, name: str, message: AnyMessage) -> None:
         """A message is delivered to a role."""
         if isinstance(message, Batch):
             assert _same(message, self.batches[message.step]), "a batch is told otherwise than it was cut"
             self._once(name, ("batch", message.step))
+            between = self.batches[self.last_told.get(name, message.step) + 1 : message.step]
+            assert not any(b.kind == "plan" for b in between), "a hole in the Boss's stream"
+            self.last_told[name] = message.step
         elif isinstance(message, EpochEnd):
             assert message.after_step == self.ended[message.epoch]
             self._once(name, (f"epoch_end after {message.after_step}", message.epoch))

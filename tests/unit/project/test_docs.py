@@ -36,3 +36,25 @@ def test_commands_in_the_readme_name_scripts_and_targets_that_exist() -> None:
         assert re.search(rf"^{target}:", makefile, re.M), target
     for script in re.findall(r"python -m (benchmarks\.\w+)", text):
         assert (ROOT / (script.replace(".", "/") + ".py")).exists(), script
+
+
+def test_every_test_that_a_guarantee_names_exists() -> None:
+    named = re.findall(r"^- `(tests/[^`]+)`", (ROOT / "docs" / "GUARANTEES.md").read_text(), re.M)
+    assert len(named) > 20
+    for name in named:
+        path, _, test = name.partition("::")
+        assert (ROOT / path).exists(), path
+        assert not test or re.search(rf"^def {test}\(", (ROOT / path).read_text(), re.M), name
+
+
+def test_every_guarantee_names_a_test() -> None:
+    sections = re.split(r"^## ", (ROOT / "docs" / "GUARANTEES.md").read_text(), flags=re.M)[1:]
+    assert len(sections) == 10
+    for section in sections:
+        assert "- `tests/" in section, section.splitlines()[0]
+
+
+def test_no_message_carries_a_time_of_day() -> None:
+    sources = [*(ROOT / "protocol").glob("*.py"), *(ROOT / "broker").glob("*.py"), *(ROOT / "assistant").glob("*.py")]
+    for path in [*sources, *(ROOT / "boss").glob("*.py")]:
+        assert not re.search(r"\btime\.time\(|datetime\.now|utcnow", path.read_text()), path
