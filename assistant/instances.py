@@ -37,7 +37,7 @@ class InstanceStore:
         return len(self.mean_loss)
 
     def record(self, ids: I64, losses: F32, epoch: int) -> None:
-        """Take in finite losses of distinct instances."""
+        """Take in finite losses; an ID that occurs twice, where two epochs meet in a step, counts once."""
         first = self.seen[ids] == 0
         before = self.mean_loss[ids]
         self.mean_loss[ids] = np.where(first, losses, before + LOSS_SMOOTHING * (losses - before))

@@ -274,7 +274,7 @@ class BrokerCore:
                 case _:
                     raise msgspec.ValidationError(f"unknown kind of row {kind}")
         stocked = [w for w in state.windows.values() if w.state == "stocked"]
-        for window in sorted(stocked, key=lambda w: (state.epoch_of(w.window), w.order)):
+        for window in sorted(stocked, key=lambda w: w.order):
             if state.epoch_of(window.window) <= state.the_run.cut_epoch:
                 state.line.append(window.window)
             else:

@@ -16,16 +16,14 @@ def put_in_stock(state: State, row: WindowRow, ids: I64, keep_probabilities: F32
     epoch, run = state.epoch_of(row.window), state.the_run
     state.lease_deadlines.pop(row.window, None)
     row.state, row.kept_ids, row.keep_probabilities, row.taken = "stocked", ids, keep_probabilities, 0
-    row.order = run.next_order
-    run.next_order += 1
     if len(ids) == 0:
         drop_window(state, row.window)
     else:
         state.windows[row.window] = row
-        state.touch("window", row.window, row)
         if epoch == run.cut_epoch:
-            state.line.append(row.window)
+            _append_to_line(state, row)
         else:
+            _number(state, row)
             state.ahead.setdefault(epoch, []).append(row.window)
     size, counts = state.window_size(row.window), state.epoch(epoch)
     counts.offered += size
@@ -35,6 +33,18 @@ def put_in_stock(state: State, row: WindowRow, ids: I64, keep_probabilities: F32
         counts.unfiltered += size
     state.touch_epoch(counts)
     state.touch_run()
+
+
+def _append_to_line(state: State, row: WindowRow) -> None:
+    """A window is the last one in the line, by its number too: a restarted broker finds the line in that order."""
+    _number(state, row)
+    state.line.append(row.window)
+
+
+def _number(state: State, row: WindowRow) -> None:
+    row.order = state.the_run.next_order
+    state.the_run.next_order += 1
+    state.touch("window", row.window, row)
 
 
 def drop_window(state: State, window: int) -> None:
@@ -111,7 +121,8 @@ def _end_epoch(state: State, *, last: bool) -> None:
         run.cutting_done = True
     else:
         run.cut_epoch += 1
-        state.line.extend(state.ahead.pop(run.cut_epoch, []))
+        for window in state.ahead.pop(run.cut_epoch, []):
+            _append_to_line(state, state.windows[window])
     state.touch_run()
 
 

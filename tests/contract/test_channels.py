@@ -149,7 +149,11 @@ def test_what_was_sent_may_be_changed_afterwards_by_nobody(ends: Ends) -> None:
     frames = [b"one"]
     ends.send(role, frames)
     frames.append(b"two")
-    assert ends.from_role()[1] == [b"one"]
+    line, received = ends.from_role()
+    assert received == [b"one"]
+    assert ends.broker.send(line, frames)
+    frames.append(b"three")
+    assert ends.receive(role) == [b"one", b"two"]
 
 
 def test_each_role_has_a_line_of_its_own(ends: Ends) -> None:

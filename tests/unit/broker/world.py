@@ -290,7 +290,7 @@ class World:
 
     def settle(self) -> None:
         """Commit and deliver what was held."""
-        self.holding = False
+        self.holding, self.unmet_since = False, None
         with self._noticing():
             self._commit()
             self._transmit()

@@ -69,16 +69,21 @@ class Audit:
             match row:
                 case WindowRow(state="stocked"):
                     self._stocked(row)
-                case EpochRow(ended=True):
-                    assert self.ended.setdefault(row.epoch, row.after_step) == row.after_step
                 case EpochRow():
-                    assert row.epoch not in self.ended or isinstance(message, Return), "an end was taken back"
-                    self.ended.pop(row.epoch, None)
+                    self._epoch(row, is_return=isinstance(message, Return))
         for batch in steps:
             if batch.step < before:
                 assert _same(batch, self.batches[batch.step]), "a batch has changed"
             elif batch.step == len(self.batches):
                 self._cut(batch) if batch.kind == "plan" else self._off_plan(batch, message)
+
+    def _epoch(self, row: EpochRow, *, is_return: bool) -> None:
+        """An epoch ends once; only what is given back at the run's end may open the last one again."""
+        if row.epoch in self.ended and is_return:
+            del self.ended[row.epoch]
+        if row.ended:
+            assert self.ended.setdefault(row.epoch, row.after_step) == row.after_step, "an epoch ended twice"
+        assert row.ended or row.epoch not in self.ended, "an end was taken back"
 
     def _stocked(self, row: WindowRow) -> None:
         if row.learned_through is None:
