@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from broker.effects import HelloReceived, Refuse
 from broker.state import State
 from protocol.messages import NO_RESTORE, OLDEST_SPOKEN_VERSION, PROTOCOL_VERSION, Hello
@@ -82,11 +84,11 @@ def _duplicate(state: State, event: HelloReceived) -> Refuse | None:
     if known is None and len(state.peers) >= MAX_PEERS:
         return Refuse(hello.name, "duplicate", f"the run knows {MAX_PEERS} names already", "use a name again")
     if known is not None and known.incarnation != hello.incarnation and event.alive_elsewhere:
-        if hello.restore_step != NO_RESTORE:
-            reason = f"the {hello.name} before this one has shown signs of life a moment ago"
-            return Refuse(hello.name, "wait", reason, "stop it first")
-        remedy = "stop it first" if hello.role == "boss" else "give this one another --name"
-        return Refuse(hello.name, "duplicate", f"another process is already {hello.name}", remedy)
+        reason = f"another process is already {hello.name}, or was until a moment ago"
+        if hello.role == "assistant":
+            return Refuse(hello.name, "taken", reason, "give this one another --name")
+        code: Literal["taken", "duplicate"] = "taken" if hello.restore_step != NO_RESTORE else "duplicate"
+        return Refuse(hello.name, code, reason, "stop it first")
     rival = state.boss(hello.rank) if hello.role == "boss" else None
     if rival is not None and rival.row.name != hello.name:
         reason = f"{rival.row.name} is already the Boss of rank {hello.rank}"

@@ -87,7 +87,7 @@ class Refuse:
     """The Hello is not accepted."""
 
     name: str
-    code: Literal["wait", "version", "dataset", "settings", "duplicate", "malformed", "restore", "fenced"]
+    code: Literal["wait", "version", "dataset", "settings", "duplicate", "malformed", "restore", "fenced", "taken"]
     reason: str
     remedy: str
 

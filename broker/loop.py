@@ -209,7 +209,8 @@ class Broker:
                     log.info("%s has joined", name)
                 case Refuse(name, code, reason):
                     self._out.append(self.hub.refuse(self._hello[0], effect))
-                    log.log(logging.DEBUG if code == "wait" else logging.WARNING, "refused %s: %s", name, reason)
+                    level = logging.DEBUG if code in ("wait", "taken") else logging.WARNING
+                    log.log(level, "refused %s: %s", name, reason)
                 case TakeSnapshot(step):
                     self._snapshot = step
                 case RestoreSnapshot(step):

@@ -177,7 +177,7 @@ class RoleClient:
         if now - since > timeout_s:
             where = f"{self.settings.broker} for {timeout_s:g} s"
             if self.session.asked_to_wait:
-                raise BrokerUnreachable(f"no way in at {where}: {self.session.asked_to_wait}")
+                raise PeerRefused(f"no way in at {where}: {self.session.asked_to_wait}")
             raise BrokerUnreachable(
                 f"no broker answers at {where}; start one, correct --broker, or raise --connect-timeout-s"
             )

@@ -85,10 +85,12 @@ class Welcome(Message, frozen=True, tag="welcome"):
 
 
 class Reject(Message, frozen=True, tag="reject"):
-    """Broker → role. "resume" asks for a new Hello, "wait" for patience; any other refuses this incarnation."""
+    """Broker → role. "resume" asks for a new Hello, "wait" and "taken" for patience; others are final."""
 
     delivery: ClassVar[Delivery] = Delivery.SESSION
-    code: Literal["resume", "wait", "version", "dataset", "settings", "duplicate", "malformed", "restore", "fenced"]
+    code: Literal[
+        "resume", "wait", "version", "dataset", "settings", "duplicate", "malformed", "restore", "fenced", "taken"
+    ]
     reason: str
     remedy: str = ""
 

@@ -143,9 +143,10 @@ class ClientSession:
             case Reject(code="resume"):
                 return self._seek(now) if self.state is SessionState.OPEN else []
             case Reject(code="wait", reason=reason):
-                self.asked_to_wait = reason
-                if self.hello.role == "assistant":  # it may wait for a Boss as long as it takes
-                    self.seeking_since = now
+                self.asked_to_wait, self.seeking_since = reason, now
+                return []
+            case Reject(code="taken", reason=reason, remedy=remedy):
+                self.asked_to_wait = f"{reason}; {remedy}"  # and the search for a way in goes on being timed
                 return []
             case Reject() as reject:
                 self.state = SessionState.REFUSED

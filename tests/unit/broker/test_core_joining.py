@@ -117,7 +117,7 @@ def test_a_second_assistant_of_the_same_name_is_told_to_take_another() -> None:
     """Two hosts start an Assistant with the default name."""
     made = joined(100)
     refused = refusal(made, made.assistants[0].peer, incarnation="other", alive_elsewhere=True)
-    assert refused.code == "duplicate"
+    assert refused.code == "taken"
     assert "--name" in refused.remedy
 
 

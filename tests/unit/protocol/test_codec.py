@@ -115,7 +115,7 @@ FIELDS: dict[type, dict[str, SearchStrategy[Any]]] = {
     },
     Reject: {
         "code": st.sampled_from(
-            ["resume", "wait", "version", "dataset", "settings", "duplicate", "malformed", "restore", "fenced"]
+            ["resume", "wait", "version", "dataset", "settings", "duplicate", "malformed", "restore", "fenced", "taken"]
         ),
         "reason": words,
         "remedy": words,

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.errors import ProtocolError
-from protocol.messages import Credit, Envelope, EpochEnd, Heartbeat, LossReport
+from protocol.messages import Credit, Envelope, EpochEnd, Heartbeat, LossReport, OffPlanReport
 from protocol.stream import Stream, Verdict, merged
 
 
@@ -236,6 +236,30 @@ def test_an_acknowledgement_in_the_middle_of_a_merged_range_keeps_all_of_it() ->
 )
 def test_only_neighbours_of_one_rank_without_values_merge(second: LossReport | EpochEnd) -> None:
     assert merged(report(0, values=0), second) is None
+
+
+def off_plan(number: int, values: int = 0) -> OffPlanReport:
+    return OffPlanReport(number=number, through=number, ids=np.arange(values), losses=np.ones(values, np.float32))
+
+
+def test_off_plan_reports_are_shed_and_merged_among_themselves() -> None:
+    """The broker is away for hours, and the Boss trains on batches of its own: that too costs constant memory."""
+    stream = Stream(values_limit=4)
+    for number in range(10):
+        stream.number(off_plan(number, values=2))
+    first = stream.unacknowledged()[0].message
+    assert isinstance(first, OffPlanReport) and (first.number, first.through) == (0, 7)
+    assert len(first.ids) == len(first.losses) == 0
+    assert waiting(stream) == [(8, 8), (9, 1), (10, 1)]
+
+
+@pytest.mark.parametrize(
+    "second",
+    [report(1, values=0), off_plan(2), off_plan(0), off_plan(1, values=2)],
+    ids=["a planned step", "leaves one out", "the same", "has values"],
+)
+def test_an_off_plan_report_merges_with_its_neighbour_only(second: LossReport | OffPlanReport) -> None:
+    assert merged(off_plan(0), second) is None
 
 
 @settings(max_examples=200, deadline=None)
