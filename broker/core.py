@@ -6,6 +6,7 @@ What each event does lives beside what it is about: the stock and the cutting in
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -226,11 +227,11 @@ class BrokerCore:
     def _goodbye(self, name: str, message: Goodbye) -> None:
         state = self.state
         row = state.peers[name]
-        row.figures = message.figures
+        row.figures = {name: value for name, value in message.figures.items() if math.isfinite(value)}
         state.touch("peer", name, row)
         self._lost(name)
         if row.role == "boss" and row.rank == 0 and not state.the_run.ended:
-            state.the_run.boss_figures = message.figures
+            state.the_run.boss_figures = row.figures
             self._end(message.reason)
 
     def _lost(self, name: str) -> None:
