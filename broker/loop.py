@@ -49,6 +49,9 @@ log = logging.getLogger("autoassist.broker")
 
 MAX_DRAIN = 512
 """Messages taken in one iteration, so that a flood cannot keep the others waiting."""
+HANG_UP_S = 1.0
+"""Most time that roles have to close their lines after the last acknowledgement."""
+HANG_UP_LOOK_MS = 10
 STATISTICS_EVERY_S = 0.5
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -111,6 +114,7 @@ class Broker:
         self._rows: list[Put | Delete] = []
         self._snapshot: int | None = None
         self._out: list[Outgoing] = []
+        self._farewells: dict[str, list[Outgoing]] = {}
         self._hello: tuple[bytes, Envelope]
 
     def _restore(self) -> BrokerCore:
@@ -146,6 +150,7 @@ class Broker:
                 poller.poll(self._timeout_ms())
                 stop.drain()
                 self._iterate(stop)
+            self._let_roles_hang_up()
             return self._finish()
         finally:
             self._close()
@@ -248,14 +253,31 @@ class Broker:
     def _say_farewell(self, now: float) -> None:
         """Who has said Goodbye hears that it is committed, and may leave."""
         for name in [n for n in self.hub.by_name if n not in self.core.state.members]:
-            self._out.extend(self.hub.send(name, Heartbeat(seq=self.hub.by_name[name].stream.last_sent), now))
+            last_words = self.hub.send(name, Heartbeat(seq=self.hub.by_name[name].stream.last_sent), now)
+            self._out += last_words
+            self._farewells[name] = last_words
             self.hub.forget(name)
 
     def _transmit(self) -> None:
+        lost: set[bytes] = set()
         for line, envelope in self._out:
-            if not self.channel.send(line, encode(envelope)):
+            if line not in lost and not self.channel.send(line, encode(envelope)):
                 self.hub.count_refused("unsendable")
+                self.hub.lose_line(line)
+                lost.add(line)
         self._out = []
+
+    def _let_roles_hang_up(self) -> None:
+        """Where this end closes first, libzmq drops what a role has not read: the acknowledgement of its Goodbye.
+
+        A ROUTER hears of no hang-up; only sending to a line that is gone tells. So the last words are said again.
+        """
+        waiting = [words for last in self._farewells.values() for words in last]
+        deadline = time.monotonic() + HANG_UP_S
+        while waiting and time.monotonic() < deadline:
+            waiting = [(line, words) for line, words in waiting if self.channel.send(line, encode(words))]
+            if self.channel.socket.poll(HANG_UP_LOOK_MS):
+                self.channel.receive()
 
     def _publish(self, now: float) -> None:
         if now < self._next_statistics:

@@ -349,7 +349,6 @@ def test_connections_that_never_say_anything_do_not_keep_the_honest_out(site: Si
             line.close()
 
 
-@pytest.mark.xfail(strict=False, reason="broker/loop.py: it must let the roles hang up first; see the docstring")
 def test_the_last_word_reaches_a_role_that_reads_it_a_moment_later(site: Site) -> None:
     """libzmq drops what a DEALER with ZMQ_IMMEDIATE has not read when the other end closes. Where the broker is gone
     at once, one Boss in a hundred waits ten seconds for the acknowledgement of its Goodbye."""
