@@ -219,6 +219,19 @@ def test_the_windows_of_an_assistant_that_starts_anew_go_to_others_and_its_old_a
     assert counters["selections_late"] == 1 and counters["starts"] == 2 and "windows" not in counters
 
 
+def test_a_new_process_does_not_inherit_the_windows_of_the_one_before_it() -> None:
+    """It is back before the broker has missed it: an answer of the old process must not count for the new lease."""
+    made = joined(100, epochs=2, batch_size=10, window_size=10, stock_batches=2)
+    assistant = made.assistants[0]
+    old = assistant.windows[0]
+    answer = assistant.select(old)
+    assistant.restart(from_checkpoint=False)
+    made.hello(assistant.peer)
+    assert [(w.window, w.attempt) for w in assistant.windows] == [(0, 2), (1, 2)]
+    made.say(assistant.peer, answer)
+    assert made.core.state.peers[assistant.peer.name].counters["selections_late"] == 1
+
+
 def test_an_assistant_whose_messages_were_lost_is_told_its_leases_again() -> None:
     """The network breaks for a moment: the same process says Hello on a new stream."""
     made = joined(100, epochs=2, batch_size=10, window_size=10, stock_batches=2)

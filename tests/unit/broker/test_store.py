@@ -344,6 +344,23 @@ def test_a_database_that_cannot_grow_is_the_same_error_and_nothing_of_the_commit
     store.close()
 
 
+def test_a_commit_that_fails_halfway_leaves_nothing_of_itself(run_dir: Path) -> None:
+    """The first row was written, the second was not: neither is there, and the process that tried goes on reading."""
+    store = opened(run_dir)
+    store.commit([epoch(0, offered=1)])
+    store._db.execute(
+        "CREATE TRIGGER fault BEFORE INSERT ON rows WHEN NEW.kind = 'peer' BEGIN SELECT RAISE(ABORT, 'fault'); END"
+    )
+    peer = Put("peer", "a", PeerRow(name="a", role="boss", incarnation="i"))
+    with pytest.raises(StoreError, match="fault"):
+        store.commit([epoch(0, offered=2), epoch(1), peer])
+    for _ in range(2):
+        assert [(r.epoch, r.offered) for _, r in store.rows() if isinstance(r, EpochRow)] == [(0, 1)]
+        store.close()
+        store = opened(run_dir)
+    store.close()
+
+
 def test_a_log_that_cannot_be_written_is_the_same_error(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ENOSPC from the operating system when the buffer is flushed, and again when the file is closed."""
     store = opened(run_dir)
