@@ -47,7 +47,6 @@ from protocol.messages import (
     Return,
     Selection,
     Stop,
-    history_id,
 )
 
 MAX_FENCED = 1024
@@ -122,15 +121,9 @@ class BrokerCore:
             member = self._join(hello, row)
         state.effects.append(Admit(hello.name, row.index, state.the_run.log_records, row.committed))
         if row.role == "assistant":
-            start_replay(state, member, self._known_position(hello))
+            start_replay(state, member, hello)
         if new:
             self._tell_again(member)
-
-    def _known_position(self, hello: Hello) -> int:
-        """How much of this loss log an Assistant has; none where what it has is of another one."""
-        run = self.state.the_run
-        is_ours = hello.history in ("", history_id(run.run_id, run.generation)) and hello.position <= run.log_records
-        return hello.position if is_ours else 0
 
     def _new_peer(self, hello: Hello, before: PeerRow | None) -> PeerRow:
         row = PeerRow(

@@ -8,7 +8,7 @@ from broker.effects import AppendBatch, AppendLoss, Send, SendRecords
 from broker.rows import StepRow
 from broker.state import Member, State
 from protocol.arrays import F32, I64, empty_f32
-from protocol.messages import Batch, LossRecord, LossReport, RecordsDropped
+from protocol.messages import Batch, Hello, LossRecord, LossReport, RecordsDropped, history_id
 
 REPLAY_RECORDS = 1 << 16
 """Most loss records that an Assistant which joins late is given to catch up on, outside deterministic mode."""
@@ -102,13 +102,15 @@ def _log_complete(state: State) -> None:
                 state.effects.append(Send(member.row.name, record))
 
 
-def start_replay(state: State, member: Member, position: int) -> None:
-    """An Assistant that has joined with ``position`` records hears the later ones; far too many are declared dropped.
+def start_replay(state: State, member: Member, hello: Hello) -> None:
+    """An Assistant that has joined hears the records that it has not; far too many are declared dropped.
 
-    Deterministic mode replays all: what an Assistant has learned decides what it selects.
+    Deterministic mode replays all: what an Assistant has learned decides what it selects. One that comes with records
+    of another log hears this one from its beginning.
     """
     run = state.the_run
-    member.cursor = max(member.cursor, min(position, run.log_records))
+    is_ours = hello.history in ("", history_id(run.run_id, run.generation)) and hello.position <= run.log_records
+    member.cursor = max(member.cursor, hello.position if is_ours else 0)
     member.replay_until = run.log_records
     oldest = run.log_records - REPLAY_RECORDS
     if member.cursor < oldest and not state.settings.deterministic:

@@ -195,14 +195,17 @@ def test_an_assistant_that_comes_back_hears_only_what_it_has_not() -> None:
     assert [r.position for r in assistant.records if isinstance(r, LossRecord)] == [4, 5, 6, 7]
 
 
-def test_a_position_beyond_the_log_is_cut_down_to_it() -> None:
-    """A checkpoint of another run under the same name, or a lie."""
+@pytest.mark.parametrize("told", [{"position": 10**12}, {"position": 2, "history": "another-run/0"}])
+def test_an_assistant_with_records_of_another_log_hears_this_one_from_its_beginning(told: dict[str, Any]) -> None:
+    """Its checkpoint is of another run under the same name, or of a time that was taken back."""
     world = with_batches(4)
     assistant = world.assistants[0]
+    say(world, 0, through=3)
     world.lose(assistant.peer)
     assistant.restart(from_checkpoint=False)
-    world.hello(assistant.peer, position=10**12)
-    assert world.core.state.members[assistant.peer.name].cursor == 0
+    world.hello(assistant.peer, **told)
+    world.say(assistant.peer, assistant.credit())
+    assert [r.position for r in assistant.records if isinstance(r, LossRecord)] == [0, 1, 2, 3]
 
 
 def far_behind(**settings: Any) -> World:
