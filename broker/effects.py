@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from broker.rows import Row
+from broker.rows import Row, WindowRecord
 from protocol.messages import AnyMessage, Batch, Hello, LossRecord
 
 # Events
@@ -124,6 +124,13 @@ class AppendBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class AppendWindow:
+    """Append a window that was decided to the window log."""
+
+    record: WindowRecord
+
+
+@dataclass(frozen=True, slots=True)
 class TakeSnapshot:
     """Keep all rows and the logs' lengths, as they are with this commit, under ``step``."""
 
@@ -153,6 +160,7 @@ Effect = (
     | Delete
     | AppendLoss
     | AppendBatch
+    | AppendWindow
     | TakeSnapshot
     | RestoreSnapshot
     | RunEnded

@@ -19,6 +19,7 @@ from broker.effects import (
     Admit,
     AppendBatch,
     AppendLoss,
+    AppendWindow,
     Delete,
     Event,
     HelloReceived,
@@ -201,7 +202,7 @@ class Broker:
             match effect:
                 case Put() | Delete():
                     self._rows.append(effect)
-                case AppendLoss() | AppendBatch():
+                case AppendLoss() | AppendBatch() | AppendWindow():
                     self.store.append(effect)
                 case Send(name, message):
                     self._out.extend(self.hub.send(name, message, now))

@@ -92,6 +92,23 @@ class EpochRow(msgspec.Struct, kw_only=True):
     result: EpochResult | None = None
 
 
+class WindowRecord(msgspec.Struct, kw_only=True):
+    """How a window was decided, for the window log: as of that moment, and never changed after.
+
+    What is kept of the window may grow later: a selection that becomes too stale in stock is reopened, and then all
+    that it had shrunk and nobody had trained passes too. What the Boss gives back passes again, but is no new offer.
+    """
+
+    window: int
+    epoch: int
+    ids: I64  # all that were offered, in the epoch's order
+    kept: int  # how many of them were put in stock
+    assistant: str = ""  # "" where the window passed unfiltered
+    version: int = 0
+    learned_through: int | None = None
+    reason: str = ""  # why it passed unfiltered; "" where an Assistant selected
+
+
 Row = RunRow | WindowRow | StepRow | PeerRow | EpochRow
 KINDS: dict[str, type[Row]] = {
     "run": RunRow,
@@ -120,3 +137,8 @@ def encode_row(row: msgspec.Struct) -> bytes:
 def decode_row(kind: str, raw: bytes) -> Row:
     """msgpack to row; raises msgspec.ValidationError for anything else."""
     return msgspec.msgpack.decode(raw, type=KINDS[kind], dec_hook=_from_bytes)
+
+
+def decode_window_record(raw: bytes) -> WindowRecord:
+    """msgpack to a record of the window log; raises msgspec.ValidationError for anything else."""
+    return msgspec.msgpack.decode(raw, type=WindowRecord, dec_hook=_from_bytes)

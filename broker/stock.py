@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from broker.effects import Send
-from broker.rows import StepRow, WindowRow
+from broker.effects import AppendWindow, Send
+from broker.rows import StepRow, WindowRecord, WindowRow
 from broker.state import State
 from protocol.arrays import F32, I64
 from protocol.messages import Batch, EpochEnd, Segment
 
 
-def put_in_stock(state: State, row: WindowRow, ids: I64, keep_probabilities: F32) -> None:
-    """A window is decided: its kept instances wait to be cut, behind those that came before."""
+def put_in_stock(
+    state: State, row: WindowRow, ids: I64, keep_probabilities: F32, *, offered: I64 | None = None, reason: str = ""
+) -> None:
+    """A window is decided, once for all: its kept instances wait to be cut, behind those that came before.
+
+    ``offered`` are all its candidates, computed anew if not given; ``reason`` says why it passes unfiltered.
+    """
     epoch, run = state.epoch_of(row.window), state.the_run
+    offered = state.window_ids(row.window) if offered is None else offered
     state.lease_deadlines.pop(row.window, None)
     row.state, row.kept_ids, row.keep_probabilities, row.taken = "stocked", ids, keep_probabilities, 0
     if len(ids) == 0:
@@ -25,7 +31,7 @@ def put_in_stock(state: State, row: WindowRow, ids: I64, keep_probabilities: F32
         else:
             _number(state, row)
             state.ahead.setdefault(epoch, []).append(row.window)
-    size, counts = state.window_size(row.window), state.epoch(epoch)
+    size, counts = len(offered), state.epoch(epoch)
     counts.offered += size
     counts.kept += len(ids)
     counts.closed_windows += 1
@@ -33,6 +39,21 @@ def put_in_stock(state: State, row: WindowRow, ids: I64, keep_probabilities: F32
         counts.unfiltered += size
     state.touch_epoch(counts)
     state.touch_run()
+    _log_decision(state, row, offered, len(ids), reason)
+
+
+def _log_decision(state: State, row: WindowRow, offered: I64, kept: int, reason: str) -> None:
+    record = WindowRecord(
+        window=row.window,
+        epoch=state.epoch_of(row.window),
+        ids=offered,
+        kept=kept,
+        assistant=row.assistant,
+        version=row.version,
+        learned_through=row.learned_through,
+        reason=reason,
+    )
+    state.effects.append(AppendWindow(record))
 
 
 def _append_to_line(state: State, row: WindowRow) -> None:
@@ -58,7 +79,7 @@ def pass_unfiltered(state: State, row: WindowRow, reason: str) -> None:
     ids = state.window_ids(row.window)
     row.assistant, row.learned_through, row.version = "", None, 0
     state.count(f"unfiltered_windows_{reason}")
-    put_in_stock(state, row, ids, np.ones(len(ids), dtype=np.float32))
+    put_in_stock(state, row, ids, np.ones(len(ids), dtype=np.float32), offered=ids, reason=reason)
 
 
 def reopen_stocked(state: State, row: WindowRow) -> None:

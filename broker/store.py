@@ -1,183 +1,128 @@
-"""The run store: rows in SQLite (WAL), losses and finished batches in append-only segment files.
+"""The run store: rows in SQLite (WAL); losses, finished batches and decided windows in append-only segment files.
 
 One ``commit`` per poll iteration makes rows and log lengths durable together: the logs are flushed first, then their
 lengths are committed with the rows, so what a crash leaves beyond the committed length is cut off at the next start.
 Safe against kill -9 at any moment; not against power loss (``synchronous=NORMAL``), and local disks only.
+
+A reader (``writable=False``) sees one moment: rows and log lengths come from one transaction, and logs are read no
+further. It holds that transaction no longer than it takes, since a WAL that somebody reads cannot be shortened. Price:
+a run that is taken back to a checkpoint while it is read ends the reading with an error.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
 import msgspec
 
-from broker.effects import AppendBatch, AppendLoss, Delete, Put
-from broker.rows import Row, decode_row, encode_row
-from protocol.codec import decode, encode
+from broker.effects import AppendBatch, AppendLoss, AppendWindow, Delete, Put
+from broker.rows import Row, WindowRecord, decode_row, encode_row
+from broker.segments import batch_log, loss_log, window_log
 from protocol.errors import ProtocolError, StoreError, UserError
-from protocol.messages import AnyMessage, Batch, Envelope, LossRecord
+from protocol.messages import Batch, LossRecord
 
 DATABASE = "run.sqlite"
 LOSS_LOG = "losses.log"
 BATCH_LOG = "batches.log"
-LOGS = (LOSS_LOG, BATCH_LOG)
+WINDOW_LOG = "windows.log"
+LOGS = (LOSS_LOG, BATCH_LOG, WINDOW_LOG)
 SNAPSHOTS = 4
 """How many are kept: those of the Boss's checkpoints, and one whose file the Boss may not have finished."""
-INDEX_EVERY = 64
-"""Log records between two remembered offsets; reading a record skips at most this many."""
-
-
-class SegmentLog:
-    """Append-only records, each a message with its length before it. ``length`` is committed by the store.
-
-    Raises StoreError where the file is shorter than that, or not made of whole records.
-    """
-
-    def __init__(self, path: Path, length: int, *, writable: bool = True) -> None:
-        self.path = path
-        self.length = length
-        self.records = 0
-        self._offsets: list[int] = []
-        if writable:
-            path.touch()
-        self._file: BinaryIO = path.open("r+b" if writable else "rb")
-        try:
-            self._check(writable)
-        except BaseException:
-            self.close()
-            raise
-
-    def _check(self, writable: bool) -> None:
-        """Cut off what was never committed; find the records."""
-        found = self._file.seek(0, os.SEEK_END)
-        if found < self.length:
-            raise self._damaged(f"has {found} bytes, {self.length} were committed")
-        if writable:
-            self._file.truncate(self.length)
-        offset = 0
-        while offset < self.length:
-            self._note(offset)
-            offset += 4 + self._size_at(offset)
-        if offset != self.length:
-            raise self._damaged("its last record is cut off")
-
-    def _damaged(self, problem: str) -> StoreError:
-        return StoreError(f"{self.path}: {problem}; restore the file or choose another --run-dir")
-
-    def _size_at(self, offset: int) -> int:
-        self._file.seek(offset)
-        return int.from_bytes(self._file.read(4), "little")
-
-    def _note(self, offset: int) -> None:
-        if self.records % INDEX_EVERY == 0:
-            self._offsets.append(offset)
-        self.records += 1
-
-    def append(self, message: AnyMessage) -> None:
-        """Buffer a record; ``flush`` before its length is committed."""
-        frames = encode(Envelope(seq=0, span=1, ack=0, message=message))
-        raw = msgspec.msgpack.encode(frames)
-        self._note(self.length)
-        self._file.seek(self.length)
-        self._file.write(len(raw).to_bytes(4, "little") + raw)
-        self.length += 4 + len(raw)
-
-    def flush(self) -> None:
-        """Hand everything to the operating system."""
-        self._file.flush()
-
-    def read(self, start: int, stop: int) -> Iterator[AnyMessage]:
-        """Records ``start … stop-1``. Raises StoreError where one does not decode."""
-        stop = min(stop, self.records)
-        if start >= stop:
-            return
-        offset = self._offsets[start // INDEX_EVERY]
-        for number in range(start // INDEX_EVERY * INDEX_EVERY, stop):
-            size = self._size_at(offset)
-            if number >= start:
-                yield self._decoded(number, self._file.read(size))
-            offset += 4 + size
-
-    def _decoded(self, number: int, raw: bytes) -> AnyMessage:
-        try:
-            return decode(msgspec.msgpack.decode(raw, type=list[bytes])).message
-        except (msgspec.MsgspecError, ProtocolError) as error:
-            raise self._damaged(f"record {number} is damaged: {error}") from error
-
-    def close(self) -> None:
-        """Close the file. What a full disk does not take was never committed."""
-        with suppress(OSError):
-            self._file.close()
+TABLES = """
+CREATE TABLE IF NOT EXISTS rows (kind TEXT, key TEXT, value BLOB, PRIMARY KEY (kind, key));
+CREATE TABLE IF NOT EXISTS logs (name TEXT PRIMARY KEY, length INTEGER);
+CREATE TABLE IF NOT EXISTS snapshots (step INTEGER, kind TEXT, key TEXT, value BLOB);
+CREATE TABLE IF NOT EXISTS snapshot_logs (step INTEGER, name TEXT, length INTEGER);
+"""
 
 
 class RunStore:
     """What is on disk of a run.
 
-    Raises StoreError where the directory cannot be written or another broker uses it.
+    Raises StoreError where the directory cannot be written, or read, or another broker uses it.
     """
 
     def __init__(self, run_dir: Path, *, writable: bool = True) -> None:
         self.run_dir = run_dir
         self._opened = ExitStack()
+        self._seen: list[tuple[str, bytes]] | None = None
         try:
             if writable:
                 run_dir.mkdir(parents=True, exist_ok=True)
                 self._opened.enter_context(_lock(run_dir))
-            elif not (run_dir / DATABASE).exists():
+                self._open_to_write()
+            elif (run_dir / DATABASE).exists():
+                self._open_to_read()
+            else:
                 raise UserError(f"{run_dir} holds no run ({DATABASE} is missing); give the --run-dir of a run")
-            self._open(writable)
         except (OSError, sqlite3.Error) as error:
             self.close()
-            raise StoreError(f"run store {run_dir}: {error}; give a writable --run-dir on a local disk") from error
+            remedy = "give a writable --run-dir on a local disk" if writable else "make it readable, or copy it whole"
+            raise StoreError(f"run store {run_dir}: {error}; {remedy}") from error
         except BaseException:
             self.close()
             raise
 
-    def _open(self, writable: bool) -> None:
-        target = (self.run_dir / DATABASE).absolute().as_uri() + ("" if writable else "?mode=ro")
-        self._db = self._opened.enter_context(closing(sqlite3.connect(target, uri=True, isolation_level=None)))
-        if writable:
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.execute(
-                "CREATE TABLE IF NOT EXISTS rows (kind TEXT, key TEXT, value BLOB, PRIMARY KEY (kind, key))"
-            )
-            self._db.execute("CREATE TABLE IF NOT EXISTS logs (name TEXT PRIMARY KEY, length INTEGER)")
-            self._db.execute("CREATE TABLE IF NOT EXISTS snapshots (step INTEGER, kind TEXT, key TEXT, value BLOB)")
-            self._db.execute("CREATE TABLE IF NOT EXISTS snapshot_logs (step INTEGER, name TEXT, length INTEGER)")
-        self._open_logs(writable)
+    def _open_to_write(self) -> None:
+        self._db = self._opened.enter_context(closing(_connect(self.run_dir / DATABASE)))
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        self._db.executescript(TABLES)
+        self._open_logs(self._lengths(), writable=True)
 
-    def _open_logs(self, writable: bool) -> None:
-        lengths = dict(self._db.execute("SELECT name, length FROM logs"))
-        self.losses, self.batches = (
-            self._opened.enter_context(
-                closing(SegmentLog(self.run_dir / name, lengths.get(name, 0), writable=writable))
-            )
-            for name in LOGS
-        )
-        self._committed = (self.losses.length, self.batches.length)
+    def _open_to_read(self) -> None:
+        self._db = self._opened.enter_context(_reading(self.run_dir))
+        self._db.execute("BEGIN")
+        lengths, self._seen = self._lengths(), self._raw_rows()
+        self._db.execute("COMMIT")
+        self._open_logs(lengths, writable=False)
+
+    def _lengths(self) -> dict[str, int]:
+        return dict(self._db.execute("SELECT name, length FROM logs"))
+
+    def _raw_rows(self) -> list[tuple[str, bytes]]:
+        return self._db.execute("SELECT kind, value FROM rows").fetchall()
+
+    def _open_logs(self, lengths: dict[str, int], *, writable: bool) -> None:
+        """Open the logs; one that is not named yet, as in a run of an earlier version, has length 0."""
+        paths = {name: (self.run_dir / name, lengths.get(name, 0)) for name in LOGS}
+        self.losses = loss_log(*paths[LOSS_LOG], writable=writable)
+        self._opened.enter_context(closing(self.losses))
+        self.batches = batch_log(*paths[BATCH_LOG], writable=writable)
+        self._opened.enter_context(closing(self.batches))
+        self.windows = window_log(*paths[WINDOW_LOG], writable=writable)
+        self._opened.enter_context(closing(self.windows))
+        self._committed = self._log_lengths()
+
+    def _log_lengths(self) -> tuple[int, ...]:
+        return self.losses.length, self.batches.length, self.windows.length
 
     def rows(self) -> list[tuple[str, Row]]:
-        """Every row; empty for a new run."""
+        """Every row; empty for a new run. A reader gets those of the moment at which it opened the store."""
         try:
-            found = self._db.execute("SELECT kind, value FROM rows").fetchall()
+            found = self._raw_rows() if self._seen is None else self._seen
             return [(kind, decode_row(kind, value)) for kind, value in found]
         except (sqlite3.Error, msgspec.MsgspecError, ProtocolError, KeyError) as error:
             raise StoreError(f"run store {self.run_dir} is damaged: {error}; choose another --run-dir") from error
 
-    def append(self, effect: AppendLoss | AppendBatch) -> None:
+    def append(self, effect: AppendLoss | AppendBatch | AppendWindow) -> None:
         """Append to a log; durable with the next ``commit``."""
         try:
-            if isinstance(effect, AppendLoss):
-                self.losses.append(effect.record)
-            else:
-                self.batches.append(effect.batch)
+            match effect:
+                case AppendLoss(record):
+                    self.losses.append(record)
+                case AppendBatch(batch):
+                    self.batches.append(batch)
+                case AppendWindow(record):
+                    self.windows.append(record)
         except OSError as error:
             raise unwritable(self.run_dir, error) from error
 
@@ -187,7 +132,7 @@ class RunStore:
         ``snapshot`` also keeps all rows as they are then under that step. Raises StoreError on a full disk; nothing of
         the iteration may be sent then.
         """
-        lengths = (self.losses.length, self.batches.length)
+        lengths = self._log_lengths()
         if not effects and lengths == self._committed and snapshot is None:
             return
         latest = {(e.kind, e.key): e for e in effects}
@@ -198,10 +143,11 @@ class RunStore:
         self._committed = lengths
 
     def _write(
-        self, latest: dict[tuple[str, str], Put | Delete], lengths: tuple[int, int], snapshot: int | None
+        self, latest: dict[tuple[str, str], Put | Delete], lengths: tuple[int, ...], snapshot: int | None
     ) -> None:
         self.losses.flush()
         self.batches.flush()
+        self.windows.flush()
         puts = [(e.kind, e.key, encode_row(e.row)) for e in latest.values() if isinstance(e, Put)]
         deletes = [(e.kind, e.key) for e in latest.values() if isinstance(e, Delete)]
         with self._transaction():
@@ -253,21 +199,22 @@ class RunStore:
                 self._drop_snapshots("> ?", step)
             self.losses.close()
             self.batches.close()
-            self._open_logs(writable=True)
+            self.windows.close()
+            self._open_logs(self._lengths(), writable=True)
         except (OSError, sqlite3.Error) as error:
             raise unwritable(self.run_dir, error) from error
 
     def loss_records(self, start: int = 0, stop: int = 1 << 62) -> Iterator[LossRecord]:
         """Records of the loss log."""
-        for message in self.losses.read(start, stop):
-            assert isinstance(message, LossRecord)
-            yield message
+        return self.losses.read(start, stop)
 
     def finished_batches(self) -> Iterator[Batch]:
         """Batches that all ranks have reported, in step order."""
-        for message in self.batches.read(0, self.batches.records):
-            assert isinstance(message, Batch)
-            yield message
+        return self.batches.read()
+
+    def decided_windows(self) -> Iterator[WindowRecord]:
+        """Windows as they were decided, in that order; each once."""
+        return self.windows.read()
 
     def close(self) -> None:
         """Close files and give the directory free."""
@@ -278,6 +225,35 @@ def unwritable(run_dir: Path, error: Exception) -> StoreError:
     """The error of a full or failing disk, with its remedy."""
     remedy = "free space, then start the broker again with the same --run-dir"
     return StoreError(f"run store {run_dir} cannot be written: {error}; {remedy}")
+
+
+def _connect(database: Path, options: str = "") -> sqlite3.Connection:
+    return sqlite3.connect(database.absolute().as_uri() + options, uri=True, isolation_level=None)
+
+
+@contextmanager
+def _reading(run_dir: Path) -> Iterator[sqlite3.Connection]:
+    """The database, read only; also in a directory that takes no files, where a WAL's index cannot be made.
+
+    There it is read as a file that nobody changes. That would leave out what stands in the WAL alone, as after a
+    kill -9, so where there is such a WAL a temporary copy is read: some MB.
+    """
+    database, wal = run_dir / DATABASE, run_dir / f"{DATABASE}-wal"
+    with ExitStack() as opened:
+        db = opened.enter_context(closing(_connect(database, "?mode=ro")))
+        try:
+            db.execute("SELECT 1 FROM logs LIMIT 1").fetchall()
+        except sqlite3.OperationalError:
+            if os.access(run_dir, os.W_OK):
+                raise
+            if wal.exists() and wal.stat().st_size:
+                folder = Path(opened.enter_context(TemporaryDirectory(prefix="autoassist-")))
+                for file in (database, wal):
+                    shutil.copyfile(file, folder / file.name)
+                db = opened.enter_context(closing(_connect(folder / DATABASE)))
+            else:
+                db = opened.enter_context(closing(_connect(database, "?immutable=1")))
+        yield db
 
 
 def _lock(run_dir: Path) -> BinaryIO:

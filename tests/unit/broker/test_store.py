@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import sqlite3
@@ -17,12 +16,14 @@ import numpy as np
 import pytest
 
 from broker.core import BrokerCore
-from broker.effects import AppendBatch, AppendLoss, Delete, Put
-from broker.rows import EpochRow, PeerRow, RunRow, encode_row
-from broker.store import BATCH_LOG, DATABASE, INDEX_EVERY, LOSS_LOG, RunStore
+from broker.effects import AppendBatch, AppendLoss, AppendWindow, Delete, Put
+from broker.rows import EpochRow, PeerRow, RunRow, StepRow, WindowRecord, encode_row
+from broker.segments import INDEX_EVERY
+from broker.store import BATCH_LOG, DATABASE, LOGS, LOSS_LOG, WINDOW_LOG, RunStore
 from protocol.errors import StoreError, UserError
 from protocol.messages import Batch, LossRecord, Segment
 from protocol.settings import RunSettings
+from tests.harness.disks import make_read_only, resize, small_disk
 
 
 @pytest.fixture
@@ -66,18 +67,34 @@ def batch(step: int) -> AppendBatch:
     )  # fmt: skip
 
 
-def content(store: RunStore) -> tuple[dict[str, bytes], list[int], list[int]]:
-    """Rows, positions in the loss log, steps in the batch log."""
+def window(number: int) -> AppendWindow:
+    ids = np.arange(8 * number, 8 * number + 8, dtype=np.int64)
+    return AppendWindow(
+        WindowRecord(window=number, epoch=1, ids=ids, kept=5, assistant="a", version=2, learned_through=number - 3)
+    )
+
+
+Content = tuple[dict[str, bytes], list[int], list[int], list[int]]
+
+
+def content(store: RunStore) -> Content:
+    """Rows, positions in the loss log, steps in the batch log, windows in the window log."""
     rows = {f"{kind}/{i}": encode_row(row) for i, (kind, row) in enumerate(sorted(store.rows(), key=str))}
-    return rows, [r.position for r in store.loss_records()], [b.step for b in store.finished_batches()]
+    return (
+        rows,
+        [r.position for r in store.loss_records()],
+        [b.step for b in store.finished_batches()],
+        [w.window for w in store.decided_windows()],
+    )
 
 
-def filled(run_dir: Path, *, records: int = 5) -> tuple[dict[str, bytes], list[int], list[int]]:
+def filled(run_dir: Path, *, records: int = 5) -> Content:
     """A store with something in it, closed; what it holds."""
     store = opened(run_dir)
     for position in range(records):
         store.append(loss(position))
         store.append(batch(position))
+        store.append(window(position))
     store.commit([run_row(), epoch(0, offered=7), epoch(1)])
     held = content(store)
     store.close()
@@ -92,6 +109,8 @@ def test_rows_and_logs_survive_close_and_reopen_to_the_bit(run_dir: Path) -> Non
     store = opened(run_dir)
     store.append(loss(0))
     store.append(batch(0))
+    store.append(window(0))
+    store.append(AppendWindow(WindowRecord(window=1, epoch=1, ids=np.arange(3), kept=3, reason="urgent")))
     store.commit(
         [run_row(), epoch(0, offered=7), Put("peer", "a", PeerRow(name="a", role="assistant", incarnation="i"))]
     )
@@ -105,13 +124,16 @@ def test_rows_and_logs_survive_close_and_reopen_to_the_bit(run_dir: Path) -> Non
     (record,), (finished,) = list(store.loss_records()), list(store.finished_batches())
     assert record.losses.tobytes() == loss(0).record.losses.tobytes()
     assert finished.segments == batch(0).batch.segments
+    decided, unfiltered = list(store.decided_windows())
+    assert encode_row(decided) == encode_row(window(0).record) and decided.ids.dtype == np.int64
+    assert (unfiltered.assistant, unfiltered.learned_through, unfiltered.reason) == ("", None, "urgent")
     store.close()
 
 
 def test_a_new_directory_is_made_and_holds_nothing(run_dir: Path) -> None:
     """The first start, with a --run-dir whose parents do not exist either."""
     store = opened(run_dir)
-    assert content(store) == ({}, [], [])
+    assert content(store) == ({}, [], [], [])
     store.close()
 
 
@@ -158,8 +180,10 @@ def test_what_was_appended_and_not_committed_is_gone_after_a_kill(run_dir: Path,
     before = content(store)
     store.append(loss(1))
     store.append(batch(0))
+    store.append(window(0))
     store.losses.flush()
     store.batches.flush()
+    store.windows.flush()
     shutil.copytree(run_dir, tmp_path / "killed")
     store.commit([epoch(0, offered=3)])
     after = content(store)
@@ -175,7 +199,7 @@ def test_what_was_appended_and_not_committed_is_gone_after_a_kill(run_dir: Path,
 def test_a_record_that_is_half_written_beyond_the_committed_length_is_cut_off(run_dir: Path) -> None:
     """The disk was full in the middle of a record, or the process was killed there."""
     held = filled(run_dir)
-    for name in (LOSS_LOG, BATCH_LOG):
+    for name in LOGS:
         whole = (run_dir / name).stat().st_size
         with (run_dir / name).open("ab") as file:
             file.write((1 << 20).to_bytes(4, "little") + b"half a record")
@@ -187,14 +211,14 @@ def test_a_record_that_is_half_written_beyond_the_committed_length_is_cut_off(ru
 
 @pytest.mark.processes
 def test_a_real_kill_between_any_two_steps_leaves_a_prefix(run_dir: Path) -> None:
-    """A process is killed with SIGKILL while it commits as fast as it can: rows and both logs agree afterwards."""
+    """A process is killed with SIGKILL while it commits as fast as it can: rows and all logs agree afterwards."""
     script = f"""
 import sys
 sys.path.insert(0, {str(Path.cwd())!r})
 from tests.unit.broker.test_store import *
 store = RunStore(Path({str(run_dir)!r}))
 for step in range(10**6):
-    store.append(loss(step)); store.append(batch(step))
+    store.append(loss(step)); store.append(batch(step)); store.append(window(step))
     store.commit([epoch(0, offered=step + 1)])
     if step == 20: print("going", flush=True)
 """
@@ -209,13 +233,66 @@ for step in range(10**6):
     assert row.offered > 20
     assert [r.position for r in store.loss_records()] == list(range(row.offered))
     assert [b.step for b in store.finished_batches()] == list(range(row.offered))
+    assert [w.window for w in store.decided_windows()] == list(range(row.offered))
+    store.close()
+
+
+# Going back, and coming from an earlier version
+
+
+def test_a_restored_snapshot_takes_rows_and_all_logs_back(run_dir: Path) -> None:
+    """The Boss resumes from the checkpoint of step 1: what came after is gone, and appending goes on from there."""
+    store = opened(run_dir)
+    for step in range(3):
+        for effect in (loss(step), batch(step), window(step)):
+            store.append(effect)
+        store.commit([epoch(0, offered=step)], snapshot=step)
+        if step == 1:
+            held = content(store)
+    store.restore_snapshot(1)
+    assert content(store) == held
+    store.append(window(7))
+    store.commit([])
+    store.close()
+    store = opened(run_dir, writable=False)
+    assert content(store)[3] == [0, 1, 7]
+    store.close()
+
+
+def without_window_log(run_dir: Path) -> None:
+    """Make a run directory what an earlier version has left, which kept no log of windows."""
+    (run_dir / WINDOW_LOG).unlink()
+    database = sqlite3.connect(run_dir / DATABASE)
+    for table in ("logs", "snapshot_logs"):
+        database.execute(f"DELETE FROM {table} WHERE name = ?", (WINDOW_LOG,))
+    database.commit()
+    database.close()
+
+
+def test_a_run_of_an_earlier_version_without_a_window_log_opens_with_an_empty_one(run_dir: Path) -> None:
+    """It is exported, then goes on with this version, then is taken back to a checkpoint of before."""
+    store = opened(run_dir)
+    store.append(loss(0))
+    store.commit([epoch(0)], snapshot=0)
+    store.close()
+    without_window_log(run_dir)
+    for writable in (False, True):
+        store = opened(run_dir, writable=writable)
+        assert content(store)[1:] == ([0], [], [])
+        store.close()
+    store = opened(run_dir)
+    store.append(window(4))
+    store.commit([])
+    assert content(store)[1:] == ([0], [], [4])
+    store.restore_snapshot(0)
+    assert content(store)[1:] == ([0], [], [])
     store.close()
 
 
 # Damage
 
 
-@pytest.mark.parametrize("name", [LOSS_LOG, BATCH_LOG])
+@pytest.mark.parametrize("name", LOGS)
 @pytest.mark.parametrize("left", ["nothing", "all but a byte", "no file"])
 def test_a_log_shorter_than_its_committed_length_is_an_error_that_names_file_and_remedy(
     run_dir: Path, name: str, left: str
@@ -228,10 +305,11 @@ def test_a_log_shorter_than_its_committed_length_is_an_error_that_names_file_and
         path.unlink()
     else:
         os.truncate(path, 0 if left == "nothing" else size - 1)
-    with pytest.raises(StoreError) as caught:
-        opened(run_dir)
-    assert str(path) in str(caught.value) and str(size) in str(caught.value)
-    assert "--run-dir" in str(caught.value)
+    for writable in (False, True):
+        with pytest.raises(StoreError) as caught:
+            opened(run_dir, writable=writable)
+        assert str(path) in str(caught.value) and str(size) in str(caught.value)
+        assert "--run-dir" in str(caught.value)
 
 
 def test_a_log_whose_records_do_not_add_up_to_its_length_is_an_error(run_dir: Path) -> None:
@@ -243,17 +321,28 @@ def test_a_log_whose_records_do_not_add_up_to_its_length_is_an_error(run_dir: Pa
         opened(run_dir)
 
 
+@pytest.mark.parametrize("name", LOGS)
 @pytest.mark.parametrize("junk", [b"\x00", b"\xff", b"\xc1"])
-def test_a_damaged_record_is_an_error_when_it_is_read(run_dir: Path, junk: bytes) -> None:
+def test_a_damaged_record_is_an_error_when_it_is_read(run_dir: Path, junk: bytes, name: str) -> None:
     """Bytes in the middle of a record are wrong."""
     filled(run_dir)
-    with (run_dir / LOSS_LOG).open("r+b") as file:
+    with (run_dir / name).open("r+b") as file:
         file.seek(4)
         file.write(junk * 20)
     store = opened(run_dir)
+    log: Any = {LOSS_LOG: store.losses, BATCH_LOG: store.batches, WINDOW_LOG: store.windows}[name]
     with pytest.raises(StoreError, match=r"record 0 is damaged.*--run-dir"):
-        list(store.loss_records())
-    assert [r.position for r in store.loss_records(1)] == [1, 2, 3, 4]
+        list(log.read())
+    assert len(list(log.read(1))) == 4
+    store.close()
+
+
+def test_a_record_of_another_kind_is_damage(run_dir: Path) -> None:
+    """Somebody has mixed up the files."""
+    store = opened(run_dir)
+    store.losses.append(batch(0).batch)  # type: ignore[arg-type]
+    with pytest.raises(StoreError, match=r"record 0 is damaged.*a Batch where a LossRecord is expected"):
+        next(store.loss_records())
     store.close()
 
 
@@ -290,13 +379,8 @@ def test_a_damaged_database_is_an_error_that_names_directory_and_remedy(run_dir:
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 1 MiB."""
-    mount = tmp_path / "tiny"
-    mount.mkdir()
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mount(b"tmpfs", bytes(mount), b"tmpfs", 0, b"size=1m"):
-        pytest.skip("mounting needs root")
-    yield mount
-    assert libc.umount2(bytes(mount), 2) == 0
+    with small_disk(tmp_path / "tiny", "1m") as mount:
+        yield mount
 
 
 def fill_until_error(store: RunStore, most: int = 100_000) -> tuple[StoreError, int]:
@@ -317,8 +401,7 @@ def test_a_full_disk_is_an_error_with_a_remedy_and_all_that_was_committed_is_saf
     assert str(tiny_disk / "run") in str(error) and "free space" in str(error)
     assert committed > 10
     store.close()
-    libc = ctypes.CDLL(None, use_errno=True)
-    assert libc.mount(b"tmpfs", bytes(tiny_disk), b"tmpfs", 32, b"size=4m") == 0
+    resize(tiny_disk, "4m")
     store = opened(tiny_disk / "run")
     assert [r.position for r in store.loss_records()] == list(range(committed))
     assert [r.offered for _, r in store.rows() if isinstance(r, EpochRow)] == [committed]
@@ -380,16 +463,34 @@ def test_a_log_that_cannot_be_written_is_the_same_error(run_dir: Path, monkeypat
 
 @pytest.fixture
 def read_only_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system with a run on it that is mounted read-only."""
-    mount = tmp_path / "read-only"
-    mount.mkdir()
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mount(b"tmpfs", bytes(mount), b"tmpfs", 0, b"size=4m"):
-        pytest.skip("mounting needs root")
-    filled(mount / "run")
-    assert libc.mount(b"tmpfs", bytes(mount), b"tmpfs", 1 | 32, b"") == 0
-    yield mount
-    assert libc.umount2(bytes(mount), 2) == 0
+    """A file system with runs on it that is mounted read-only: "run" was closed, "killed" and "copied" were not.
+
+    Their last commits stand in SQLite's WAL alone; of "copied" somebody has left out the index beside it.
+    """
+    filled(tmp_path / "live")
+    store = opened(tmp_path / "live")
+    store.append(loss(5))
+    store.commit([epoch(2)])
+    with small_disk(tmp_path / "read-only", "4m") as mount:
+        filled(mount / "run")
+        for name in ("killed", "copied"):
+            shutil.copytree(tmp_path / "live", mount / name)
+        (mount / "copied" / f"{DATABASE}-shm").unlink()
+        make_read_only(mount)
+        yield mount
+    store.close()
+
+
+@pytest.mark.parametrize("name, records", [("run", 5), ("killed", 6), ("copied", 6)])
+def test_a_run_on_a_read_only_disk_can_be_read_with_all_that_was_committed(
+    read_only_disk: Path, name: str, records: int
+) -> None:
+    """``autoassist export`` of a run on a mounted image; also of one whose broker was killed."""
+    store = opened(read_only_disk / name, writable=False)
+    rows, *logs = content(store)
+    assert logs == [list(range(records)), list(range(5)), list(range(5))]
+    assert len(rows) == records - 2
+    store.close()
 
 
 def test_a_read_only_disk_is_an_error_with_a_remedy(read_only_disk: Path) -> None:
@@ -461,6 +562,32 @@ def test_a_reader_sees_the_committed_state_while_the_broker_goes_on(run_dir: Pat
     assert content(writer)[1] == [0, 1]
     with pytest.raises(StoreError):
         reader.commit([epoch(2)])
+    reader.close()
+    writer.close()
+
+
+def test_a_reader_sees_rows_and_logs_of_one_moment(run_dir: Path) -> None:
+    """A step is finished between two looks of ``autoassist export``: it moves from the rows to the log."""
+    writer = opened(run_dir)
+    writer.append(batch(0))
+    writer.commit([Put("step", "1", StepRow(batch=batch(1).batch))])
+    reader = opened(run_dir, writable=False)
+    writer.append(batch(1))
+    writer.commit([Delete("step", "1"), Put("step", "2", StepRow(batch=batch(2).batch))])
+    waiting = [row.batch.step for _, row in reader.rows() if isinstance(row, StepRow)]
+    assert [b.step for b in reader.finished_batches()] + waiting == [0, 1]
+    reader.close()
+    writer.close()
+
+
+def test_a_reader_that_lingers_does_not_keep_the_database_from_being_tidied(run_dir: Path) -> None:
+    """``autoassist export | less`` is left open overnight: the WAL can still be written back whole."""
+    writer = opened(run_dir)
+    writer.commit([epoch(0)])
+    reader = opened(run_dir, writable=False)
+    writer.commit([epoch(1)])
+    busy, frames, moved = writer._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    assert (busy, frames) == (0, moved)
     reader.close()
     writer.close()
 
