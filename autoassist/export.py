@@ -1,12 +1,16 @@
-"""``autoassist export``: every batch, and every instance's loss history, out of the run store."""
+"""``autoassist export``: every batch, every decided window, and every instance's loss history, out of the run store.
+
+All of one export is of one moment, also where the run goes on meanwhile.
+"""
 
 from __future__ import annotations
 
 import csv
 import json
+import logging
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TextIO
@@ -14,21 +18,24 @@ from typing import Annotated, Any, Literal, TextIO
 import tyro
 
 from autoassist.roles import Flat, LogSettings
-from broker.rows import StepRow
+from broker.rows import EpochRow, StepRow
 from broker.store import RunStore
 from protocol.messages import Batch, Segment
+
+log = logging.getLogger("autoassist.export")
 
 Record = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportCommand:
-    """Write what a run trained, to standard output or a file."""
+    """Write what a run offered and trained, to standard output or a file."""
 
     run_dir: Annotated[Path, tyro.conf.Positional]
-    """Directory of the run; it may still be running."""
-    what: Literal["batches", "losses"] = "batches"
-    """batches: one record per step and rank. losses: one per reported loss, in the order of the loss log."""
+    """Directory of the run; it may still be running, or be a copy that cannot be written."""
+    what: Literal["batches", "losses", "windows"] = "batches"
+    """batches: one record per step and rank. losses: one per reported loss, in the order of the loss log. windows: one
+    per window, with all IDs offered and how many were kept when it was decided."""
     format: Literal["jsonl", "csv"] = "jsonl"
     """JSON lines, or CSV with lists as JSON."""
     output: Path | None = None
@@ -39,7 +46,7 @@ class ExportCommand:
         """Write; returns the exit code."""
         store = RunStore(self.run_dir, writable=False)
         try:
-            records = batch_records(store) if self.what == "batches" else loss_records(store)
+            records = RECORDS[self.what](store)
             if self.output is None:
                 write(records, self.format, sys.stdout)
             else:
@@ -132,3 +139,36 @@ def loss_records(store: RunStore) -> Iterator[Record]:
                 "loss": float(loss) if math.isfinite(loss) else None,
                 "keep_probability": float(keep),
             }
+
+
+def window_records(store: RunStore) -> Iterator[Record]:
+    """Every decided window, in the order of the decisions; together they offer each ID once an epoch.
+
+    A record is as of the decision, and ``kept`` with it: a window that is reopened later, because its selection has
+    become too stale in stock, passes all its untrained IDs after all. What was trained of it is in the batches.
+    """
+    for window in store.decided_windows():
+        yield {
+            "window": window.window,
+            "epoch": window.epoch,
+            "assistant": window.assistant or "unfiltered",
+            "version": window.version,
+            "learned_through": window.learned_through,
+            "reason": window.reason or None,
+            "kept": window.kept,
+            "ids": window.ids.tolist(),
+        }
+    decided = sum(row.closed_windows for _, row in store.rows() if isinstance(row, EpochRow))
+    if decided > store.windows.records:
+        log.warning(
+            "%d of %d windows were decided by an earlier version, which kept no log of them: they are missing here",
+            decided - store.windows.records,
+            decided,
+        )
+
+
+RECORDS: dict[str, Callable[[RunStore], Iterator[Record]]] = {
+    "batches": batch_records,
+    "losses": loss_records,
+    "windows": window_records,
+}
