@@ -31,7 +31,10 @@ def assert_nothing_lost_or_doubled(run_dir: Path, epochs: int) -> None:
     report, batches, losses = read_report(run_dir), export(run_dir), export(run_dir, "losses")
     assert report.status == "finished"
     assert report.selection.offered == epochs * report.n
+    offered = Counter((window["epoch"], i) for window in export(run_dir, "windows") for i in window["ids"])
+    assert offered == {(epoch, i): 1 for epoch in range(epochs) for i in range(report.n)}
     trained = trained_by_epoch(batches)
+    assert trained.keys() <= offered.keys()
     assert max(trained.values()) == 1
     assert sum(trained.values()) == report.selection.kept
     assert {i for epoch, i in trained if epoch == 0} == set(range(report.n))
