@@ -80,6 +80,20 @@ def test_a_window_names_its_assistant_or_why_it_passed_unfiltered(finished: Path
     assert any(window["kept"] < len(window["ids"]) for window in windows)
 
 
+def test_a_run_that_was_taken_back_to_a_checkpoint_offers_every_id_once_all_the_same(tmp_path: Path) -> None:
+    """The Boss is killed well after its checkpoint: what was decided since then is decided again."""
+    epochs = 12
+    with roles() as start:
+        run = start("run", "digits", "--epochs", str(epochs), "--checkpoint-every", "30", "--run-dir", str(tmp_path))
+        run.wait_for("epoch 4:")
+        run.kill()
+        resumed = start("run", "--resume", str(tmp_path))
+        assert resumed.end() == 0, resumed.text
+    assert "resuming from the checkpoint" in resumed.text
+    windows, n = export(tmp_path, "windows"), read_report(tmp_path).n
+    assert offered(windows) == {(epoch, i): 1 for epoch in range(epochs) for i in range(n)}
+
+
 def at_one_moment(run_dir: Path) -> tuple[list[Record], list[Record]]:
     """Batches and windows of one opening of the store."""
     store = RunStore(run_dir, writable=False)
