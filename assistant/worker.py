@@ -55,7 +55,8 @@ class AssistantSettings:
 class Assistant:
     """One Assistant process.
 
-    ``features`` has shape (n, d) float32 or is None, ``labels`` (n,) int64 or None.
+    ``features`` has shape (n, d) float32 or is None, ``labels`` (n,) int64 or None. Without a data set of its own
+    (``dataset_id`` "" and ``n`` 0) it takes the run's, and knows instances by their losses alone.
     """
 
     def __init__(
@@ -63,8 +64,8 @@ class Assistant:
         settings: AssistantSettings,
         connect: ConnectSettings,
         *,
-        dataset_id: str,
-        n: int,
+        dataset_id: str = "",
+        n: int = 0,
         features: NDArray[np.float32] | None = None,
         labels: NDArray[np.int64] | None = None,
         times: SessionTimes | None = None,
@@ -143,7 +144,7 @@ class Assistant:
         if self.core is None:
             settings = welcome.settings
             log.info("joined the run: policy %s, seed %d", settings.policy, settings.seed)
-            self.core = AssistantCore(settings, make_policy(settings, self.n, self.features, self.labels))
+            self.core = AssistantCore(settings, make_policy(settings, welcome.n, self.features, self.labels))
             self._load(self.core, welcome)
         self._say(self.core.grant())
 

@@ -14,6 +14,7 @@ import tyro
 from assistant.worker import AssistantSettings
 from broker.loop import BrokerSettings
 from protocol.client import ConnectSettings
+from protocol.errors import BrokerUnreachable
 from protocol.settings import RunSettings
 from protocol.signals import StopSignal
 
@@ -74,9 +75,13 @@ class BrokerCommand:
 
 @dataclass(frozen=True, kw_only=True)
 class AssistantCommand:
-    """An Assistant: scores windows, learns from the Boss's losses."""
+    """An Assistant: scores windows, learns from the Boss's losses.
 
-    workload: WorkloadName
+    WORKLOAD gives it features and labels of the instances. Without one, for a Boss that is a script of your own, it
+    learns from their losses alone.
+    """
+
+    workload: WorkloadName = ""
     assistant: Flat[AssistantSettings] = AssistantSettings()
     connect: Flat[ConnectSettings] = ConnectSettings()
     data: Flat[WorkloadSettings] = WorkloadSettings()
@@ -88,17 +93,21 @@ class AssistantCommand:
         from workloads import load_workload
 
         with StopSignal() as stop:
-            workload = load_workload(self.workload, model=self.data.model, data_dir=self.data.data_dir)
-            fingerprint = workload.fingerprint()
-            assistant = Assistant(
-                self.assistant,
-                self.connect,
-                dataset_id=fingerprint.dataset_id,
-                n=fingerprint.n,
-                features=workload.features(),
-                labels=workload.labels(),
-            )
-            ended = assistant.run(stop)
+            if not self.workload:
+                log.info("no WORKLOAD given: instances are known by their losses alone, without features")
+                ended = Assistant(self.assistant, self.connect).run(stop)
+            else:
+                workload = load_workload(self.workload, model=self.data.model, data_dir=self.data.data_dir)
+                fingerprint = workload.fingerprint()
+                assistant = Assistant(
+                    self.assistant,
+                    self.connect,
+                    dataset_id=fingerprint.dataset_id,
+                    n=fingerprint.n,
+                    features=workload.features(),
+                    labels=workload.labels(),
+                )
+                ended = assistant.run(stop)
         log.info("leaving: the run is %s", ended)
         return 0
 
@@ -114,21 +123,16 @@ def execute_boss(
     local: object,
 ) -> int:
     """Train; returns the exit code."""
-    from boss.checkpoint import CheckpointDir, CheckpointSettings, Saver, save_weights
-    from boss.feed import Feed
+    from boss.checkpoint import CheckpointSettings, open_checkpoints, save_weights
+    from boss.feed import Feed, require_one_rank
     from boss.line import LocalSettings
     from boss.train import TrainSettings, train
     from workloads import load_workload, validate_workload
 
     assert isinstance(train_settings, TrainSettings) and isinstance(checkpoints, CheckpointSettings)
     assert isinstance(local, LocalSettings)
-    saver, state = None, None
-    if checkpoints.checkpoint_dir is not None:
-        directory = CheckpointDir(checkpoints.checkpoint_dir, checkpoints.checkpoint_keep)
-        saver = Saver(directory, checkpoints.checkpoint_every) if checkpoints.checkpoint_every else None
-        state = directory.newest() if checkpoints.resume else None
-    if checkpoints.resume:
-        log.info("resuming from %s", f"the checkpoint of step {state.step}" if state else "the beginning")
+    require_one_rank(run)
+    saver, state = open_checkpoints(checkpoints)
     with StopSignal() as stop:
         train_settings.resolved_device()
         workload = load_workload(workload_name, model=data.model, data_dir=data.data_dir)
@@ -139,14 +143,18 @@ def execute_boss(
             n=fingerprint.n,
             dataset_id=fingerprint.dataset_id,
             connect_timeout_s=connect.connect_timeout_s,
+            reconnect_timeout_s=connect.reconnect_timeout_s,
+            workload=workload_name if not data.model else f"{workload_name} {data.model}",
             settings=run,
             local=local,
             state=(state.run if state is not None else {}) if checkpoints.resume else None,
         ) as feed:
             boss = train(workload, feed, train_settings, stop=stop, saver=saver, state=state)
-            ended = feed.ended
-            if checkpoints.save is not None:
-                save_weights(boss, checkpoints.save)
-    if ended == "failed":
+        if checkpoints.save is not None:
+            save_weights(boss, checkpoints.save)
+    if feed.ended == "failed":
         log.error("the broker ended the run as failed")
-    return {"finished": 0, "stopped": 0}.get(ended, 1)
+    elif not feed.close():
+        kept = f"; the weights are in {checkpoints.save}" if checkpoints.save is not None else ""
+        raise BrokerUnreachable(f"the broker at {connect.broker} did not acknowledge the run's last reports{kept}")
+    return {"finished": 0, "stopped": 0}.get(feed.ended, 1)

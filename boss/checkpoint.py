@@ -126,10 +126,7 @@ class CheckpointDir:
             "optimizer": state.optimizer,
             "rng": state.rng,
         }
-        with part.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
+        _write(content, part)
         return part, Entry(state.step, f"boss-{state.step:09d}.pt", _sha256(part))
 
     def publish(self, part: Path, entry: Entry) -> None:
@@ -182,33 +179,65 @@ class Saver:
         """
         self._tried = feed.steps
         if not feed.is_connected:
-            log.warning("no checkpoint of step %d: the broker is away", feed.steps - 1)
-            return False
+            return self._without(feed.steps - 1, "the broker is away")
+        if feed.has_diverged:
+            return self._without(feed.steps - 1, "no loss is finite any more")
         with feed.clocks.checkpoint():
             state = capture(feed.steps - 1, feed.state_dict(), boss, optimizer)
             try:
                 part, entry = self.directory.stage(state)
             except OSError as error:
-                log.warning(
-                    "no checkpoint of step %d: %s cannot be written (%s)", state.step, self.directory.path, error
-                )
-                return False
+                return self._without(state.step, f"{self.directory.path} cannot be written ({error})")
         if not feed.cut():
-            log.warning(
-                "no checkpoint of step %d: the broker did not answer; the one before it still counts", state.step
-            )
             part.unlink(missing_ok=True)
-            return False
-        self.directory.publish(part, entry)
+            return self._without(state.step, "the broker did not answer")
+        try:
+            self.directory.publish(part, entry)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            return self._without(state.step, f"{self.directory.path} cannot be written ({error})")
         return True
+
+    @staticmethod
+    def _without(step: int, why: str) -> bool:
+        log.warning("no checkpoint of step %d: %s; the one before it still counts", step, why)
+        return False
+
+
+def open_checkpoints(settings: CheckpointSettings) -> tuple[Saver | None, BossState | None]:
+    """What saves, and what to go on from; None where nothing is to be saved, or nothing is there to go on from."""
+    if settings.checkpoint_dir is None:
+        return None, None
+    directory = CheckpointDir(settings.checkpoint_dir, settings.checkpoint_keep)
+    saver = Saver(directory, settings.checkpoint_every) if settings.checkpoint_every else None
+    state = directory.newest() if settings.resume else None
+    if settings.resume:
+        log.info("resuming from %s", f"the checkpoint of step {state.step}" if state else "the beginning")
+    return saver, state
 
 
 def save_weights(boss: nn.Module, path: Path) -> None:
-    """Write the trained Boss's ``state_dict`` atomically; read it with ``torch.load(path, weights_only=True)``."""
+    """Write the trained Boss's ``state_dict`` atomically; read it with ``torch.load(path, weights_only=True)``.
+
+    Raises OSError.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".{os.getpid()}.part")
-    torch.save(boss.state_dict(), part)
+    _write(boss.state_dict(), part)
     part.replace(path)
+
+
+def _write(content: dict[str, Any], path: Path) -> None:
+    """Raises OSError, and leaves nothing, where it cannot be written whole."""
+    try:
+        with path.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:  # torch makes a RuntimeError of its own of what the file says
+        with suppress(OSError):
+            path.unlink()
+        raise OSError(str(error).splitlines()[0]) from error
 
 
 def _sha256(path: Path) -> str:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 class Clocks:
-    """Monotonic seconds. The wall clock runs from the first batch in hand to the last report.
+    """Monotonic seconds. The wall clock runs from the first batch in hand to the last report, or the last wait.
 
     Evaluation and checkpoints are left out of it.
     """
@@ -16,12 +16,12 @@ class Clocks:
     def __init__(self) -> None:
         self.connected_at = time.monotonic()
         self.started_at: float | None = None
-        self.last_report_at = self.connected_at
+        self.last_moment_at = self.connected_at
         self.exposed_wait_s = 0.0
         self.startup_wait_s = 0.0
         self.evaluation_s = 0.0
         self.checkpoint_s = 0.0
-        self._paused_before_last_report_s = 0.0
+        self._paused_before_last_moment_s = 0.0
         self._wall_before_s = 0.0
         self._paused_before_start_s = 0.0
 
@@ -31,6 +31,8 @@ class Clocks:
             self.startup_wait_s += seconds  # a resumed Boss starts up again
         else:
             self.exposed_wait_s += seconds
+            if seconds:
+                self._moment()
 
     def got_batch(self) -> None:
         """A batch is in hand."""
@@ -39,8 +41,12 @@ class Clocks:
 
     def reported(self) -> None:
         """A step is done."""
-        self.last_report_at = time.monotonic()
-        self._paused_before_last_report_s = self.evaluation_s + self.checkpoint_s
+        self._moment()
+
+    def _moment(self) -> None:
+        """Up to here the wall clock has run."""
+        self.last_moment_at = time.monotonic()
+        self._paused_before_last_moment_s = self.evaluation_s + self.checkpoint_s
 
     def state_dict(self) -> dict[str, float]:
         """What a resumed Boss goes on counting from."""
@@ -53,7 +59,7 @@ class Clocks:
         for name in ("exposed_wait_s", "startup_wait_s", "evaluation_s", "checkpoint_s"):
             setattr(self, name, state[name])
         self._paused_before_start_s = self.evaluation_s + self.checkpoint_s
-        self._paused_before_last_report_s = self._paused_before_start_s
+        self._paused_before_last_moment_s = self._paused_before_start_s
 
     @contextmanager
     def evaluation(self) -> Iterator[None]:
@@ -78,5 +84,5 @@ class Clocks:
         """See the class."""
         if self.started_at is None:
             return self._wall_before_s
-        paused_s = self._paused_before_last_report_s - self._paused_before_start_s
-        return self._wall_before_s + self.last_report_at - self.started_at - paused_s
+        paused_s = self._paused_before_last_moment_s - self._paused_before_start_s
+        return self._wall_before_s + self.last_moment_at - self.started_at - paused_s

@@ -22,14 +22,34 @@ from boss.line import BossLine, LocalSettings
 from boss.plan import BossPlan, RankBatch
 from boss.reporter import Reporter
 from protocol.client import ConnectSettings, RoleClient, new_incarnation
-from protocol.errors import FeedMisuse, SettingError
+from protocol.errors import FeedMisuse, SettingError, TrainingDiverged
 from protocol.messages import NO_RESTORE, EpochEnd, EpochResult, Goodbye, Hello, Stop
 from protocol.session import SessionTimes
-from protocol.settings import RunSettings
+from protocol.settings import RunSettings, require
 
 log = logging.getLogger("autoassist.boss")
 
 CUT_TIMEOUT_S = 10.0
+HOPELESS_STEPS = 20
+"""So many steps in a row without a single finite loss, and the network has diverged."""
+
+
+def require_one_rank(settings: RunSettings) -> None:
+    """Raises SettingError for several ranks, which the broker serves and the feed does not yet."""
+    require(settings.world_size == 1, "world_size", settings.world_size, "one Boss process only, so far; leave it at 1")
+
+
+def _settings_from(given: dict[str, Any]) -> RunSettings:
+    try:
+        return RunSettings(**given)
+    except TypeError as error:
+        raise SettingError(f"Feed.connect: {error}; the settings are the fields of RunSettings") from None
+
+
+def _size_of(dataset: Sized | None) -> int:
+    if dataset is None:
+        raise SettingError("Feed.connect: neither dataset nor n is given; pass dataset=train_set")
+    return len(dataset)
 
 
 class Feed:
@@ -74,35 +94,36 @@ class Feed:
         state: dict[str, Any] | None = None,
         local: LocalSettings | None = None,
         times: SessionTimes | None = None,
+        reconnect_timeout_s: float = 600.0,
+        workload: str = "",
         **run_settings: Any,
     ) -> Feed:
         """Join a run as Boss rank 0, or start it; blocks until the broker answers.
 
         ``run_settings`` are the fields of ``RunSettings``, ``batch_size`` and ``epochs`` for example. ``state`` is a
         ``state_dict`` of an earlier feed of the same run, or ``{}`` for the run's beginning: the broker takes back all
-        that came after it.
+        that came after it. ``workload`` is what the report calls the run.
 
         Raises SettingError for a bad setting, PeerRefused where the broker's run differs, BrokerUnreachable after
         ``connect_timeout_s``.
         """
-        if settings is None:
-            try:
-                settings = RunSettings(**run_settings)
-            except TypeError as error:
-                raise SettingError(f"Feed.connect: {error}; the settings are the fields of RunSettings") from None
-        if n is None and dataset is None:
-            raise SettingError("Feed.connect: neither dataset nor n is given; pass dataset=train_set")
+        settings = settings or _settings_from(run_settings)
+        require_one_rank(settings)
         hello = Hello(
             role="boss",
             name="boss-0",
             incarnation=new_incarnation(),
             dataset_id=dataset_id,
-            n=n if n is not None else len(dataset) if dataset is not None else 0,
+            n=_size_of(dataset) if n is None else n,
             settings=settings,
             package_version=metadata.version("autoassist"),
             restore_step=NO_RESTORE if state is None else int(state.get("step", -1)),
+            run_id=(state or {}).get("run_id", ""),
+            workload=workload,
         )
-        connect = ConnectSettings(broker=broker, connect_timeout_s=connect_timeout_s)
+        connect = ConnectSettings(
+            broker=broker, connect_timeout_s=connect_timeout_s, reconnect_timeout_s=reconnect_timeout_s
+        )
         feed = cls(settings, connect, hello, local=local or LocalSettings(), times=times)
         if state:
             feed._load_state_dict(state)
@@ -166,12 +187,15 @@ class Feed:
     # Losses
 
     def report(self, losses: Tensor) -> Tensor:
-        """Report per-instance losses, shape ``(batch,)``; returns their mean, padding left out, with gradient.
+        """Report per-instance losses, shape ``(batch,)``; returns the mean of the finite ones, with gradient.
 
-        Returns at once: values are copied and sent by another thread. Losses that are NaN or infinite are counted
-        and never learned from.
+        Returns at once: values are copied and sent by another thread. Losses that are NaN or infinite are counted,
+        named in a warning, left out of the mean, and never learned from by an Assistant. Where the network's *outputs*
+        are not finite either, no mean can keep NaN out of the gradient: look at it before ``optimizer.step()``, as
+        ``boss.train.drop_poisoned_gradients`` does. Padding is left out of the mean too.
 
-        Raises FeedMisuse for a loss that is reduced or of another length.
+        Raises FeedMisuse for a loss that is reduced or of another length, TrainingDiverged after ``HOPELESS_STEPS``
+        steps without a finite loss.
         """
         expected = len(self._plan.pulled[0].ids) if self._plan.pulled else None
         if losses.dim() != 1 or (expected is not None and len(losses) != expected):
@@ -179,21 +203,30 @@ class Feed:
                 f"report: losses have shape {tuple(losses.shape)}, expected ({expected},): one per instance; "
                 'compute the loss with reduction="none"'
             )
+        if self.has_diverged:
+            raise TrainingDiverged(
+                f"step {self.steps}: no loss was finite in the last {HOPELESS_STEPS} steps, the network has diverged; "
+                "lower the learning rate or mend the data, and resume from the last checkpoint or begin again"
+            )
         batch = self._plan.reported()
         self._reporter.put(batch, losses)
         self._line.wake()
         self.clocks.reported()
         self._reports += 1
-        real = len(losses) - batch.padding
-        self._instances += real
-        if batch.padding:
-            return losses[:real].sum() / max(1, real)
-        return losses.mean()
+        real = losses[: len(losses) - batch.padding]
+        self._instances += len(real)
+        finite = torch.isfinite(real)
+        return torch.where(finite, real, 0.0).sum() / finite.sum().clamp(min=1)
+
+    @property
+    def has_diverged(self) -> bool:
+        """Whether the latest steps had no finite loss at all, as far as their losses have come from the device."""
+        return self._reporter.steps_without_a_finite_loss >= HOPELESS_STEPS
 
     def skip(self) -> None:
         """The batch at hand gets no losses: it counts as trained, nothing is learned from it."""
         batch = self._plan.reported()
-        self._reporter.put(batch, torch.full((len(batch.ids),), float("nan")))
+        self._reporter.put(batch, torch.full((len(batch.ids),), float("nan")), is_skipped=True)
         self._line.wake()
         self._reports += 1
 
@@ -248,7 +281,8 @@ class Feed:
             instances=self._instances,
             clocks=self.clocks.state_dict(),
         )
-        return {**state, "reports_sent": self._reporter.sent}
+        welcome = self._line.welcome
+        return {**state, "reports_sent": self._reporter.sent, "run_id": welcome.run_id if welcome is not None else ""}
 
     def _load_state_dict(self, state: dict[str, Any]) -> None:
         self._plan.go_on_from(state["step"], state["epochs_done"], state["progress"], state["off_plan_steps"])
@@ -296,13 +330,13 @@ class Feed:
             "report_us_p99": self._reporter.timing_us(0.99),
         }
 
-    def close(self, reason: str = "") -> None:
-        """Send what is left and say Goodbye; called twice it does nothing."""
-        if self._closed:
-            return
-        self._closed = True
-        ended: Any = reason or self.ended or "stopped"
-        self._line.close(Goodbye(reason=ended, figures=self.figures()))
+    def close(self, reason: str = "") -> bool:
+        """Send what is left and say Goodbye; whether the broker has acknowledged all. Called twice it does nothing."""
+        if not self._closed:
+            self._closed = True
+            ended: Any = reason or self.ended or "stopped"
+            self._line.close(lambda: Goodbye(reason=ended, figures=self.figures()))
+        return self._line.all_acknowledged
 
     def __enter__(self) -> Feed:
         return self

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -55,7 +56,9 @@ class BossLine:
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
         self._wake_writer.setblocking(False)
-        self._closing: Goodbye | None = None
+        self._closing: Callable[[], Goodbye] | None = None
+        self.all_acknowledged = False
+        """Whether the broker had committed everything when this line was closed."""
         self._error: BaseException | None = None
         self.welcome: Welcome | None = None
         self._thread = threading.Thread(target=self._run, name="autoassist-boss-line", daemon=True)
@@ -146,8 +149,8 @@ class BossLine:
             self._plan.ready.appendleft(item)
             self._changed.notify_all()
 
-    def close(self, goodbye: Goodbye) -> None:
-        """Send what is left and say Goodbye; waits for at most ``DRAIN_S``."""
+    def close(self, goodbye: Callable[[], Goodbye]) -> None:
+        """Send what is left, then the Goodbye that is made once all reports are under way; waits for ``DRAIN_S``."""
         self._closing = goodbye
         self.wake()
         self._thread.join(DRAIN_S + 5.0)
@@ -161,9 +164,10 @@ class BossLine:
             while self._closing is None or self._reporter.is_waiting:
                 self._turn()
             self._turn()
-            if self._client.is_open:
-                self._client.send(self._closing)
-                if not self._client.drain(DRAIN_S):
+            if self.welcome is not None:
+                self._client.send(self._closing())
+                self.all_acknowledged = self._client.drain(DRAIN_S)
+                if not self.all_acknowledged:
                     log.warning("the broker did not acknowledge the last reports")
         except AutoAssistError as error:
             self._fail(error)

@@ -6,6 +6,7 @@ full ring drops the values and still acknowledges the step.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -18,8 +19,12 @@ from boss.plan import RankBatch
 from protocol.arrays import F32, empty_f32, empty_i64
 from protocol.messages import LossReport, OffPlanReport
 
+log = logging.getLogger("autoassist.boss")
+
 RING_SLOTS = 64
 TIMINGS = 4096
+NAMED_IDS = 8
+"""Most instances that the warning of losses that are not finite names."""
 
 
 @dataclass(slots=True)
@@ -31,6 +36,8 @@ class Slot:
     """Loss values in host memory, float32; None where they were dropped."""
     event: torch.cuda.Event | None
     report_us: float = 0.0
+    is_skipped: bool = False
+    """The script has no losses for this batch, and says so."""
 
 
 class Reporter:
@@ -41,12 +48,14 @@ class Reporter:
         self.sent = 0
         self.values_dropped = 0
         self.values_not_finite = 0
+        self.steps_without_a_finite_loss = 0
+        """How many of the latest steps had none at all, in a row."""
         self._ring: deque[Slot] = deque()
         self._slots = slots
         self._pinned: dict[int, list[Tensor]] = {}
         self._timings_us: deque[float] = deque(maxlen=TIMINGS)
 
-    def put(self, batch: RankBatch, losses: Tensor) -> None:
+    def put(self, batch: RankBatch, losses: Tensor, *, is_skipped: bool = False) -> None:
         """Copy per-instance losses, shape ``(batch,)``, and return; never synchronises the device."""
         start = time.perf_counter()
         detached = losses.detach()
@@ -61,6 +70,7 @@ class Reporter:
             slot = Slot(batch, host, event)
         else:
             slot = Slot(batch, detached.to(torch.float32, copy=True), None)
+        slot.is_skipped = is_skipped
         self._ring.append(slot)
         elapsed_us = (time.perf_counter() - start) * 1e6
         slot.report_us = elapsed_us
@@ -99,8 +109,28 @@ class Reporter:
         if slot.event is not None:
             losses = losses.copy()
             self._pinned[slot.host.numel()].append(slot.host)
-        self.values_not_finite += int((~np.isfinite(losses)).sum())
+        self._note_not_finite(slot, losses)
         return losses
+
+    def _note_not_finite(self, slot: Slot, losses: F32) -> None:
+        bad = ~np.isfinite(losses)
+        count = int(bad.sum())
+        is_first = self.values_not_finite == 0
+        self.values_not_finite += count
+        if slot.is_skipped:
+            return
+        self.steps_without_a_finite_loss = self.steps_without_a_finite_loss + 1 if count == len(losses) else 0
+        if count and is_first:
+            ids = slot.batch.ids[: len(losses)][bad]
+            log.warning(
+                "step %d: %d of %d losses are NaN or infinite, of instances %s%s; they count in no mean and no "
+                "Assistant learns from them, but the gradient may not be finite either: look at these instances",
+                slot.batch.step,
+                count,
+                len(losses),
+                ", ".join(map(str, ids[:NAMED_IDS].tolist())),
+                " …" if len(ids) > NAMED_IDS else "",
+            )
 
     def timing_us(self, share: float) -> float:
         """Quantile of what one report cost the training thread; 0 before the first."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from broker.effects import HelloReceived, Refuse
+from broker.effects import HelloReceived, RefusalCode, Refuse
 from broker.state import State
 from protocol.messages import NO_RESTORE, OLDEST_SPOKEN_VERSION, PROTOCOL_VERSION, Hello
 
@@ -15,8 +13,8 @@ MAX_PEERS = 4096
 """Most names that one run remembers."""
 
 
-def refusal_of(state: State, event: HelloReceived) -> Refuse | None:
-    """Why a Hello is refused, with the remedy; None where the role may join."""
+def refusal_of(state: State, event: HelloReceived, run_id: str) -> Refuse | None:
+    """Why a Hello is refused, with the remedy; None where the role may join. ``run_id`` names this broker's run."""
     hello, run = event.hello, state.run
     if not OLDEST_SPOKEN_VERSION <= hello.protocol <= PROTOCOL_VERSION:
         spoken = f"{OLDEST_SPOKEN_VERSION} to {PROTOCOL_VERSION}"
@@ -29,6 +27,9 @@ def refusal_of(state: State, event: HelloReceived) -> Refuse | None:
     if problem := _malformed(hello):
         name = hello.name[:MAX_NAME]
         return Refuse(hello.name, "malformed", f"{hello.role} {name!r}: {problem}", "give values within these ranges")
+    if hello.run_id not in ("", run_id):
+        reason = f"run {run_id:.8} is at this address, and {hello.name} belongs to run {hello.run_id:.8}"
+        return Refuse(hello.name, "elsewhere", reason, "start the broker again with the --run-dir of that run")
     if run is None:
         if hello.role == "assistant":
             return Refuse(hello.name, "wait", "no Boss has started the run yet", "start a Boss")
@@ -36,7 +37,8 @@ def refusal_of(state: State, event: HelloReceived) -> Refuse | None:
     if hello.incarnation in run.fenced:
         reason = f"the run was taken back to a checkpoint, and this {hello.name} belongs to what came after it"
         return Refuse(hello.name, "fenced", reason, "")
-    if (hello.dataset_id, hello.n) != (run.dataset_id, run.n):
+    takes_any = hello.role == "assistant" and (hello.dataset_id, hello.n) == ("", 0)
+    if not takes_any and (hello.dataset_id, hello.n) != (run.dataset_id, run.n):
         return Refuse(
             hello.name,
             "dataset",
@@ -50,7 +52,7 @@ def refusal_of(state: State, event: HelloReceived) -> Refuse | None:
             f"settings differ from the run's: {run.settings.difference(hello.settings)}",
             "use the run's settings, or another --run-dir for a new run",
         )
-    return _rank_beyond(hello, run.settings.world_size) or _duplicate(state, event)
+    return _rank_beyond(hello, run.settings.world_size) or _duplicate(state, event) or _begins_anew(state, event)
 
 
 def _malformed(hello: Hello) -> str:
@@ -58,7 +60,7 @@ def _malformed(hello: Hello) -> str:
     ranges = [
         ("length of name", len(hello.name), 1, MAX_NAME),
         ("length of incarnation", len(hello.incarnation), 1, MAX_NAME),
-        ("n", hello.n, 1, MAX_N),
+        ("n", hello.n, 0 if hello.role == "assistant" else 1, MAX_N),
         ("rank", hello.rank, 0, MAX_RANKS),
         ("slots", hello.slots, 0, MAX_N),
         ("position", hello.position, 0, MAX_N),
@@ -66,6 +68,8 @@ def _malformed(hello: Hello) -> str:
     wrong = [
         f"{name}={value} is not in {low} … {high}" for name, value, low, high in ranges if not low <= value <= high
     ]
+    if hello.restore_step != NO_RESTORE and (hello.role, hello.rank) != ("boss", 0):
+        wrong.append(f"restore_step={hello.restore_step}: only the Boss of rank 0 may take a run back")
     return "; ".join(wrong)
 
 
@@ -87,13 +91,28 @@ def _duplicate(state: State, event: HelloReceived) -> Refuse | None:
         reason = f"another process is already {hello.name}, or was until a moment ago"
         if hello.role == "assistant":
             return Refuse(hello.name, "taken", reason, "give this one another --name")
-        code: Literal["taken", "duplicate"] = "taken" if hello.restore_step != NO_RESTORE else "duplicate"
+        code: RefusalCode = "taken" if hello.restore_step != NO_RESTORE else "duplicate"
         return Refuse(hello.name, code, reason, "stop it first")
     rival = state.boss(hello.rank) if hello.role == "boss" else None
     if rival is not None and rival.row.name != hello.name:
         reason = f"{rival.row.name} is already the Boss of rank {hello.rank}"
         return Refuse(hello.name, "duplicate", reason, "stop it first, or give this one a rank of its own")
     return None
+
+
+def _begins_anew(state: State, event: HelloReceived) -> Refuse | None:
+    """A new Boss with fresh weights must not go on with what another one has trained."""
+    hello, run = event.hello, state.the_run
+    known = state.peers.get(hello.name)
+    is_new = known is None or known.incarnation != hello.incarnation
+    if (hello.role, hello.rank) != ("boss", 0) or not is_new or hello.restore_step != NO_RESTORE or not run.log_step:
+        return None
+    return Refuse(
+        hello.name,
+        "restore",
+        f"the run has trained {run.log_step} steps already, and this {hello.name} would go on with fresh weights",
+        "resume it (--resume; Feed.connect(state=…) in a script), or start a new run with another --run-dir",
+    )
 
 
 def _unfit_run(hello: Hello) -> Refuse | None:

@@ -97,14 +97,20 @@ class BrokerCore:
 
     def _hello(self, event: HelloReceived) -> None:
         hello = event.hello
-        refusal = refusal_of(self.state, event)
+        refusal = refusal_of(self.state, event, self.run_id)
         if refusal is not None:
             self.state.effects.append(refusal)
             return
         state = self.state
         if state.run is None:
             assert hello.settings is not None
-            state.run = RunRow(run_id=self.run_id, settings=hello.settings, dataset_id=hello.dataset_id, n=hello.n)
+            state.run = RunRow(
+                run_id=self.run_id,
+                settings=hello.settings,
+                dataset_id=hello.dataset_id,
+                n=hello.n,
+                workload=hello.workload,
+            )
             self._begin_generation(state.run)
         row = state.peers.get(hello.name)
         if row is None or row.incarnation != hello.incarnation:

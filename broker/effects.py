@@ -54,6 +54,10 @@ Event = HelloReceived | MessageReceived | PeerLost | Tick | StopRequested
 
 # Effects
 
+RefusalCode = Literal[
+    "wait", "version", "dataset", "settings", "duplicate", "malformed", "restore", "fenced", "taken", "elsewhere"
+]
+
 
 @dataclass(frozen=True, slots=True)
 class Send:
@@ -87,7 +91,7 @@ class Refuse:
     """The Hello is not accepted."""
 
     name: str
-    code: Literal["wait", "version", "dataset", "settings", "duplicate", "malformed", "restore", "fenced", "taken"]
+    code: RefusalCode
     reason: str
     remedy: str
 

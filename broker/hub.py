@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from broker.effects import Admit, Event, HelloReceived, MessageReceived, PeerLost, Refuse
 from broker.rows import RunRow
 from protocol.errors import ProtocolError
-from protocol.messages import AnyMessage, Envelope, Heartbeat, Hello, Reject, Welcome
+from protocol.messages import PROTOCOL_VERSION, AnyMessage, Envelope, Heartbeat, Hello, Reject, Welcome
 from protocol.session import SessionTimes
 from protocol.stream import Stream, Verdict
 
@@ -116,9 +116,17 @@ class Hub:
             position=effect.position,
             index=effect.index,
             generation=run.generation,
+            dataset_id=run.dataset_id,
+            n=run.n,
         )
         first = Envelope(seq=0, span=1, ack=known.stream.committed, message=welcome)
         return [(line, first), *((line, e) for e in known.stream.unacknowledged())]
+
+    def explain_unreadable(self, line: bytes, error: ProtocolError) -> list[Outgoing]:
+        """A stranger's first words make no message: say so, since it may be a role of another version."""
+        if line in self.by_line:
+            return []  # one who was let in is not cut off for it: the next heartbeat shows what is missing
+        return [(line, _bare(Reject(code="malformed", reason=str(error), remedy=f"speak version {PROTOCOL_VERSION}")))]
 
     @staticmethod
     def refuse(line: bytes, effect: Refuse) -> Outgoing:

@@ -50,6 +50,8 @@ log = logging.getLogger("autoassist.broker")
 
 MAX_DRAIN = 512
 """Messages taken in one iteration, so that a flood cannot keep the others waiting."""
+MAX_DRAIN_S = 0.05
+"""Time for them, so that few costly ones cannot either."""
 HANG_UP_S = 1.0
 """Most time that roles have to close their lines after the last acknowledgement."""
 HANG_UP_LOOK_MS = 10
@@ -116,6 +118,7 @@ class Broker:
         self._snapshot: int | None = None
         self._out: list[Outgoing] = []
         self._farewells: dict[str, list[Outgoing]] = {}
+        self._report_is_due = False
         self._hello: tuple[bytes, Envelope]
 
     def _restore(self) -> BrokerCore:
@@ -166,6 +169,8 @@ class Broker:
             if received is None:
                 break
             self._receive(*received, now)
+            if time.monotonic() - now > MAX_DRAIN_S:
+                break
         lost, beats = self.hub.tick(now)
         self._out.extend(beats)
         for event in lost:
@@ -179,6 +184,9 @@ class Broker:
         self._say_farewell(now)
         self._transmit()
         self._publish(now)
+        if self._report_is_due and self.core.state.run is not None:
+            self._report_is_due = False
+            write_report(self.settings.run_dir, build_report(self.core, self.hub))
 
     def _receive(self, line: bytes, frames: list[bytes], now: float) -> None:
         try:
@@ -187,14 +195,14 @@ class Broker:
         except ProtocolError as error:
             self.hub.count_refused(error.cause)
             log.debug("refused input: %s", error)
+            self._out.extend(self.hub.explain_unreadable(line, error))
             return
         if isinstance(envelope.message, Hello):
             self._hello = (line, envelope)
         self._out.extend(replies)
         for event in events:
             self._handle(event, now)
-        if events and self.core.state.run is not None and isinstance(envelope.message, EpochResult | Goodbye):
-            write_report(self.settings.run_dir, build_report(self.core, self.hub))
+        self._report_is_due |= bool(events) and isinstance(envelope.message, EpochResult | Goodbye)
 
     def _handle(self, event: Event, now: float) -> None:
         """Let the core decide; number what is to be sent. All of it travels after the commit."""

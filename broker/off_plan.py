@@ -40,6 +40,7 @@ def accept_off_plan(state: State, member: Member, report: OffPlanReport) -> None
         run.off_plan_ranges = _with(run.off_plan_ranges, step, min(member.yielded, run.log_step))
         run.instances_cut += len(report.ids) if state.settings.boss_instances else 0
         state.count("off_plan_instances", len(report.ids))
+        state.count("reports_delivered")
         batch = Batch(
             step=step,
             epoch=run.cut_epoch,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from importlib import metadata
 from pathlib import Path
 
 from broker.core import BrokerCore
 from broker.hub import Hub
-from broker.rows import PeerRow, RunRow
+from broker.rows import PeerRow
 from broker.state import State
 from broker.store import unwritable
 from protocol.report import (
@@ -49,7 +50,7 @@ def build_report(core: BrokerCore, hub: Hub) -> Report:
     return Report(
         status=run.ended or "running",
         run_id=run.run_id,
-        workload=run.dataset_id.partition(":")[0],
+        workload=run.workload or run.dataset_id.partition(":")[0],
         policy=run.settings.policy,
         seed=run.settings.seed,
         epochs=run.settings.epoch_budget or 0,
@@ -58,7 +59,7 @@ def build_report(core: BrokerCore, hub: Hub) -> Report:
         dataset_id=run.dataset_id,
         n=run.n,
         settings=run.settings.as_dict(),
-        boss=_boss(run),
+        boss=_boss(state),
         selection=_selection(state),
         loss_reports=LossReportsReport(
             sent=int(run.boss_figures.get("reports_sent", run.counters.get("reports_delivered", 0))),
@@ -73,8 +74,19 @@ def build_report(core: BrokerCore, hub: Hub) -> Report:
     )
 
 
-def _boss(run: RunRow) -> BossReport:
-    figures = run.boss_figures
+def _last_clocks(state: State) -> dict[str, float]:
+    """What a Boss that has said no Goodbye, or not yet, said of its clocks after the last epoch."""
+    results = [e.result for e in state.epochs.values() if e.result is not None]
+    if not results:
+        return {}
+    last = max(results, key=lambda r: r.epoch)
+    clocks = {"wall_s": last.wall_s, "exposed_wait_s": last.exposed_wait_s}
+    return clocks if all(map(math.isfinite, clocks.values())) else {}
+
+
+def _boss(state: State) -> BossReport:
+    run = state.the_run
+    figures = run.boss_figures or _last_clocks(state)
     wall_s = figures.get("wall_s", 0.0)
     exposed_wait_s = figures.get("exposed_wait_s", 0.0)
     return BossReport(

@@ -19,6 +19,7 @@ class RunRow(msgspec.Struct, kw_only=True):
     settings: RunSettings
     dataset_id: str
     n: int
+    workload: str = ""  # what the Boss calls it
     off_plan_steps: int = 0  # trained by the Boss on its own while no batch came
     off_plan_ranges: list[tuple[int, int]] = msgspec.field(default_factory=list)  # their step numbers, [start, stop)
     generation: int = 0  # how often it was taken back to a checkpoint

@@ -166,7 +166,8 @@ class RoleClient:
                     )
                     self.channel.reconnect()
                 case Refused(reject):
-                    raise (PeerFenced if reject.code == "fenced" else PeerRefused)(_explain(reject))
+                    is_past = reject.code in ("fenced", "elsewhere")
+                    raise (PeerFenced if is_past else PeerRefused)(_explain(reject))
 
     def _give_up_or_notice(self, now: float) -> None:
         since = self.session.seeking_since
@@ -178,9 +179,8 @@ class RoleClient:
             where = f"{self.settings.broker} for {timeout_s:g} s"
             if self.session.asked_to_wait:
                 raise PeerRefused(f"no way in at {where}: {self.session.asked_to_wait}")
-            raise BrokerUnreachable(
-                f"no broker answers at {where}; start one, correct --broker, or raise --connect-timeout-s"
-            )
+            option = "--reconnect-timeout-s" if was_open else "--connect-timeout-s"
+            raise BrokerUnreachable(f"no broker answers at {where}; start one, correct --broker, or raise {option}")
         if now >= self._next_notice:
             self._next_notice = now + NOTICE_EVERY_S
             why = self.session.asked_to_wait or "no answer yet"

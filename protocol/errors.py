@@ -12,6 +12,7 @@
     ├── ProtocolError          bytes from the wire that are not a message of ours
     ├── BrokerUnreachable      nobody answered within --connect-timeout
     ├── StoreError             the run store cannot be read or written (a full disk, for one)
+    ├── TrainingDiverged       no loss is finite any more
     └── RoleFailed             a role of a local run ended for good
 
 A message names the thing, the value, and the remedy.
@@ -78,6 +79,10 @@ class BrokerUnreachable(AutoAssistError):
 
 class StoreError(AutoAssistError):
     """The run store cannot be read or written."""
+
+
+class TrainingDiverged(AutoAssistError):
+    """No loss is finite any more: going on would only waste time."""
 
 
 class RoleFailed(AutoAssistError):

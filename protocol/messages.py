@@ -53,7 +53,7 @@ class Hello(Message, frozen=True, tag="hello"):
     role: Literal["boss", "assistant"]
     name: Name  # unique in the run: "boss-0", "assistant-3"
     incarnation: Name  # new for every process start
-    dataset_id: Name
+    dataset_id: Name  # "" with n=0 for an Assistant that takes whatever data set the run has
     n: Number  # instances
     stream: Name = ""  # the broker's stream that this role last heard; "" for none
     settings: RunSettings | None = None  # a Boss's; an Assistant takes what Welcome says
@@ -64,6 +64,8 @@ class Hello(Message, frozen=True, tag="hello"):
     position: Number = 0  # loss-log records that an Assistant has already applied
     history: Name = ""  # whose records those are, as ``history_id`` names it; "" for whichever it is
     restore_step: Number = NO_RESTORE  # a resuming Boss: take back all after this step; -1 for all
+    run_id: Name = ""  # the run that this role belongs to; "" for whichever the broker has
+    workload: Name = ""  # a Boss's: what it trains, for people to read
 
 
 def history_id(run_id: str, generation: int) -> str:
@@ -82,14 +84,26 @@ class Welcome(Message, frozen=True, tag="welcome"):
     index: Count = 0  # number of this Assistant, for deterministic mode
     protocol: int = PROTOCOL_VERSION
     generation: Count = 0  # how often the run was taken back to a checkpoint
+    dataset_id: Name = ""
+    n: Count = 0
 
 
 class Reject(Message, frozen=True, tag="reject"):
-    """Broker → role. "resume" asks for a new Hello, "wait" and "taken" for patience; others are final."""
+    """Broker → role. "resume" asks for a new Hello, "wait", "taken" and "elsewhere" for patience; others are final."""
 
     delivery: ClassVar[Delivery] = Delivery.SESSION
     code: Literal[
-        "resume", "wait", "version", "dataset", "settings", "duplicate", "malformed", "restore", "fenced", "taken"
+        "resume",
+        "wait",
+        "version",
+        "dataset",
+        "settings",
+        "duplicate",
+        "malformed",
+        "restore",
+        "fenced",
+        "taken",
+        "elsewhere",
     ]
     reason: str
     remedy: str = ""

@@ -145,7 +145,10 @@ class ClientSession:
             case Reject(code="wait", reason=reason):
                 self.asked_to_wait, self.seeking_since = reason, now
                 return []
-            case Reject(code="taken", reason=reason, remedy=remedy):
+            case Reject(code="elsewhere") as reject if self.hello.role == "assistant":
+                self.state = SessionState.REFUSED  # it serves any run, but what it has learned is of another one
+                return [Refused(reject)]
+            case Reject(code="taken" | "elsewhere", reason=reason, remedy=remedy):
                 self.asked_to_wait = f"{reason}; {remedy}"  # and the search for a way in goes on being timed
                 return []
             case Reject() as reject:
@@ -176,6 +179,8 @@ class ClientSession:
         if self.state is not SessionState.SEEKING or self.seeking_since is None:
             self.seeking_since = now
         self.state = SessionState.SEEKING
+        if now < self.next_hello:
+            return []  # one was said a moment ago: a broker that answers each with "resume" must not start a storm
         self.next_hello = now + self.times.hello_s
         hello = msgspec.structs.replace(self.hello, stream=self.broker_stream)
         return [Transmit(Envelope(seq=0, span=1, ack=self.stream.received, message=hello))]
@@ -188,6 +193,7 @@ class ClientSession:
         if fresh:
             self.stream.received = self.stream.committed = 0
         self.broker_stream = welcome.stream
+        self.update_hello(run_id=welcome.run_id)
         self.state, self.seeking_since, self.asked_to_wait = SessionState.OPEN, None, ""
         self.last_beat = now
         again = [Transmit(e) for e in self.stream.unacknowledged()]

@@ -363,6 +363,15 @@ def test_the_last_word_reaches_a_role_that_reads_it_a_moment_later(site: Site) -
     assert site.role.end() == 0, site.role.text
 
 
+def test_a_stranger_whose_words_make_no_message_is_told_so(site: Site) -> None:
+    """A role of a later version, for one: without an answer it would look for a broker until its time is up."""
+    with raw(site) as peer:
+        peer.send(b"\x93\x01\x02")
+        assert peer.socket.poll(DEADLINE_S * 1000)
+        answer = decode(peer.socket.recv_multipart()).message
+    assert isinstance(answer, Reject) and answer.code == "malformed" and "version" in answer.remedy
+
+
 def test_sigterm_ends_a_broker_that_has_only_heard_garbage(site: Site) -> None:
     with raw(site) as peer:
         for _ in range(50):

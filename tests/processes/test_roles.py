@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from protocol.report import read_report
+from tests.faults.test_broker_outage import assert_nothing_lost_or_doubled
 from tests.processes.roles import HERE, Statistics, export, roles, start_broker
 
 pytestmark = pytest.mark.processes
@@ -110,17 +111,103 @@ def test_a_broker_that_is_not_there_is_given_up_with_the_remedy() -> None:
 def test_not_finite_losses_are_counted_and_never_learned_from(tmp_path: Path) -> None:
     source = tmp_path / "nan_digits.py"
     source.write_text(
-        "import torch\nfrom workloads.digits import Digits\n\n\n"
+        "from workloads.digits import Digits\n\n\n"
         "class NanDigits(Digits):\n"
-        "    def losses(self, outputs, targets):\n"
-        "        losses = super().losses(outputs, targets)\n"
-        "        mask = torch.zeros_like(losses)\n"
-        "        mask[0] = float('nan')\n"
-        "        return losses + mask if len(losses) > 2 else losses\n"
+        "    def batch(self, ids):\n"
+        "        inputs, targets = super().batch(ids)\n"
+        "        inputs[[i for i, id_ in enumerate(ids) if id_ in (7, 8)]] = float('nan')\n"
+        "        return inputs, targets\n"
     )
     with roles() as start:
-        run = start("run", f"{source}:NanDigits", "--epochs", "2", "--run-dir", str(tmp_path / "run"))
+        run = start("run", f"{source}:NanDigits", "--epochs", "5", "--run-dir", str(tmp_path / "run"))
         assert run.end() == 0, run.text
-    report = read_report(tmp_path / "run")
-    assert report.loss_reports.values_not_finite == report.boss.steps
-    assert report.assistants[0].figures["instances_learned"] <= report.boss.instances - report.boss.steps + 64
+    report, losses = read_report(tmp_path / "run"), export(tmp_path / "run", "losses")
+    not_finite = [row["id"] for row in losses if row["loss"] is None]
+    assert {7, 8} == set(not_finite) and len(not_finite) == report.loss_reports.values_not_finite
+    assert report.assistants[0].figures["instances_learned"] <= report.boss.instances - len(not_finite)
+    assert run.text.count("are NaN or infinite, of instances") == 1
+    assert report.metric.value is not None and report.metric.value > 0.9, "the network is not ruined"
+
+
+def test_a_network_that_has_diverged_ends_the_run_with_an_error(tmp_path: Path) -> None:
+    """Going on would cost days and end as "finished"."""
+    source = tmp_path / "diverging.py"
+    source.write_text(
+        "from workloads.digits import Digits\n\n\n"
+        "class Diverging(Digits):\n"
+        "    def losses(self, outputs, targets):\n"
+        "        return super().losses(outputs * float('nan'), targets)\n"
+    )
+    with roles() as start:
+        run = start("run", f"{source}:Diverging", "--epochs", "5", "--run-dir", str(tmp_path / "run"))
+        assert run.end() == 1, run.text
+    assert "the network has diverged" in run.text and "Traceback" not in run.text
+    assert read_report(tmp_path / "run").status == "failed"
+
+
+def test_a_boss_that_is_simply_started_again_does_not_pass_fresh_weights_off_as_trained(tmp_path: Path) -> None:
+    with roles() as start:
+        broker, address, statistics_address = start_broker(start, tmp_path)
+        statistics = Statistics(statistics_address)
+        boss = start("boss", HEAVY, "--broker", address, "--epochs", "12")
+        boss.wait_for("epoch 0:")
+        boss.kill()
+        statistics.wait_until(lambda s: not s.peers, "the dead Boss given up")
+        again = start("boss", HEAVY, "--broker", address, "--epochs", "12")
+        assert again.end() == 2, again.text
+        assert "fresh weights" in again.text and "--resume" in again.text
+        statistics.close()
+        broker.terminate()
+        assert broker.end() == 0, broker.text
+
+
+def test_another_run_at_the_address_gets_nothing_of_this_one(tmp_path: Path) -> None:
+    """Somebody starts a broker on the same port with another directory; the Boss waits for its own and trains on."""
+    with roles() as start:
+        broker, address, _ = start_broker(start, tmp_path / "mine")
+        port = ("--port", address.rpartition(":")[2])
+        boss = start("boss", HEAVY, "--broker", address, "--epochs", "12")
+        assistant = start("assistant", HEAVY, "--broker", address)
+        boss.wait_for("epoch 0:")
+        broker.kill()
+        other = start("broker", "--run-dir", str(tmp_path / "other"), *port)
+        boss.wait_for("is at this address")
+        other.terminate()
+        assert other.end() == 0, other.text
+        assert not (tmp_path / "other" / "report.json").exists(), "no run has begun there"
+        broker = start("broker", "--run-dir", str(tmp_path / "mine"), *port)
+        assert boss.end() == 0, boss.text
+        assert assistant.end() == 0, assistant.text
+        assert broker.end() == 0, broker.text
+    assert_nothing_lost_or_doubled(tmp_path / "mine", 12)
+
+
+def test_a_boss_whose_broker_stays_away_gives_up_in_the_end_and_says_so(tmp_path: Path) -> None:
+    with roles() as start:
+        broker, address, _ = start_broker(start, tmp_path)
+        boss = start("boss", HEAVY, "--broker", address, "--epochs", "12", "--reconnect-timeout-s", "2")
+        boss.wait_for("epoch 0:")
+        broker.kill()
+        assert boss.end() == 1, boss.text
+        assert "no broker answers" in boss.text and "--reconnect-timeout-s" in boss.text
+
+
+def test_an_assistant_without_a_workload_filters_for_any_run(tmp_path: Path) -> None:
+    """A script of one's own has no Workload: the Assistant takes the data set from the run."""
+    with roles() as start:
+        broker, address, _ = start_broker(start, tmp_path)
+        assistant = start("assistant", "--broker", address)
+        assistant.wait_for("waiting for the broker")
+        boss = start("boss", HEAVY, "--broker", address, "--epochs", "12")
+        assert boss.end() == 0, boss.text
+        assert assistant.end() == 0, assistant.text
+        assert broker.end() == 0, broker.text
+    report = read_report(tmp_path)
+    assert report.selection.kept_fraction < 0.95, "it filters"
+
+
+def test_several_ranks_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    with roles() as start:
+        boss = start("boss", "digits", "--world-size", "2", "--broker", f"tcp://127.0.0.1:{free_port()}")
+        assert boss.end() == 2
+        assert "world_size=2" in boss.text and "Traceback" not in boss.text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,10 @@ import pytest
 import torch
 
 from boss.feed import Feed
-from protocol.errors import FeedMisuse, PeerRefused, SettingError
+from protocol.errors import FeedMisuse, PeerRefused, SettingError, TrainingDiverged
 from protocol.report import read_report
 from tests.harness.local_broker import local_broker
+from tests.processes.roles import roles, start_broker
 
 N = 300
 
@@ -199,3 +202,58 @@ def test_losses_that_are_not_finite_are_counted(address: str, tmp_path: Path) ->
             feed.report(losses)
     report = read_report(tmp_path)
     assert report.loss_reports.values_not_finite == report.boss.steps
+
+
+def test_a_feed_whose_broker_dies_before_the_last_acknowledgement_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("boss.line.DRAIN_S", 0.5)
+    with roles() as start:
+        broker, address, _ = start_broker(start, tmp_path)
+        feed = connect(address, epochs=1)
+        for number, (x, _) in enumerate(feed.loader(Squares())):
+            if number == len(feed) - 2:
+                os.kill(broker.process.pid, signal.SIGSTOP)
+            feed.report(losses_of(x))
+            if number == len(feed) - 1:
+                break
+        assert feed.close() is False
+        broker.kill()
+
+
+def test_a_feed_that_was_closed_in_order_has_had_everything_acknowledged(address: str) -> None:
+    feed = connect(address, epochs=1)
+    for x, _ in feed.loader(Squares()):
+        feed.report(losses_of(x))
+    assert feed.close() is True and feed.close() is True
+
+
+def test_losses_that_are_not_finite_are_left_out_of_the_mean(address: str, caplog: pytest.LogCaptureFixture) -> None:
+    with connect(address, epochs=1) as feed:
+        for x, _ in feed.loader(Squares()):
+            losses = losses_of(x)
+            bad = x == 7.0
+            mean = feed.report(torch.where(bad, torch.tensor(float("inf")), losses))
+            assert torch.isclose(mean, losses[~bad].mean())
+    (warning,) = [r.getMessage() for r in caplog.records if "NaN or infinite" in r.getMessage()]
+    assert "of instances 7;" in warning
+
+
+def test_many_steps_without_a_finite_loss_end_the_training(address: str) -> None:
+    with pytest.raises(TrainingDiverged, match="no loss was finite"), connect(address, epochs=9) as feed:
+        for _ in range(9):
+            for x, _ in feed.loader(Squares()):
+                feed.report(losses_of(x) * float("nan"))
+
+
+def test_skipped_batches_are_no_sign_of_a_network_that_has_diverged(address: str) -> None:
+    with connect(address, epochs=4) as feed:
+        for _ in range(4):
+            for _ in feed:
+                feed.skip()
+        assert feed.ended == "finished" and not feed.has_diverged
+
+
+def test_several_ranks_are_refused() -> None:
+    with pytest.raises(SettingError, match="world_size=2"):
+        connect("tcp://127.0.0.1:1", world_size=2)

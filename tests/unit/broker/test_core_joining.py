@@ -11,7 +11,7 @@ from broker.core import MAX_SLOTS
 from broker.effects import Admit, HelloReceived, Refuse, RunEnded, Send, StopRequested
 from protocol.messages import PROTOCOL_VERSION, Batch, Goodbye, Hello, LossRecord, Stop, Window
 from protocol.settings import RunSettings
-from tests.unit.broker.world import Peer, SimAssistant, World, joined
+from tests.unit.broker.world import Peer, SimAssistant, World, joined, train_through
 
 RUN = RunSettings(epochs=2, batch_size=10, world_size=2, window_size=10)
 
@@ -95,6 +95,55 @@ def test_a_batch_larger_than_the_data_set_is_refused_with_the_numbers_named() ->
     assert "batch_size=10" in refused.reason and "world_size=2" in refused.reason and "19" in refused.reason
     assert refused.remedy == "lower --batch-size"
     assert made.core.state.run is None
+
+
+def test_a_new_boss_with_fresh_weights_cannot_go_on_with_a_run_that_was_trained() -> None:
+    """The script crashed and is simply started again: the run's end would look like success."""
+    made = joined(100, assistants=0)
+    train_through(made, 3)
+    rank_0 = made.boss.ranks[0]
+    made.lose(rank_0)
+    refused = refusal(made, rank_0, incarnation="new")
+    assert refused.code == "restore"
+    assert f"trained {made.core.state.the_run.log_step} steps" in refused.reason and "fresh weights" in refused.reason
+    assert "--resume" in refused.remedy and "--run-dir" in refused.remedy
+
+
+def test_a_boss_that_died_before_it_trained_anything_is_simply_started_again() -> None:
+    """Nothing was learned, so nothing is lost."""
+    made = joined(100)
+    made.grant()
+    made.lose(made.boss.ranks[0])
+    assert [e for e in made.hello(made.boss.ranks[0], incarnation="new") if isinstance(e, Admit)]
+
+
+@pytest.mark.parametrize("who", ["assistant", "rank 1"])
+def test_only_the_boss_of_rank_0_may_take_a_run_back(who: str) -> None:
+    """An Assistant's Hello, or a forged one, would undo the training of days."""
+    made = World(RUN, 100, assistants=1)
+    made.hello(made.boss.ranks[0])
+    peer = made.assistants[0].peer if who == "assistant" else made.boss.ranks[1]
+    refused = refusal(made, peer, restore_step=-1)
+    assert refused.code == "malformed" and "only the Boss of rank 0" in refused.reason
+
+
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_a_role_of_another_run_is_told_that_its_run_is_not_here(has_begun: bool) -> None:
+    """A broker with another --run-dir was started on the port: a Boss must neither join its run nor begin one."""
+    made = World(RUN, 100)
+    if has_begun:
+        made.hello(made.boss.ranks[0])
+    refused = refusal(made, made.boss.ranks[0], run_id="of-last-week")
+    assert refused.code == "elsewhere"
+    assert "of-last" in refused.reason and "--run-dir" in refused.remedy
+
+
+def test_an_assistant_without_a_data_set_takes_the_run_s() -> None:
+    """A script of one's own has no Workload from which an Assistant could know the data set."""
+    made = World(RUN, 100, assistants=1)
+    made.hello(made.boss.ranks[0])
+    effects = made.hello(made.assistants[0].peer, dataset_id="", n=0)
+    assert [e for e in effects if isinstance(e, Admit)]
 
 
 def test_a_second_boss_of_the_same_name_is_refused_while_the_first_is_alive() -> None:

@@ -368,7 +368,7 @@ class World:
         return next((a for a in self.assistants if a.peer.name == name), self.boss)
 
     def hello(self, peer: Peer, *, fresh: bool = True, alive_elsewhere: bool = False, **changes: Any) -> list[Effect]:
-        """A peer asks to join."""
+        """A peer asks to join. A new Boss process comes with a checkpoint of what the run knows to be trained."""
         owner = self._owner(peer.name)
         told: dict[str, Any] = {
             "role": peer.role,
@@ -381,10 +381,14 @@ class World:
             "slots": 2 if peer.role == "assistant" else 0,
             "position": owner.position if isinstance(owner, SimAssistant) else 0,
         }
+        resumes = peer is self.boss.ranks[0] and peer.incarnation > 0
+        if resumes and self.core.state.run is not None:
+            told["restore_step"] = self.core.state.run.log_step - 1
         if fresh and peer is self.boss.ranks[0]:
             self._boss_joins()
         self._fresh[peer.name].append(fresh)
-        return self.handle(HelloReceived(Hello(**(told | changes)), fresh=fresh, alive_elsewhere=alive_elsewhere))
+        hello = Hello(**(told | changes))
+        return self.handle(HelloReceived(hello, fresh=fresh, alive_elsewhere=alive_elsewhere, restored=resumes))
 
     def _boss_joins(self) -> None:
         self.boss.asked = None

@@ -103,6 +103,8 @@ FIELDS: dict[type, dict[str, SearchStrategy[Any]]] = {
         "position": numbers,
         "history": names,
         "restore_step": numbers,
+        "run_id": names,
+        "workload": names,
     },
     Welcome: {
         "run_id": names,
@@ -112,10 +114,15 @@ FIELDS: dict[type, dict[str, SearchStrategy[Any]]] = {
         "index": counts,
         "protocol": numbers,
         "generation": counts,
+        "dataset_id": names,
+        "n": counts,
     },
     Reject: {
         "code": st.sampled_from(
-            ["resume", "wait", "version", "dataset", "settings", "duplicate", "malformed", "restore", "fenced", "taken"]
+            [
+                *("resume", "wait", "version", "dataset", "settings", "duplicate"),
+                *("malformed", "restore", "fenced", "taken", "elsewhere"),
+            ]
         ),
         "reason": words,
         "remedy": words,

@@ -166,13 +166,44 @@ def test_a_second_welcome_of_another_stream_is_followed(open_session: ClientSess
 
 
 def test_a_gap_makes_it_say_hello_at_once(open_session: ClientSession) -> None:
-    effects = open_session.receive(numbered(2), 0.1)
+    effects = open_session.receive(numbered(2), 1.0)
     assert isinstance(sent(effects)[0], Hello)
-    assert open_session.receive(numbered(1), 0.1) == [], "before the Welcome nothing is taken"
+    assert open_session.receive(numbered(1), 1.0) == [], "before the Welcome nothing is taken"
+
+
+def test_gap_after_gap_makes_no_storm_of_hellos(open_session: ClientSession) -> None:
+    """A broker that knows nothing of this stream answers each Welcome's backlog with "resume"."""
+    said = 0
+    for millisecond in range(1000):
+        now = 1.0 + millisecond / 1000
+        open_session.receive(welcome(), now)
+        effects = open_session.receive(bare(Reject(code="resume", reason="messages are missing")), now)
+        said += sum(isinstance(m, Hello) for m in sent([*effects, *open_session.tick(now)]))
+    assert 4 <= said <= 6, "one in hello_s, 0.2 s"
+
+
+def test_a_boss_that_finds_another_run_waits_for_its_own(open_session: ClientSession) -> None:
+    """Somebody started another broker on the port: it must get nothing of this run, and the training goes on."""
+    open_session.tick(3.0)
+    assert open_session.hello.run_id == "run"
+    answer = Reject(code="elsewhere", reason="run other is at this address", remedy="start that of run")
+    assert open_session.receive(bare(answer), 3.1) == []
+    assert open_session.state is SessionState.SEEKING and "run other" in open_session.asked_to_wait
+    assert open_session.seeking_since == 3.0, "and it gives up in the end"
+    (opened,) = open_session.receive(welcome("two"), 4.0)
+    assert isinstance(opened, Opened)
+
+
+def test_an_assistant_that_finds_another_run_begins_anew(session: ClientSession) -> None:
+    """What it has learned is of no use there, but it can serve any run."""
+    session.update_hello(role="assistant")
+    session.tick(0.0)
+    (refused,) = session.receive(bare(Reject(code="elsewhere", reason="another run")), 0.1)
+    assert isinstance(refused, Refused)
 
 
 def test_a_lost_tail_shows_in_the_next_heartbeat(open_session: ClientSession) -> None:
-    assert isinstance(sent(open_session.receive(bare(Heartbeat(seq=1)), 0.1))[0], Hello)
+    assert isinstance(sent(open_session.receive(bare(Heartbeat(seq=1)), 1.0))[0], Hello)
 
 
 def test_a_heartbeat_that_matches_is_no_news(open_session: ClientSession) -> None:
