@@ -7,6 +7,7 @@ for x, y in feed.loader(train_set):
 
 from __future__ import annotations
 
+import atexit
 import logging
 from collections.abc import Iterator, Sized
 from contextlib import AbstractContextManager
@@ -80,6 +81,7 @@ class Feed:
         self._delivered = 0
         self._reports = 0
         self._closed = False
+        atexit.register(self.close)  # a script that ends without it must not lose its last reports
 
     @classmethod
     def connect(
@@ -334,6 +336,7 @@ class Feed:
         """Send what is left and say Goodbye; whether the broker has acknowledged all. Called twice it does nothing."""
         if not self._closed:
             self._closed = True
+            atexit.unregister(self.close)
             ended: Any = reason or self.ended or "stopped"
             self._line.close(lambda: Goodbye(reason=ended, figures=self.figures()))
         return self._line.all_acknowledged

@@ -91,6 +91,10 @@ class BrokerSettings:
         if self.host not in LOOPBACK and not self.insecure:
             raise SettingError(f"host={self.host}: is not loopback; give --insecure to listen there unauthenticated")
 
+    def address_of(self, port: int) -> str:
+        """Where a port of this host is, as ZeroMQ writes it."""
+        return f"tcp://[{self.host}]:{port}" if ":" in self.host else f"tcp://{self.host}:{port}"
+
 
 class Broker:
     """One broker process."""
@@ -102,11 +106,11 @@ class Broker:
         self.hub = Hub(times or SessionTimes())
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
-            self.channel = ZmqBrokerChannel(self.context, f"tcp://{settings.host}:{settings.port}")
+            self.channel = ZmqBrokerChannel(self.context, settings.address_of(settings.port))
             self.publisher = self.context.socket(zmq.PUB)
             self.publisher.setsockopt(zmq.LINGER, 0)
             self.publisher.setsockopt(zmq.SNDHWM, 8)
-            bind(self.publisher, f"tcp://{settings.host}:{settings.statistics_port}")
+            bind(self.publisher, settings.address_of(settings.statistics_port))
         except UserError:
             self.context.destroy(linger=0)
             self.store.close()
@@ -181,12 +185,12 @@ class Broker:
         self.store.commit(self._rows, self._snapshot)
         self._rows, self._snapshot = [], None
         self.hub.commit()
+        if self._report_is_due and self.core.state.run is not None:  # before who has said it hears that it is safe
+            self._report_is_due = False
+            write_report(self.settings.run_dir, build_report(self.core, self.hub))
         self._say_farewell(now)
         self._transmit()
         self._publish(now)
-        if self._report_is_due and self.core.state.run is not None:
-            self._report_is_due = False
-            write_report(self.settings.run_dir, build_report(self.core, self.hub))
 
     def _receive(self, line: bytes, frames: list[bytes], now: float) -> None:
         try:

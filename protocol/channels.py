@@ -65,6 +65,7 @@ class ZmqRoleChannel:
         socket.setsockopt(zmq.RECONNECT_IVL, 50)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
         socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+        socket.setsockopt(zmq.IPV6, "[" in self._address)
         try:
             socket.connect(self._address)
         except zmq.ZMQError as error:
@@ -138,6 +139,7 @@ class ZmqBrokerChannel:
 
 def bind(socket: zmq.Socket[bytes], address: str) -> None:
     """Bind, or close the socket and raise PortInUse or SettingError."""
+    socket.setsockopt(zmq.IPV6, "[" in address)
     try:
         socket.bind(address)
     except zmq.ZMQError as error:

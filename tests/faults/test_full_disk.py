@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from boss.checkpoint import CheckpointDir
 from protocol.report import read_report
 from tests.faults.test_broker_outage import assert_nothing_lost_or_doubled
 from tests.processes.roles import HERE, roles, start_broker
@@ -40,6 +41,25 @@ def fill(ballast: Path) -> None:
     with ballast.open("wb", buffering=0) as file, suppress(OSError):
         while file.write(b"x" * 4096):
             pass
+
+
+def test_a_full_disk_under_the_checkpoints_costs_checkpoints_and_not_the_training(
+    small_disk: Path, tmp_path: Path
+) -> None:
+    checkpoints = small_disk / "checkpoints"
+    with roles() as start:
+        broker, address, _ = start_broker(start, tmp_path / "run")
+        saving = ("--checkpoint-every", "5", "--checkpoint-dir", str(checkpoints))
+        boss = start("boss", HEAVY, "--broker", address, "--epochs", "8", *saving)
+        boss.wait_for("epoch 0:")
+        fill(small_disk / "ballast")
+        boss.wait_for("cannot be written")
+        assert boss.end() == 0, boss.text
+        assert broker.end() == 0, broker.text
+    assert "the one before it still counts" in boss.text and "Traceback" not in boss.text
+    assert not list(checkpoints.glob("*.part")), "nothing half written is left"
+    newest = CheckpointDir(checkpoints, keep=2).newest()
+    assert newest is not None and newest.step > 0
 
 
 def test_a_full_disk_stops_the_broker_clearly_and_the_run_goes_on_when_there_is_space(small_disk: Path) -> None:

@@ -192,6 +192,15 @@ def test_a_boss_whose_broker_stays_away_gives_up_in_the_end_and_says_so(tmp_path
         assert "no broker answers" in boss.text and "--reconnect-timeout-s" in boss.text
 
 
+def test_roles_find_each_other_over_ipv6(tmp_path: Path) -> None:
+    with roles() as start:
+        broker, address, _ = start_broker(start, tmp_path, "--host", "::1")
+        assert address.startswith("tcp://[::1]:")
+        boss = start("boss", "digits", "--broker", address, "--epochs", "1")
+        assert boss.end() == 0, boss.text
+        assert broker.end() == 0, broker.text
+
+
 def test_an_assistant_without_a_workload_filters_for_any_run(tmp_path: Path) -> None:
     """A script of one's own has no Workload: the Assistant takes the data set from the run."""
     with roles() as start:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -257,3 +259,24 @@ def test_skipped_batches_are_no_sign_of_a_network_that_has_diverged(address: str
 def test_several_ranks_are_refused() -> None:
     with pytest.raises(SettingError, match="world_size=2"):
         connect("tcp://127.0.0.1:1", world_size=2)
+
+
+def test_a_script_that_forgets_to_close_its_feed_loses_no_report(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys, torch, autoassist\n"
+        "data = torch.utils.data.TensorDataset(torch.arange(300.0))\n"
+        "feed = autoassist.Feed.connect(sys.argv[1], dataset=data, batch_size=16, epochs=1)\n"
+        "for (x,) in feed.loader(data):\n"
+        "    feed.report(x)\n"
+    )
+    with roles() as start:
+        broker, address, _ = start_broker(start, tmp_path / "run")
+        done = subprocess.run(
+            [sys.executable, script, address], check=False, timeout=90, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert broker.end() == 0, broker.text
+    report = read_report(tmp_path / "run")
+    assert (report.status, report.loss_reports.delivered) == ("finished", report.boss.steps)
+    assert report.loss_reports.sent == report.loss_reports.delivered == 19
