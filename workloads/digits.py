@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from protocol.errors import DataError
+from pathlib import Path
+
+from protocol.errors import DataError, SettingError
 from workloads.images import ImageWorkload
 from workloads.small_sets import digits_8x8
 from workloads.sources import ImageSet, SourceFailed
@@ -13,8 +15,17 @@ class Digits(ImageWorkload):
 
     name = "digits"
 
+    def __init__(self, *, model: str = "", data_dir: Path | None = None) -> None:
+        """Raises SettingError for a ``data_dir``; a subclass may have a use for one."""
+        super().__init__(model=model, data_dir=data_dir)
+        if data_dir is not None and type(self) is Digits:
+            raise SettingError(
+                f"data_dir={data_dir}: {self.name} is packaged with scikit-learn and reads no files; "
+                "leave out --data-dir, or choose a workload that has files"
+            )
+
     def load_images(self) -> ImageSet:
-        """The packaged set; ``data_dir`` is not used. DataError if scikit-learn is missing."""
+        """The packaged set. DataError if scikit-learn is missing."""
         try:
             return digits_8x8()
         except SourceFailed as failure:

@@ -8,12 +8,12 @@ import importlib
 import importlib.util
 import inspect
 import sys
-import traceback
 from pathlib import Path
 from types import ModuleType
 
 from protocol.errors import UserError, WorkloadError
 from workloads.base import Workload
+from workloads.mistakes import REMEDY, described, place_of
 
 BUILT_IN = {
     "digits": "workloads.digits:Digits",
@@ -58,7 +58,9 @@ def _load_module(name: str) -> ModuleType:
     _append_to_path(Path.cwd())
     try:
         return importlib.import_module(name)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
             message = f"workload module {name!r} is not found; install it or give a file, path/to/file.py:ClassName"
             raise WorkloadError(message) from error
@@ -84,8 +86,10 @@ def _load_file(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         del sys.modules[name]
+        if isinstance(error, KeyboardInterrupt):
+            raise
         raise _import_failed(str(path), resolved, error) from error
     return module
 
@@ -97,15 +101,15 @@ def _append_to_path(folder: Path) -> None:
 
 def _import_failed(what: str, path: Path | None, error: BaseException) -> WorkloadError:
     """The error with the place where it arose: the deepest line of ``path``, else the deepest line of all."""
-    text = " ".join(str(error).split())
+    text, place = described(error), place_of(error, None if path is None else str(path))
     if isinstance(error, SyntaxError) and error.filename:
-        place = f"{error.filename}:{error.lineno}"
-        text = error.msg
-    else:
-        frames = traceback.extract_tb(error.__traceback__)
-        own = [frame for frame in frames if path is None or frame.filename == str(path)]
-        place = f"{(own or frames)[-1].filename}:{(own or frames)[-1].lineno}"
-    return WorkloadError(f"workload {what} does not import: {type(error).__name__} at {place}: {text}")
+        text, place = f"{type(error).__name__}: {error.msg}", f"{error.filename}:{error.lineno}"
+    remedy = REMEDY
+    if isinstance(error, SystemExit):
+        remedy = "put what only a script should do under if __name__ == '__main__'"
+    elif isinstance(error, ModuleNotFoundError):
+        remedy = f"install {error.name}, or put it beside the file"
+    return WorkloadError(f"workload {what} does not import: {text} at {place}; {remedy}")
 
 
 def _find_class(module: ModuleType, class_name: str, location: str) -> type[Workload]:
@@ -136,11 +140,10 @@ def _workload_classes(module: ModuleType) -> list[str]:
 def _construct(cls: type[Workload], spec: str, model: str, data_dir: Path | None) -> Workload:
     try:
         return cls(model=model, data_dir=data_dir)
-    except UserError:
+    except (UserError, KeyboardInterrupt):
         raise
-    except Exception as error:
-        text = " ".join(str(error).split())
+    except BaseException as error:
         raise WorkloadError(
-            f"workload {spec}: its constructor failed with {type(error).__name__}: {text}; "
+            f"workload {spec}: its constructor failed with {described(error)}; "
             "it is called with the keywords model and data_dir"
         ) from error

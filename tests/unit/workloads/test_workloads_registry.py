@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from protocol.errors import SettingError, WorkloadError
+from protocol.errors import SettingError, UserError, WorkloadError
 from workloads import Workload, load_workload
 from workloads.digits import Digits
 from workloads.registry import BUILT_IN
@@ -52,8 +52,27 @@ def test_every_built_in_name_makes_its_workload_without_touching_data(name: str,
 
 
 def test_model_and_data_dir_are_handed_on(tmp_path: Path) -> None:
-    workload = load_workload("digits", model="resnet8", data_dir=tmp_path)
-    assert (workload.model, workload.data_dir) == ("resnet8", tmp_path)
+    for name in ("mnist", "fashion-mnist"):
+        workload = load_workload(name, model="resnet8", data_dir=tmp_path)
+        assert (workload.model, workload.data_dir) == ("resnet8", tmp_path)
+
+
+def test_a_data_dir_is_refused_where_no_file_would_be_read(tmp_path: Path) -> None:
+    """A user who gives his own digits would train on others and not notice."""
+    with pytest.raises(SettingError, match=rf"data_dir={tmp_path}: digits is packaged.*leave out --data-dir"):
+        load_workload("digits", data_dir=tmp_path)
+
+
+def test_every_built_in_either_looks_into_a_data_dir_or_refuses_it(tmp_path: Path) -> None:
+    """A directory that is not there is the simplest thing to be noticed."""
+    for name in BUILT_IN:
+        with pytest.raises(UserError, match=str(tmp_path / "nowhere")):
+            load_workload(name, data_dir=tmp_path / "nowhere").fingerprint()
+
+
+def test_a_workload_made_from_a_built_in_one_may_have_a_use_for_a_data_dir(folder: Path) -> None:
+    (folder / "mine.py").write_text(GOOD)
+    assert load_workload("mine.py:Mine", data_dir=folder).data_dir == folder
 
 
 @pytest.mark.parametrize(
@@ -141,12 +160,29 @@ def test_a_binary_file_with_the_name_of_a_program_is_refused(folder: Path) -> No
 def test_a_missing_dependency_is_not_mistaken_for_a_missing_workload(folder: Path) -> None:
     (folder / "needs_more_of_it.py").write_text("\nimport not_installed_anywhere\n")
     for spec in ("needs_more_of_it.py:Mine", "needs_more_of_it:Mine"):
-        fails(spec, "does not import", "ModuleNotFoundError", "not_installed_anywhere", "needs_more_of_it.py:2")
+        fails(spec, "does not import", "ModuleNotFoundError", "needs_more_of_it.py:2", "install not_installed_anywhere")
 
 
-def test_a_file_that_exits_does_not_end_the_program(folder: Path) -> None:
-    (folder / "bad.py").write_text("raise SystemExit(3)")
-    fails("bad.py:Mine", "SystemExit")
+@pytest.mark.parametrize("spec", ["bad_exit.py:Mine", "bad_exit:Mine"])
+def test_a_file_that_exits_does_not_end_the_program(folder: Path, spec: str) -> None:
+    """A script whose work is not under ``if __name__ == "__main__"``."""
+    (folder / "bad_exit.py").write_text("import sys\n\nsys.exit(3)\n")
+    fails(spec, "does not import", "SystemExit: 3", "bad_exit.py:3", "if __name__ == '__main__'")
+
+
+@pytest.mark.parametrize("spec", ["bad_base.py:Mine", "bad_base:Mine"])
+def test_an_exception_that_is_no_ordinary_one_is_a_mistake_of_the_file_too(folder: Path, spec: str) -> None:
+    """Some libraries cancel with exceptions of their own, beside Exception."""
+    (folder / "bad_base.py").write_text("class Halt(BaseException): ...\n\nraise Halt('no licence')\n")
+    fails(spec, "does not import", "Halt: no licence", "bad_base.py:3", "mend it there")
+
+
+@pytest.mark.parametrize("spec", ["slow_one.py:Mine", "slow_one:Mine"])
+def test_ctrl_c_while_a_file_is_imported_is_no_mistake_of_the_file(folder: Path, spec: str) -> None:
+    (folder / "slow_one.py").write_text("raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        load_workload(spec)
+    assert not [name for name in sys.modules if "slow_one" in name]
 
 
 def test_class_missing_lists_the_workloads_that_are_there(folder: Path) -> None:
@@ -174,6 +210,14 @@ def test_a_constructor_with_other_parameters_says_how_it_is_called(folder: Path)
     fails("mine.py:Mine", "constructor failed", "TypeError", "keywords model and data_dir")
 
 
+def test_a_constructor_that_exits_does_not_end_the_program(folder: Path) -> None:
+    (folder / "mine.py").write_text(
+        "import sys\nfrom workloads.digits import Digits\n"
+        "class Mine(Digits):\n    def __init__(self, **words): sys.exit('no licence')"
+    )
+    fails("mine.py:Mine", "constructor failed with SystemExit: no licence", "keywords model and data_dir")
+
+
 def test_a_users_error_from_the_constructor_passes_unchanged() -> None:
     with pytest.raises(SettingError, match="6n"):
         load_workload("digits", model="resnet19")
@@ -182,5 +226,6 @@ def test_a_users_error_from_the_constructor_passes_unchanged() -> None:
 def test_public_names() -> None:
     import workloads
 
-    assert sorted(workloads.__all__) == ["Fingerprint", "Metric", "Workload", "load_workload", "validate_workload"]
+    classes = ["CheckedWorkload", "Fingerprint", "Metric", "Workload"]
+    assert sorted(workloads.__all__) == [*classes, "load_workload", "validate_workload"]
     assert issubclass(Digits, Workload)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -85,6 +86,13 @@ MISTAKES: list[tuple[str, Callable[..., object], str]] = [
     ("losses", lambda o, t: [1.0, 2.0], r"losses\(\) returned list"),
     ("losses", lambda o, t: o.detach().sum(1), "without gradient"),
     ("losses", lambda o, t: o.sum(1) / 0, "expected finite losses"),
+    ("losses", raises, r"losses\(\) raised KeyError: 'pixels' at .*test_workloads_validate.py:\d+; mend it there"),
+    ("optimizer", lambda boss: None, r"optimizer\(\) returned NoneType; expected a torch.optim.Optimizer"),
+    ("optimizer", raises, r"optimizer\(\) raised KeyError"),
+    ("lr_factor", lambda progress: None, r"lr_factor\(0\) returned None; expected a finite number"),
+    ("lr_factor", lambda progress: 1 / progress, r"lr_factor\(0\) raised ZeroDivisionError"),
+    ("lr_factor", lambda progress: 0.5 - progress, r"lr_factor\(1\) returned -0.5"),
+    ("features", lambda: sys.exit(3), r"features\(\) raised SystemExit: 3"),
 ]
 
 
@@ -97,6 +105,8 @@ def test_a_mistake_names_workload_method_and_expectation(
     with pytest.raises(WorkloadError, match=f"^workload tiny: .*{complaint}") as caught:
         validate_workload(tiny)
     assert "\n" not in str(caught.value)
+    assert f"Tiny.{method}(" in str(caught.value) or "forward pass" in str(caught.value)
+    assert "; expected " in str(caught.value) or "; mend it there" in str(caught.value)
 
 
 def test_a_data_error_is_not_dressed_as_a_mistake_of_the_workload() -> None:
