@@ -26,12 +26,18 @@ HERE = Path(__file__).parent
 class Role:
     """One ``autoassist …`` process, its words kept."""
 
-    def __init__(self, *arguments: str, cwd: Path | None = None, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        cwd: Path | None = None,
+        environment: dict[str, str] | None = None,
+        within: tuple[str, ...] = (),
+    ) -> None:
         self.arguments = arguments
         self.said: list[str] = []
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "autoassist", *arguments],
+            [*within, sys.executable, "-m", "autoassist", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
