@@ -1,0 +1,44 @@
+"""A mistake in the user's workload ends a real run with one line that names class, method and remedy, and code 2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.processes.roles import Role
+
+pytestmark = pytest.mark.processes
+
+METHODS = {
+    "batch of one row too few": ("def batch(self, ids):\n        return super().batch(ids[1:])", "Mine.batch("),
+    "reduced losses": (
+        "def losses(self, outputs, targets):\n        return super().losses(outputs, targets).mean()",
+        "Mine.losses() returned shape (); expected shape (2,), one loss per instance: use reduction='none'",
+    ),
+    "a constructor that exits": ("def __init__(self, **words):\n        raise SystemExit(3)", "SystemExit: 3"),
+}
+
+
+def ended_by_its_mistake(words: tuple[str, ...], named: str, cwd: Path) -> None:
+    """The command ends with code 2 and one error that says this."""
+    role = Role(*words, cwd=cwd)
+    assert role.end() == 2, role.text
+    errors = [line for line in role.said if line.startswith("error:")]
+    assert len(errors) == 1 and named in errors[0], role.text
+    assert "Traceback" not in role.text
+
+
+@pytest.mark.parametrize("body, named", METHODS.values(), ids=METHODS.keys())
+def test_a_method_that_breaks_its_promise_is_named(body: str, named: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(f"from workloads.digits import Digits\n\n\nclass Mine(Digits):\n    {body}\n")
+    ended_by_its_mistake(("run", "mine.py:Mine", "--policy", "uniform"), named, tmp_path)
+
+
+def test_a_workload_file_that_exits_at_import_is_named_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text("import sys\n\nsys.exit(3)\n")
+    ended_by_its_mistake(("run", "script.py:Mine"), "script.py:3; put what only a script should do under", tmp_path)
+
+
+def test_a_data_dir_that_would_not_be_read_is_refused(tmp_path: Path) -> None:
+    ended_by_its_mistake(("run", "digits", "--data-dir", str(tmp_path)), f"data_dir={tmp_path}: digits is", tmp_path)
