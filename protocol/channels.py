@@ -18,6 +18,10 @@ Frames = list[bytes]
 
 MAX_FRAME_BYTES = 1 << 24
 """One frame; libzmq hangs up on a longer one. Room for the largest array."""
+BACKLOG = 4096
+"""Connections that may wait to be accepted: a flood of them must not make a role wait for TCP's second try."""
+HANDSHAKE_MS = 5000
+"""Who does not speak ZeroMQ within this time is hung up on."""
 LINGER_MS = 2000
 
 
@@ -109,6 +113,8 @@ class ZmqBrokerChannel:
         self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self.socket.setsockopt(zmq.LINGER, LINGER_MS)
         self.socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+        self.socket.setsockopt(zmq.BACKLOG, BACKLOG)
+        self.socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
         bind(self.socket, address)
         self.address = self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
 

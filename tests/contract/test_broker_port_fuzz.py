@@ -6,12 +6,13 @@ Garbage comes from raw sockets; well-formed malice comes from roles that speak t
 from __future__ import annotations
 
 import random
+import resource
 import socket
 import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -52,6 +53,8 @@ pytestmark = pytest.mark.processes
 
 DEADLINE_S = 60.0
 MAX_GROWTH_BYTES = 50 << 20
+BYTES_PER_CONNECTION = 20 << 10
+"""What an open connection may cost; the process's limit of open files bounds how many there are."""
 HUGE = 1 << 62
 M = TypeVar("M")
 
@@ -370,6 +373,26 @@ def test_a_stranger_whose_words_make_no_message_is_told_so(site: Site) -> None:
         assert peer.socket.poll(DEADLINE_S * 1000)
         answer = decode(peer.socket.recv_multipart()).message
     assert isinstance(answer, Reject) and answer.code == "malformed" and "version" in answer.remedy
+
+
+def test_ten_thousand_connections_that_never_say_hello_keep_nobody_out(site: Site) -> None:
+    """Most say nothing at all; a thousand speak ZeroMQ and no word of ours."""
+    host, port = site.address.removeprefix("tcp://").split(":")
+    context = zmq.Context()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    with ExitStack() as held:
+        held.callback(context.destroy, linger=0)
+        for number in range(10_000):
+            line = held.enter_context(socket.create_connection((host, int(port)), timeout=DEADLINE_S))
+            if number % 2:
+                line.send(b"GET / HTTP/1.1\r\n")
+        for _ in range(1000):
+            context.socket(zmq.DEALER).connect(site.address)
+        with speaker(site, boss_hello()) as boss:
+            is_served(boss)
+            assert site.rss - site.before < 11_000 * BYTES_PER_CONNECTION
+            site.before = site.rss
+            leave(site, boss)
 
 
 def test_sigterm_ends_a_broker_that_has_only_heard_garbage(site: Site) -> None:
