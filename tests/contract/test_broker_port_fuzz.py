@@ -379,15 +379,16 @@ def test_ten_thousand_connections_that_never_say_hello_keep_nobody_out(site: Sit
     """Most say nothing at all; a thousand speak ZeroMQ and no word of ours."""
     host, port = site.address.removeprefix("tcp://").split(":")
     context = zmq.Context()
+    context.setsockopt(zmq.LINGER, 0)
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     with ExitStack() as held:
-        held.callback(context.destroy, linger=0)
+        held.callback(context.term)
         for number in range(10_000):
             line = held.enter_context(socket.create_connection((host, int(port)), timeout=DEADLINE_S))
             if number % 2:
                 line.send(b"GET / HTTP/1.1\r\n")
         for _ in range(1000):
-            context.socket(zmq.DEALER).connect(site.address)
+            held.enter_context(context.socket(zmq.DEALER)).connect(site.address)
         with speaker(site, boss_hello()) as boss:
             is_served(boss)
             assert site.rss - site.before < 11_000 * BYTES_PER_CONNECTION
