@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.project.dangers import UNPICKLERS, dangers
+
 ROOT = Path(__file__).resolve().parents[3]
 FLOORS = {"protocol": 0, "workloads": 1, "broker": 2, "assistant": 2, "boss": 2, "autoassist": 3}
 SOURCES = sorted(path for package in FLOORS for path in (ROOT / package).rglob("*.py"))
@@ -48,10 +50,41 @@ def test_the_broker_starts_without_torch() -> None:
 
 @pytest.mark.parametrize("path", ALL_PYTHON, ids=lambda p: str(p.relative_to(ROOT)))
 def test_nothing_unpickles_or_waits_blindly(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert not dangers(text)
     if path == Path(__file__).resolve():
         return
     words = r"\bimport pickle\b|recv_pyobj|send_pyobj|weights_only=False|allow_pickle=True|except:\s*$"
-    assert not re.search(words, path.read_text(encoding="utf-8"), re.MULTILINE)
+    assert not re.search(words, text, re.MULTILINE)
+
+
+DANGEROUS = [
+    *(f"import {module}" for module in sorted(UNPICKLERS)),
+    *("from pickle import loads", "from pickle import *", "import os, pickle as p", "import dill.session"),
+    *("def f():\n    from marshal import loads", "__import__('pickle')", "importlib.import_module('cloudpickle.x')"),
+    *("torch.load(path)", "torch.load(path, weights_only=safe)", "torch.load(path, **options)"),
+    *("import torch as t\nt.load(path)", "from torch import load", "from torch import nn, load as read"),
+    *("read = torch.load", "partial(torch.load, weights_only=True)", "torch.serialization.load(path)"),
+    *("torch.load(a, b, None)", "torch.load(torch.load(p), weights_only=True)"),
+    *("np.load(path, allow_pickle=flag)", "np.load(path, allow_pickle=1)"),
+]
+
+
+@pytest.mark.parametrize("source", DANGEROUS)
+def test_the_check_for_unpicklers_finds_each_way_to_write_one(source: str) -> None:
+    assert dangers(source)
+
+
+HARMLESS = [
+    *("torch.load(path, map_location='cpu', weights_only=True)", "import torch as t\nt.load(p, weights_only=True)"),
+    *("np.load(path)", "np.load(path, allow_pickle=False)", "json.load(file)", "'import pickle'  # torch.load(path)"),
+    *("from .pickle import jar", "from torch import nn", "import pickles", "importlib.import_module(name)"),
+]
+
+
+@pytest.mark.parametrize("source", HARMLESS)
+def test_the_check_for_unpicklers_finds_nothing_else(source: str) -> None:
+    assert not dangers(source)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
