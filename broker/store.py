@@ -5,8 +5,8 @@ lengths are committed with the rows, so what a crash leaves beyond the committed
 Safe against kill -9 at any moment; not against power loss (``synchronous=NORMAL``), and local disks only.
 
 A reader (``writable=False``) sees one moment: rows and log lengths come from one transaction, and logs are read no
-further. It holds that transaction no longer than it takes, since a WAL that somebody reads cannot be shortened. Price:
-a run that is taken back to a checkpoint while it is read ends the reading with an error.
+further. It holds that transaction no longer than it takes, since a WAL that somebody reads cannot be shortened. Not
+covered: a run that is taken back to a checkpoint while it is read, whose logs are cut under the reader; read again.
 """
 
 from __future__ import annotations
