@@ -20,6 +20,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +31,12 @@ from autoassist.export import batch_records
 from benchmarks.common import machine, print_table
 from broker.store import RunStore
 from protocol.report import read_report
+
+
+KINDS = (
+    *("kill assistant", "suspend assistant", "kill broker", "suspend broker", "kill boss", "suspend boss"),
+    *("garbage", "flood of connections"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,18 +117,20 @@ class Processes:
 
 def inject(processes: Processes, rng: random.Random) -> str:
     """One fault; returns its kind."""
-    kind = rng.choice(
-        ["kill assistant", "suspend assistant", "kill broker", "suspend broker", "kill boss", "garbage", "garbage"]
-    )
+    kind = rng.choice(KINDS)
     match kind.split():
         case ["kill", "assistant"]:
             processes.kill(f"assistant-{rng.randrange(2)}")
         case ["suspend", "assistant"]:
             processes.suspend(f"assistant-{rng.randrange(2)}", rng.uniform(1, 8))
-        case ["suspend", "broker"]:
-            processes.suspend("broker", rng.uniform(0.2, 5))
+        case ["suspend", name]:
+            processes.suspend(name, rng.uniform(0.2, 5))
         case ["kill", name]:
             processes.kill(name)
+        case ["flood", *_]:
+            with ExitStack() as held:
+                for _ in range(500):
+                    held.enter_context(socket.create_connection(("127.0.0.1", processes.port), timeout=30))
         case _:
             with socket.create_connection(("127.0.0.1", processes.port), timeout=5) as line:
                 line.sendall(rng.randbytes(rng.randrange(1, 5000)))
@@ -140,12 +149,15 @@ def audit(run_dir: Path) -> dict[str, int]:
             trained.update((segment["epoch"], next(ids)) for _ in range(segment["count"]))
         too_stale += (batch["staleness"] or 0) > report.selection.staleness_steps.bound
     reported = Counter((r.step, r.rank) for r in store.loss_records())
+    offered = Counter((w.epoch, i) for w in store.decided_windows() for i in w.ids.tolist())
     store.close()
     complete = report.selection.epochs[:-2]
+    whole = {(e.epoch, i) for e in complete for i in range(report.n)}
+    never_offered = len(whole - offered.keys())
     return {
         "epochs offered whole": len(complete),
-        "lost": sum(report.n - e.offered for e in complete) + report.n - sum(epoch == 0 for epoch, _ in trained),
-        "doubled": sum(times - 1 for times in trained.values()) + sum(times - 1 for times in reported.values()),
+        "lost": never_offered + len(trained.keys() - offered.keys()) + report.n - sum(e == 0 for e, _ in trained),
+        "doubled": sum(sum(times - 1 for times in counts.values()) for counts in (offered, trained, reported)),
         "staleness violations": too_stale,
     }
 
