@@ -8,13 +8,19 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 from autoassist.cli import PARENT_VARIABLE
 
 LAST_WORDS = 12
+ERROR = "error: "
+"""How the command line begins what ends a role."""
+READ_S = 1.0
+"""How long the last words of a process that has ended may take to be read."""
 
 
 @dataclass(slots=True)
@@ -26,16 +32,18 @@ class Child:
     log_file: Path
     on_line: Callable[[str, str], None]
     """Called with (name, line) for each line that the child says."""
-    on_exit: Callable[[], None]
-    """Called once its output has ended."""
+    on_news: Callable[[], None]
+    """Called once it has announced itself, and once its output has ended."""
     environment: dict[str, str] = field(default_factory=dict)
     restarts: int = 0
     said: deque[str] = field(default_factory=lambda: deque(maxlen=LAST_WORDS))
     process: subprocess.Popen[str] | None = None
     announcement: str = ""
+    """Its first line on standard output, where ``start`` was told to listen for one."""
+    _reader: threading.Thread | None = None
 
     def start(self, *, announce: bool = False) -> None:
-        """Start the process in a session of its own; ``announce`` waits for its first line on standard output."""
+        """Start the process in a session of its own; ``announce`` listens for its first line on standard output."""
         environment = {**os.environ, **self.environment, PARENT_VARIABLE: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "autoassist", *self.arguments],
@@ -47,22 +55,28 @@ class Child:
             errors="replace",
             start_new_session=True,
         )
-        threading.Thread(target=self._read, args=(self.process,), name=f"{self.name}-log", daemon=True).start()
+        self._reader = threading.Thread(target=self._read, args=(self.process,), name=f"{self.name}-log", daemon=True)
+        self._reader.start()
         if announce:
-            assert self.process.stdout is not None
-            self.announcement = self.process.stdout.readline()
-            self.process.stdout.close()
+            threading.Thread(target=self._listen, args=(self.process,), name=f"{self.name}-out", daemon=True).start()
+
+    def _listen(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        with process.stdout:
+            self.announcement = process.stdout.readline()
+        self.on_news()
 
     def _read(self, process: subprocess.Popen[str]) -> None:
         assert process.stderr is not None
-        with self.log_file.open("a", encoding="utf-8") as log_file, process.stderr:
-            for line in process.stderr:
-                log_file.write(line)
-                log_file.flush()
-                self.said.append(line.rstrip())
-                self.on_line(self.name, line.rstrip())
-        process.wait()
-        self.on_exit()
+        try:
+            with process.stderr, _log(self.log_file) as write:
+                for line in process.stderr:
+                    write(line)
+                    self.said.append(line.rstrip())
+                    self.on_line(self.name, line.rstrip())
+            process.wait()
+        finally:
+            self.on_news()
 
     @property
     def code(self) -> int | None:
@@ -75,10 +89,22 @@ class Child:
         return self.process is not None and self.process.poll() is None
 
     @property
+    def ending(self) -> str:
+        """How it ended, in words."""
+        return ending(self.code or 0)
+
+    @property
+    def complaint(self) -> str:
+        """The last error that it said, "" where there is none."""
+        if self._reader is not None and not self.is_running:
+            self._reader.join(READ_S)
+        errors = [line.removeprefix(ERROR) for line in self.said if line.startswith(ERROR)]
+        return errors[-1] if errors else ""
+
+    @property
     def last_words(self) -> str:
-        """The last error line, or the last line, that it said."""
-        errors = [line for line in self.said if line.startswith("error:")]
-        return (errors or list(self.said) or ["it said nothing"])[-1]
+        """The last error, or the last line, that it said."""
+        return self.complaint or (list(self.said) or ["it said nothing"])[-1]
 
     def tell(self, number: signal.Signals) -> None:
         """Send a signal if it lives."""
@@ -94,3 +120,36 @@ class Child:
         except subprocess.TimeoutExpired:
             return False
         return True
+
+
+@contextmanager
+def _log(path: Path) -> Iterator[Callable[[str], None]]:
+    """Writes lines to a file. Where that fails (a full disk, a folder that is gone), the child is still heard."""
+    file: TextIO | None = None
+
+    def write(line: str) -> None:
+        nonlocal file
+        try:
+            if file is None:
+                file = path.open("a", encoding="utf-8")
+            file.write(line)
+            file.flush()
+        except OSError:
+            return
+
+    try:
+        yield write
+    finally:
+        with suppress(OSError):
+            if file is not None:
+                file.close()
+
+
+def ending(code: int) -> str:
+    """What an exit code says, in words."""
+    if code >= 0:
+        return f"ended with code {code}"
+    try:
+        return f"was killed by signal {-code} ({signal.Signals(-code).name})"
+    except ValueError:
+        return f"was killed by signal {-code}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 import signal
 import sys
@@ -12,6 +11,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
+from autoassist.notices import set_up_logging
 from protocol.errors import AutoAssistError
 
 PARENT_VARIABLE = "AUTOASSIST_PARENT"
@@ -53,19 +53,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: no command {words[0]!r}; one of {', '.join(commands)}\n\n{USAGE}", file=sys.stderr)
         return 2
     _die_with_parent()
-    logging.basicConfig(
-        level=logging.DEBUG if debug else logging.INFO,
-        format="%(asctime)s %(name)s: %(message)s",
-        datefmt="%H:%M:%S",
-        stream=sys.stderr,
-    )
+    set_up_logging(debug=debug)
     try:
-        return int(_parse(words[0], words[1:]).execute())
+        code = int(_parse(words[0], words[1:]).execute())
+        sys.stdout.flush()
+        return code
     except AutoAssistError as error:
         _complain(str(error), debug)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        _mute()
+        return 1
     except OSError as error:
         _complain(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), debug)
         return 1
@@ -86,6 +86,11 @@ def _complain(text: str, debug: bool) -> None:
     if debug:
         traceback.print_exc()
     print(f"error: {text}", file=sys.stderr)
+
+
+def _mute() -> None:
+    """Nobody reads standard output any more (``… | head``): no reason to complain, not even at the very end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _die_with_parent() -> None:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import queue
 import signal
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoassist.children import Child
+from autoassist.children import ERROR, Child
+from autoassist.notices import Notices
+from broker.store import DATABASE, LOSS_LOG
 from protocol.errors import AutoAssistError, RoleFailed, UserError
+from protocol.settings import require
 from protocol.signals import StopSignal
 
 log = logging.getLogger("autoassist.run")
@@ -19,8 +24,12 @@ log = logging.getLogger("autoassist.run")
 BOSS = "boss-0"
 BROKER = "broker"
 TICK_S = 0.25
+START_S = 30.0
+"""How long a broker may take until it listens."""
 BLAME_S = 3.0
 """How long a Boss may take to fail after its Goodbye has ended the broker."""
+GRACE_S = 3.0
+"""How long everybody has to end once nothing is left to save, or the order is lost."""
 
 
 class ChildUserError(RoleFailed, UserError):
@@ -37,54 +46,85 @@ class LaunchSettings:
     """How often a crashed Assistant is started again."""
 
     broker_restarts: int = 3
-    """How often a crashed broker is started again, on the same port and run directory; the Boss goes on meanwhile."""
+    """How often a killed broker is started again, on the same port and run directory; the Boss goes on meanwhile. A
+    broker that ends with an error of its own is not: a disk that was full for it stays full."""
 
     boss_restarts: int = 3
     """How often a Boss that was killed is started again, from its newest checkpoint."""
 
     drain_s: float = 15.0
-    """How long the roles have to end in order after a stop, before they are killed."""
+    """How long the roles have to end in order after a stop, before they are killed; a second signal kills at once."""
+
+    def __post_init__(self) -> None:
+        for name in ("assistant_restarts", "broker_restarts", "boss_restarts"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
+        is_time = math.isfinite(self.drain_s) and self.drain_s > 0
+        require(is_time, "drain_s", self.drain_s, "must be a positive number of seconds")
 
 
 class Launcher:
     """Supervises the processes of one local run."""
 
-    def __init__(self, settings: LaunchSettings, run_dir: Path, *, echo: bool) -> None:
+    def __init__(
+        self,
+        settings: LaunchSettings,
+        run_dir: Path,
+        stop: StopSignal,
+        notices: Notices,
+        *,
+        echo: bool = True,
+        needs_assistants: bool = False,
+    ) -> None:
         self.settings = settings
         self.run_dir = run_dir
-        self.logs = run_dir / "logs"
-        self.logs.mkdir(parents=True, exist_ok=True)
         self.children: dict[str, Child] = {}
         self.failed: list[str] = []
+        self.is_void = False
+        """Whether a mistake of the user's, or a broker that did not start, has ended all before the first step."""
         self.statistics_address = ""
+        self._stop = stop
+        self._notices = notices
         self._echo = echo
+        self._needs_assistants = needs_assistants
+        self._trained_before = self._loss_log_size()
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
+        stop.on_stop = lambda: self._wake.put(None)
 
     def _child(self, name: str, arguments: list[str], environment: dict[str, str] | None = None) -> Child:
         child = Child(
             name,
             arguments,
-            self.logs / f"{name}.log",
+            self.run_dir / "logs" / f"{name}.log",
             on_line=self._heard,
-            on_exit=lambda: self._wake.put(None),
+            on_news=lambda: self._wake.put(None),
             environment=environment or {},
         )
         self.children[name] = child
         return child
 
     def _heard(self, name: str, line: str) -> None:
-        if self._echo:
+        """A role's last error is not echoed: what comes of it is said with it, once."""
+        if (self._notices.hears(name, line) or self._echo) and not line.startswith(ERROR):
             log.info("[%s] %s", name, line)
 
+    # Starting
+
     def start_broker(self, arguments: list[str]) -> str:
-        """Start the broker and wait until it listens; returns its address.
+        """Start the broker and wait until it listens; returns its address, "" where a stop came first.
 
         Raises RoleFailed with its last words where it does not come up.
         """
         child = self._child(BROKER, arguments)
         child.start(announce=True)
+        deadline = time.monotonic() + START_S
+        while not child.announcement and child.is_running and not self._stop.requested:
+            if time.monotonic() > deadline:
+                self.is_void = True
+                raise RoleFailed(f"{BROKER} does not listen after {START_S:.0f} s: {child.last_words}")
+            self._sleep(TICK_S)
+        if self._stop.requested:
+            return ""
         if not child.announcement:
-            child.wait(self.settings.drain_s)
             raise self._failure(child)
         addresses = json.loads(child.announcement)
         self.statistics_address = addresses["statistics"]
@@ -96,86 +136,155 @@ class Launcher:
         """Start an Assistant or the Boss."""
         self._child(name, arguments, environment).start()
 
-    def supervise(self, stop: StopSignal) -> None:
-        """Wait until the run is over; restart crashed Assistants.
+    # Watching
 
-        Raises RoleFailed with the last words of a role that failed for good.
+    def supervise(self) -> None:
+        """Wait until the run is over or a signal comes; restart what may be restarted.
+
+        Raises RoleFailed with the last words of a role that failed for good, or where the run directory is gone.
         """
-        while not stop.requested and (self.children[BOSS].is_running or self._resume_boss()):
-            try:
-                self._wake.get(timeout=TICK_S)
-            except queue.Empty:
-                continue
+        while not self._stop.requested and (self.children[BOSS].is_running or self._resume_boss()):
+            self._sleep(TICK_S)
             self._look_after_children()
-        if stop.requested:
+        if self._stop.requested:
             return
+        self._require_run_dir()
         boss = self.children[BOSS]
         if boss.code:
             raise self._failure(boss)
 
-    def _resume_boss(self) -> bool:
-        """Start a killed Boss again from its newest checkpoint; False where it has ended by itself, or too often."""
-        boss = self.children[BOSS]
-        if boss.code is None or boss.code >= 0 or boss.restarts >= self.settings.boss_restarts:
-            return False
-        if not self.children[BROKER].is_running:
-            self._look_after_broker()
-        boss.restarts += 1
-        boss.arguments = [word for word in boss.arguments if word != "--resume"] + ["--resume"]
-        log.warning("the Boss was killed (signal %d); resuming it from its newest checkpoint", -boss.code)
-        boss.start()
-        return True
-
     def _look_after_children(self) -> None:
+        self._require_run_dir()
         self._look_after_broker()
         for child in self.children.values():
-            if child.name in (BOSS, BROKER) or child.is_running or child.code == 0 or child.name in self.failed:
+            if child.name in (BOSS, BROKER, *self.failed) or not child.code:
                 continue
             if child.code == UserError.exit_code or child.restarts >= self.settings.assistant_restarts:
-                self.failed.append(child.name)
-                log.error("%s failed for good: %s; the run goes on without it", child.name, child.last_words)
+                self._give_up(child)
             else:
                 child.restarts += 1
-                log.warning("%s ended with %s; starting it again", child.name, child.code)
+                log.warning("%s %s: %s; starting it again", child.name, child.ending, child.last_words)
                 child.start()
+
+    def _give_up(self, assistant: Child) -> None:
+        """In deterministic mode nobody else may score an Assistant's windows, so the Boss would wait for ever."""
+        if self._needs_assistants:
+            raise self._failure(assistant, "; in deterministic mode the run cannot go on without it")
+        self.failed.append(assistant.name)
+        log.warning("%s failed for good: %s; the run goes on without it", assistant.name, assistant.last_words)
 
     def _look_after_broker(self) -> None:
         broker, boss = self.children[BROKER], self.children[BOSS]
         if not broker.code:
             return
-        if broker.code > 0:
-            boss.wait(BLAME_S)  # the broker also ends with an error where the Boss has failed: then blame the Boss
-        if boss.code or broker.code == UserError.exit_code or broker.restarts >= self.settings.broker_restarts:
-            raise self._failure(boss if boss.code else broker)
-        broker.restarts += 1
-        log.warning("the broker ended with %s (%s); starting it again", broker.code, broker.last_words)
-        broker.start()
+        if broker.code < 0 and broker.restarts < self.settings.broker_restarts:
+            broker.restarts += 1
+            log.warning("the broker %s; starting it again", broker.ending)
+            broker.start()
+            return
+        if not broker.complaint and boss.wait(BLAME_S) and boss.code:
+            raise self._failure(boss)  # the broker also ends with code 1 where the Boss has failed
+        raise self._failure(broker, f"; --resume {self.run_dir} goes on with the run" if self.has_trained else "")
 
-    def _failure(self, child: Child) -> AutoAssistError:
-        text = f"{child.name} ended with code {child.code}: {child.last_words} (log: {child.log_file})"
-        return ChildUserError(text) if child.code == UserError.exit_code else RoleFailed(text)
+    def _resume_boss(self) -> bool:
+        """Start a killed Boss again from its newest checkpoint; False where it has ended by itself, or too often."""
+        boss, broker = self.children[BOSS], self.children[BROKER]
+        if boss.code is None or boss.code >= 0 or boss.restarts >= self.settings.boss_restarts or broker.code == 0:
+            return False
+        self._look_after_children()
+        boss.restarts += 1
+        boss.arguments = [word for word in boss.arguments if word != "--resume"] + ["--resume"]
+        log.warning("the Boss %s; resuming it from its newest checkpoint", boss.ending)
+        boss.start()
+        return True
+
+    @property
+    def broker_words(self) -> str:
+        """How the broker ended, and the last that it said."""
+        return f"{BROKER} {self.children[BROKER].ending}: {self.children[BROKER].last_words}"
+
+    @property
+    def has_trained(self) -> bool:
+        """Whether this launch has trained a step."""
+        return self._loss_log_size() != self._trained_before
+
+    def _loss_log_size(self) -> int:
+        try:
+            return (self.run_dir / LOSS_LOG).stat().st_size
+        except OSError:
+            return 0
+
+    @property
+    def _run_dir_is_gone(self) -> bool:
+        return BOSS in self.children and not (self.run_dir / DATABASE).exists()
+
+    def _require_run_dir(self) -> None:
+        if self._run_dir_is_gone:
+            raise RoleFailed(
+                f"run_dir={self.run_dir}: is gone, deleted or moved while the run used it; what was trained is lost "
+                f"unless it was moved: then --resume its new place"
+            )
+
+    def _failure(self, child: Child, consequence: str = "") -> AutoAssistError:
+        is_mistake = child.code == UserError.exit_code
+        self.is_void = (is_mistake or BOSS not in self.children) and not self.has_trained
+        text = f"{child.name} {child.ending}: {child.last_words}{consequence}"
+        if not self.is_void:
+            text += f" (log: {child.log_file})"
+        return ChildUserError(text) if is_mistake else RoleFailed(text)
+
+    # Ending
 
     def shut_down(self) -> None:
-        """End everything in order: the Boss first, whose Goodbye ends the others; then by force."""
+        """End everything in order: the Boss first, whose Goodbye ends the others; then by force.
+
+        Another signal meanwhile kills at once; and so does a run directory that is gone, since a role that saves
+        itself would make it again.
+        """
+        heard = self._stop.count
+        if self._stop.requested:
+            log.info("stopping in order; another signal kills at once")
+        if not self._run_dir_is_gone and not self._ends_in_order(heard):
+            self._tell_all(signal.SIGTERM)
+            self._wait_all(time.monotonic() + GRACE_S, heard)
+        self._tell_all(signal.SIGKILL)
+        self._wait_all(time.monotonic() + START_S)
+
+    def _ends_in_order(self, heard: int) -> bool:
+        """Whether all end by themselves: the Boss says Goodbye, which ends the others; each on its own where the broker
+        is gone. A Boss that has not trained a step has nothing to save and is not waited for.
+        """
+        boss, broker = self.children.get(BOSS), self.children.get(BROKER)
+        if boss is None or broker is None or (boss.is_running and not self.has_trained):
+            return False
         deadline = time.monotonic() + self.settings.drain_s
-        boss = self.children.get(BOSS)
-        if boss is not None and boss.is_running:
+        if broker.code:
+            self._tell_all(signal.SIGTERM)
+        elif boss.is_running:
             boss.tell(signal.SIGTERM)
-            boss.wait(max(0.1, deadline - time.monotonic()))
-        elif boss is None or boss.code:
-            self._tell_all(signal.SIGTERM)
-        if not self._wait_all(deadline):
-            self._tell_all(signal.SIGTERM)
-            if not self._wait_all(time.monotonic() + 3.0):
-                self._tell_all(signal.SIGKILL)
-                self._wait_all(time.monotonic() + 5.0)
+            self._wait_all(deadline, heard, [boss])
+        return bool(broker.code or boss.code == 0) and self._wait_all(deadline, heard)
 
     def _tell_all(self, number: signal.Signals) -> None:
         for child in self.children.values():
             child.tell(number)
 
-    def _wait_all(self, deadline: float) -> bool:
-        return all(child.wait(max(0.0, deadline - time.monotonic())) for child in self.children.values())
+    def _wait_all(self, deadline: float, heard: int | None = None, children: Collection[Child] = ()) -> bool:
+        """Whether these children, all if none is named, end before ``deadline`` and before another signal comes."""
+        children = children or self.children.values()
+        while any(child.is_running for child in children):
+            left = deadline - time.monotonic()
+            if left <= 0 or (heard is not None and self._stop.count > heard):
+                return False
+            self._sleep(min(TICK_S, left))
+        return True
+
+    def _sleep(self, timeout_s: float) -> None:
+        """Until something happens, but not longer."""
+        try:
+            self._wake.get(timeout=timeout_s)
+        except queue.Empty:
+            return
 
 
 def with_option(words: list[str], option: str, value: str) -> list[str]:

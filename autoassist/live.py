@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from types import TracebackType
 
@@ -31,16 +32,18 @@ def render(statistics: RunStatistics | None) -> Group:
     metric = f"{s.metric_name} {s.metric_value:.4f}" if s.metric_value is not None else "-"
     wait = f"{s.exposed_wait_s / s.wall_s:.2%}" if s.wall_s else "-"
     stale = "-" if s.staleness_p50 is None else f"p50 {s.staleness_p50:.0f}, max {s.staleness_max}"
-    figures.add_row("kept this epoch", f"{kept:.1%}", "unfiltered so far", f"{unfiltered:.1%}")
+    figures.add_row("kept this epoch", f"{kept:.1%}", "unfiltered", f"{unfiltered:.1%}")
     figures.add_row("Boss passes", f"{s.instances_trained}", "exposed wait", wait)
     figures.add_row("ready at the Boss", f"{s.ready_batches} batches", "stock", f"{s.stock_instances} instances")
     figures.add_row("staleness", f"{stale}, bound {s.staleness_bound}", "metric", metric)
-    return Group(head, ProgressBar(total=1.0, completed=s.progress, width=72), figures, _peers(s))
+    bar = Table.grid()  # on its own, a bar does not end its line
+    bar.add_row(ProgressBar(total=1.0, completed=s.progress, width=72))
+    return Group(head, bar, figures, _peers(s))
 
 
 def _peers(statistics: RunStatistics) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for column in ("role", "leases", "windows", "backlog", "learned through", "lift", "cpu", "memory"):
+    for column in ("role", "leases", "windows", "backlog", "learned", "lift", "cpu", "memory"):
         table.add_column(column, justify="left" if column == "role" else "right")
     for peer in statistics.peers:
         is_assistant = peer.role == "assistant"
@@ -88,7 +91,8 @@ class LiveView:
         socket.subscribe(b"")
         socket.connect(self._address)
         try:
-            with Live(render(None), refresh_per_second=4, transient=False) as live:
+            # What is logged meanwhile appears above the view, unless it goes to a file.
+            with Live(render(None), refresh_per_second=4, redirect_stderr=sys.stderr.isatty()) as live:
                 while not self._done.is_set():
                     if socket.poll(POLL_MS):
                         live.update(render(decode_statistics(socket.recv())))

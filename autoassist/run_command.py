@@ -5,39 +5,38 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import signal
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 import tyro
 
 from autoassist.launcher import BOSS, Launcher, LaunchSettings
 from autoassist.live import LiveView
+from autoassist.notices import Notices
+from autoassist.remembered import (
+    DEFAULT_CHECKPOINT_EVERY,
+    WEIGHTS_FILE,
+    Remembered,
+    RunDirectory,
+    free_name,
+    require_unfinished,
+    require_unused,
+)
 from autoassist.roles import Flat, LogSettings, WorkloadName, WorkloadSettings
 from autoassist.summary import print_summary
 from boss.checkpoint import CheckpointSettings
+from boss.feed import require_one_rank
 from boss.train import TrainSettings
-from protocol.errors import DataError, RoleFailed, SettingError
-from protocol.report import read_report
+from protocol.errors import RoleFailed, SettingError
+from protocol.report import REPORT_FILE, read_report
 from protocol.settings import RunSettings, require
 from protocol.signals import StopSignal
+from workloads import load_workload, validate_workload
 
 log = logging.getLogger("autoassist.run")
-
-COMMAND_FILE = "command.json"
-
-
-class Remembered(msgspec.Struct, frozen=True):
-    """What a run was begun with, in its directory."""
-
-    workload: str
-    run: RunSettings
-    train: TrainSettings
-    data: WorkloadSettings
-    checkpoint_every: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +49,11 @@ class RunCommand:
     data: Flat[WorkloadSettings] = WorkloadSettings()
     launch: Flat[LaunchSettings] = LaunchSettings()
     log: Flat[LogSettings] = LogSettings()
-    run_dir: Path | None = None
+    run_dir: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
     """Directory of the run; a new one under runs/ if not given."""
     port: int = 0
     """TCP port of the broker on loopback; 0 for any free one."""
-    checkpoint_every: int = 500
+    checkpoint_every: int = DEFAULT_CHECKPOINT_EVERY
     """Steps between two checkpoints of the whole run; 0 for none."""
     resume: Path | None = None
     """Directory of a run to go on with from its newest checkpoint, with the settings that it began with."""
@@ -62,41 +61,70 @@ class RunCommand:
 
     def execute(self) -> int:
         """Run to the end; returns the exit code."""
-        if self.resume is not None:
-            return self._resumed(self.resume).launch_roles(self.resume)
-        if not self.workload:
-            raise SettingError("workload is missing; give a WORKLOAD, or --resume RUN_DIR")
-        return self.launch_roles(
-            self.run_dir or Path("runs") / f"{_short(self.workload)}-{time.strftime('%Y%m%d-%H%M%S')}"
-        )
+        with Notices() as notices:
+            if self.resume is not None:
+                command = self._resumed(self.resume)
+                command._require_possible()
+                return command._launch(self.resume, notices)
+            require(bool(self.workload), "workload", self.workload, "is missing; give a WORKLOAD, or --resume RUN_DIR")
+            require(self.run_dir != "", "run_dir", self.run_dir, "is empty; give --run-dir a name, or leave it out")
+            if self.run_dir:
+                require_unused(Path(self.run_dir))
+            self._require_possible()
+            return self._launch(Path(self.run_dir) if self.run_dir else free_name(_short(self.workload)), notices)
 
-    def launch_roles(self, run_dir: Path) -> int:
-        """Start the roles, supervise them to the end, and sum up; returns the exit code."""
+    def _require_possible(self) -> None:
+        """Refuse here, once and before anything is made, what each role would refuse.
+
+        Costs the loading of the data set, and a Boss that is thrown away.
+        """
         require(0 <= self.port <= 65535, "port", self.port, "must lie in 0 … 65535")
-        self.train.resolved_device()
         require(self.checkpoint_every >= 0, "checkpoint_every", self.checkpoint_every, "must not be negative")
-        live = self.live and sys.stdout.isatty()
+        require_one_rank(self.run)
+        self.train.resolved_device()
+        workload = load_workload(self.workload, model=self.data.model, data_dir=self.data.data_dir)
+        validate_workload(workload)
+        n, size = workload.fingerprint().n, self.run.step_instances
+        require(size <= n, "batch_size", size, f"exceeds the data set's {n} instances; lower --batch-size")
+
+    def _launch(self, run_dir: Path, notices: Notices) -> int:
+        """Start the roles, supervise them to the end, and sum up; returns the exit code."""
+        live = self.live and sys.stdout.isatty() and not self.log.debug
         with StopSignal() as stop:
-            launcher = Launcher(self.launch, run_dir, echo=not live)
+            place = RunDirectory(run_dir, Remembered.of(self)) if self.resume is None else None
+            launcher = Launcher(
+                self.launch, run_dir, stop, notices, echo=not live, needs_assistants=self.run.deterministic
+            )
             try:
-                address = launcher.start_broker(self._broker_arguments(run_dir))
-                if self.resume is None:
-                    self._remember(run_dir)
-                for name, arguments in self._role_arguments(address, run_dir).items():
-                    launcher.start_role(name, arguments, {"OMP_NUM_THREADS": "1"} if name != BOSS else None)
-                with LiveView(launcher.statistics_address, enabled=live):
-                    launcher.supervise(stop)
+                self._start(launcher, run_dir, stop)
+                if not stop.requested:
+                    with LiveView(launcher.statistics_address, enabled=live):
+                        launcher.supervise()
             finally:
                 launcher.shut_down()
-        return self._conclude(launcher, run_dir, stop)
+                if place is not None and (launcher.is_void or (stop.requested and not launcher.has_trained)):
+                    place.withdraw()
+            return self._conclude(launcher, run_dir, stop, notices)
 
-    def _conclude(self, launcher: Launcher, run_dir: Path, stop: StopSignal) -> int:
-        if stop.requested and not (run_dir / "report.json").exists():
-            log.info("stopped before the first batch")
+    def _start(self, launcher: Launcher, run_dir: Path, stop: StopSignal) -> None:
+        address = launcher.start_broker(self._broker_arguments(run_dir))
+        for name, arguments in self._role_arguments(address, run_dir).items():
+            if not stop.requested:
+                launcher.start_role(name, arguments, {"OMP_NUM_THREADS": "1"} if name != BOSS else None)
+
+    def _conclude(self, launcher: Launcher, run_dir: Path, stop: StopSignal, notices: Notices) -> int:
+        """The exit code says what the report says: 0 for a finished run only."""
+        if not (run_dir / REPORT_FILE).exists():
+            if not stop.requested:
+                raise RoleFailed(f"the run has ended without {run_dir / REPORT_FILE}: {launcher.broker_words}")
+            log.info("stopped before the first batch; nothing is kept")
             return 128 + stop.number
-        print_summary(read_report(run_dir), run_dir)
-        if stop.requested:
-            return 128 + stop.number
+        report = read_report(run_dir)
+        print_summary(report, run_dir, notices.lines)
+        if report.status == "stopped" or (stop.requested and report.status != "finished"):
+            return 128 + (stop.number or signal.SIGTERM)  # without a signal here, a role got one
+        if report.status != "finished":
+            raise RoleFailed(f"the run is {report.status}, not finished: {launcher.broker_words}")
         if launcher.failed:
             name = launcher.failed[0]
             raise RoleFailed(
@@ -109,18 +137,13 @@ class RunCommand:
         words += ["--resume"] if self.resume is not None else []
         return words + (["--debug"] if self.log.debug else [])
 
-    def _remember(self, run_dir: Path) -> None:
-        """Write what ``--resume`` needs to know."""
-        command = Remembered(self.workload, self.run, self.train, self.data, self.checkpoint_every)
-        (run_dir / COMMAND_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(command, enc_hook=str)))
-
     def _resumed(self, run_dir: Path) -> RunCommand:
         """The command that began a run, to go on with it."""
-        path = run_dir / COMMAND_FILE
-        try:
-            began = msgspec.json.decode(path.read_bytes(), type=Remembered, dec_hook=lambda kind, value: kind(value))
-        except (OSError, msgspec.MsgspecError) as error:
-            raise DataError(f"{path}: {error}; give the --run-dir of a run that `autoassist run` has begun") from None
+        began = Remembered.read(run_dir)
+        if self.run_dir is not None and Path(self.run_dir).resolve() != run_dir.resolve():
+            raise SettingError(f"--run-dir {self.run_dir}: contradicts --resume {run_dir}; leave it out")
+        began.require_agreement(Remembered.of(self), run_dir)
+        require_unfinished(run_dir)
         return dataclasses.replace(
             self,
             workload=began.workload,
@@ -142,7 +165,7 @@ class RunCommand:
         saving = CheckpointSettings(
             checkpoint_every=self.checkpoint_every,
             checkpoint_dir=run_dir / "checkpoints",
-            save=run_dir / "boss.pt",
+            save=run_dir / WEIGHTS_FILE,
             resume=self.resume is not None,
         )
         words = as_words(saving, CheckpointSettings())

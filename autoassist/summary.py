@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from protocol.report import Report
 
+MOST_NOTICES = 12
 
-def print_summary(report: Report, run_dir: Path) -> None:
-    """Print the report as a short table and one honest sentence."""
-    table = Table(
-        title=f"{report.workload} · {report.policy} · seed {report.seed} · {report.status}", title_justify="left"
-    )
+
+def print_summary(report: Report, run_dir: Path, notices: Sequence[str] = ()) -> None:
+    """Print the report as a short table and one honest sentence; then the warnings that had come."""
+    name = report.workload.rpartition("/")[2]
+    title = f"{name} · {report.policy} · seed {report.seed} · {report.status}"
+    table = Table(title=title, title_justify="left")
     table.add_column("figure")
     table.add_column("value", justify="right")
-    for name, value in rows(report):
-        table.add_row(name, value)
+    for figure, value in rows(report):
+        table.add_row(figure, value)
     console = Console()
     console.print(table)
     console.print(verdict(report))
     console.print(f"report: {run_dir / 'report.json'}", soft_wrap=True)
+    for notice in notices[:MOST_NOTICES]:
+        console.print(Text(f"warning: {notice}"), soft_wrap=True)
+    if len(notices) > MOST_NOTICES:
+        console.print(f"{len(notices) - MOST_NOTICES} more warnings: {run_dir / 'logs'}", soft_wrap=True)
 
 
 def rows(report: Report) -> list[tuple[str, str]]:
@@ -48,12 +56,36 @@ def rows(report: Report) -> list[tuple[str, str]]:
 
 
 def verdict(report: Report) -> str:
-    """What the run shows about saving, and what it does not."""
-    full = report.epochs * report.n
-    if report.policy == "uniform" or not full:
-        return "Every offered instance was trained; compare with another policy at the same seed."
-    saved = 1.0 - report.boss.instances / full
-    return (
-        f"The Boss trained {saved:.1%} fewer instances than {report.epochs} full epochs. Whether that costs accuracy "
-        f"shows only beside the same run with --policy uniform."
-    )
+    """What the run shows about saving, and what it does not: measured by what was offered, not by what never came."""
+    if report.status != "finished":
+        how = {"stopped": "was stopped", "failed": "failed"}.get(report.status, "has not ended")
+        return f"The run {how} after {report.boss.instances} {_of_budget(report)}: its figures are those of a part."
+    if report.policy == "uniform":
+        return "Nothing was left out; compare with another policy at the same seed."
+    if not report.selection.offered:
+        return "Nothing was offered, so nothing was saved."
+    return f"{_saving(report)} Whether that costs accuracy shows only beside the same run with --policy uniform."
+
+
+def _of_budget(report: Report) -> str:
+    """The budget in words, to come after a number of instances."""
+    if report.boss_instances_budget:
+        return f"of {report.boss_instances_budget} instances"
+    begun = min(len(report.selection.epochs), report.epochs)
+    return f"instances, in epoch {begun} of {report.epochs}"
+
+
+def _saving(report: Report) -> str:
+    """How many passes the selection has saved. Off-plan passes are extra ones, and count against it."""
+    selection, boss = report.selection, report.boss
+    if report.boss_instances_budget:
+        return (
+            f"The Boss's {boss.instances} passes went through {selection.offered / report.n:.1f} epochs, "
+            f"{1.0 - selection.kept_fraction:.1%} of them left out; with nothing left out they reach "
+            f"{boss.instances / report.n:.1f}."
+        )
+    saved = 1.0 - boss.instances / selection.offered
+    than = f"than the {selection.offered} that {report.epochs} full epochs offered"
+    if saved < 0:
+        return f"The Boss trained {-saved:.1%} more instances {than}: batches off the plan cost more than was left out."
+    return f"The Boss trained {saved:.1%} fewer instances {than}."

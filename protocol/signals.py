@@ -14,6 +14,8 @@ class StopSignal:
     def __init__(self) -> None:
         self.requested = False
         self.number = 0
+        self.count = 0
+        """Signals so far: a second one may mean that the first takes too long."""
         self.on_stop: Callable[[], None] | None = None
         """Called in the signal handler, for a main thread that waits on something else than the descriptor."""
         self._reader, self._writer = socket.socketpair()
@@ -35,6 +37,7 @@ class StopSignal:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         del frame
         self.requested, self.number = True, number
+        self.count += 1
         if self.on_stop is not None:
             self.on_stop()
 

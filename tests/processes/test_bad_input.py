@@ -14,6 +14,16 @@ pytestmark = pytest.mark.processes
 MISTAKES = {
     "unknown workload": (("run", "digitz"), "digitz"),
     "missing workload file": (("run", "nowhere.py:Mine"), "nowhere.py"),
+    "workload without a method": (("run", "lacking.py:Mine"), "lacks batch, boss, evaluate, losses"),
+    "no such model": (("run", "digits", "--model", "vgg"), "vgg"),
+    "truncated data file": (("run", "fashion-mnist", "--data-dir", "torn"), "train-images-idx3-ubyte"),
+    "no drain time": (("run", "digits", "--drain-s", "nan"), "drain_s=nan"),
+    "negative restarts": (("run", "digits", "--boss-restarts", "-1"), "boss_restarts=-1"),
+    "several ranks": (("run", "digits", "--world-size", "2"), "world_size=2"),
+    "no name for the run": (("run", "digits", "--run-dir", ""), "--run-dir"),
+    "a file as run directory": (("run", "digits", "--run-dir", "lacking.py"), "run_dir=lacking.py"),
+    "nowhere to write": (("run", "digits", "--run-dir", "/proc/run"), "run_dir=/proc/run"),
+    "no workload": (("run",), "workload"),
     "batch larger than the data": (("run", "digits", "--batch-size", "5000", "--staleness-bound", "500"), "5000"),
     "negative batch": (("run", "digits", "--batch-size", "-1"), "batch_size=-1"),
     "no epochs": (("run", "digits", "--epochs", "0"), "epochs=0"),
@@ -28,13 +38,28 @@ MISTAKES = {
 }
 
 
+LACKING = """
+from workloads import Fingerprint, Workload
+
+
+class Mine(Workload):
+    def fingerprint(self):
+        return Fingerprint("mine", 7)
+"""
+
+
 @pytest.mark.parametrize("arguments, named", MISTAKES.values(), ids=MISTAKES.keys())
 def test_a_mistake_gets_one_clear_error_and_code_2(arguments: tuple[str, ...], named: str, tmp_path: Path) -> None:
+    (tmp_path / "lacking.py").write_text(LACKING)
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "train-images-idx3-ubyte").write_bytes(bytes(100))
+    before = sorted(tmp_path.rglob("*"))
     role = Role(*arguments, cwd=tmp_path)
     assert role.end() == 2, role.text
-    errors = [line for line in role.said if line.startswith("error:")]
-    assert len(errors) == 1 and named in errors[0], role.text
+    errors = [line for line in role.said if "error:" in line]
+    assert len(errors) == 1 and errors[0].startswith("error:") and named in errors[0], role.text
     assert "Traceback" not in role.text
+    assert [path for path in sorted(tmp_path.rglob("*")) if "__pycache__" not in path.parts] == before
 
 
 def test_debug_adds_the_traceback(tmp_path: Path) -> None:
@@ -48,9 +73,11 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        role = Role("run", "digits", "--port", str(port), "--run-dir", str(tmp_path))
+        role = Role("run", "digits", "--port", str(port), "--run-dir", str(tmp_path / "runs" / "mine"))
         assert role.end() == 2
-        assert f"127.0.0.1:{port} is in use" in role.text
+    errors = [line for line in role.said if "error:" in line]
+    assert len(errors) == 1 and f"127.0.0.1:{port} is in use" in errors[0], role.text
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_workload_that_breaks_while_training_ends_the_run_with_its_last_words(tmp_path: Path) -> None:
@@ -66,8 +93,10 @@ def test_a_workload_that_breaks_while_training_ends_the_run_with_its_last_words(
         "        return super().losses(outputs, targets)\n"
     )
     role = Role("run", f"{source}:Broken", "--run-dir", str(tmp_path / "run"))
-    assert role.end() == 1
-    assert "boss-0 ended with code 1" in role.text and "the loss exploded" in role.text
+    assert role.end() == 2
+    assert (
+        "boss-0 ended with code 2" in role.text and "Broken.losses() raised ValueError: the loss exploded" in role.text
+    )
 
 
 def test_two_brokers_cannot_use_one_run_directory(tmp_path: Path) -> None:

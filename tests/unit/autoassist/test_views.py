@@ -47,8 +47,8 @@ REPORT = {
 }
 
 
-def text_of(renderable: object) -> str:
-    console = Console(width=120, record=True)
+def text_of(renderable: object, width: int = 120) -> str:
+    console = Console(width=width, record=True)
     console.print(renderable)
     return console.export_text()
 
@@ -58,6 +58,32 @@ def test_the_live_view_shows_what_matters() -> None:
     statistics = RunStatistics(policy="autoassist", epochs=3, epoch=1, epoch_offered=100, epoch_kept=40, peers=[peer])
     text = text_of(render(decode_statistics(encode_statistics(statistics))))
     assert "40.0%" in text and "epoch 2/3" in text and "assistant-0" in text and "42" in text
+
+
+def test_the_live_view_fits_eighty_columns_with_each_thing_on_its_own_line() -> None:
+    peers = [
+        PeerStatistics(name="assistant-0", role="assistant", silent_s=0.1, leases=2, windows=123456, lift=0.5),
+        PeerStatistics(name="boss-0", role="boss", silent_s=0.1, cpu_percent=199, rss_bytes=12_345_000_000),
+    ]
+    statistics = RunStatistics(
+        **{"policy": "autoassist", "epochs": 90, "epoch": 41, "epoch_offered": 1000, "epoch_kept": 400, "n": 60000},
+        **{"progress": 0.5, "trained_steps": 1234567, "instances_trained": 123456789, "ready_batches": 12},
+        **{"stock_instances": 1048576, "staleness_p50": 20.0, "staleness_max": 95, "staleness_bound": 96},
+        **{"metric_name": "test_accuracy", "metric_value": 0.91234, "exposed_wait_s": 1.0, "wall_s": 1000.0},
+        peers=peers,
+    )
+    lines = text_of(render(statistics), width=80).splitlines()
+    assert max(len(line) for line in lines) <= 80
+    labels = [
+        *("kept this epoch", "unfiltered", "Boss passes", "exposed wait", "ready at the Boss", "stock"),
+        *("staleness", "metric", "test_accuracy 0.9123", "p50 20, max 95, bound 96", "123456789", "1048576 instances"),
+        *("role", "leases", "windows", "backlog", "learned", "lift", "cpu", "memory", "assistant-0", "123456"),
+        *("12345 MB", "0.500 ± 0.000", "epoch 42/90"),
+    ]
+    for label in labels:
+        assert any(label in line for line in lines), f"{label!r} is cut:\n" + "\n".join(lines)
+    bar = next(line for line in lines if "━" in line)
+    assert set(bar.strip()) <= {"━", "╸", "╺"}, bar
 
 
 def test_the_live_view_waits_for_a_boss() -> None:
@@ -85,6 +111,49 @@ def test_the_summary_says_what_was_saved_and_what_is_not_known(capsys: pytest.Ca
     assert "5.00%" in dict(rows(report))["exposed wait"]
     assert "25.0% fewer" in verdict(report) and "--policy uniform" in verdict(report)
     assert "runs/x/report.json" in capsys.readouterr().out
+
+
+def changed(**fields: object) -> Report:
+    """The report with other values; a dict changes fields of a part."""
+    merged = {k: {**REPORT[k], **v} if isinstance(v, dict) else v for k, v in fields.items()}  # type: ignore[dict-item]
+    return msgspec.convert({**REPORT, **merged}, Report)
+
+
+EPOCHS = [{"epoch": i, "offered": 50, "kept": 40, "kept_fraction": 0.8, "unfiltered_fraction": 0.0} for i in range(2)]
+
+
+def test_a_stopped_run_is_no_saving() -> None:
+    report = changed(status="stopped", epochs=2000, selection={"epochs": EPOCHS})
+    assert verdict(report) == (
+        "The run was stopped after 150 instances, in epoch 2 of 2000: its figures are those of a part."
+    )
+    assert "failed after 150 instances" in verdict(changed(status="failed"))
+
+
+def test_a_budget_in_instances_is_compared_with_what_was_offered() -> None:
+    """There are no epochs to compare with: 150 passes went through two epochs."""
+    budget = {"epochs": 0, "boss_instances_budget": 150}
+    text = verdict(changed(**budget))
+    assert "150 passes went through 2.0 epochs, 25.0% of them left out" in text
+    assert "with nothing left out they reach 1.5" in text and "--policy uniform" in text
+    stopped = verdict(changed(**budget, status="stopped", boss={"instances": 70}))
+    assert "stopped after 70 of 150 instances" in stopped
+
+
+def test_extra_passes_off_the_plan_are_no_saving() -> None:
+    assert "10.0% more instances" in verdict(changed(boss={"instances": 220, "off_plan_instances": 70}))
+
+
+def test_a_uniform_run_left_nothing_out() -> None:
+    assert verdict(changed(policy="uniform")).startswith("Nothing was left out")
+    assert "was stopped" in verdict(changed(policy="uniform", status="stopped"))
+
+
+def test_warnings_are_repeated_after_the_summary_but_not_without_end(capsys: pytest.CaptureFixture[str]) -> None:
+    print_summary(msgspec.convert(REPORT, Report), Path("runs/x"), [f"[boss-0] trouble {i}" for i in range(20)])
+    said = capsys.readouterr().out.split("report.json")[1].splitlines()[1:]
+    assert said[0] == "warning: [boss-0] trouble 0" and len(said) == 13
+    assert said[-1] == "8 more warnings: runs/x/logs"
 
 
 def test_segments_are_split_where_a_ranks_part_begins_and_ends() -> None:

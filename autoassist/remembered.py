@@ -1,0 +1,189 @@
+"""The directory of a run: claimed by exactly one, remembered what the run was begun with, given back where nothing came
+of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from autoassist.roles import WorkloadSettings
+from boss.train import TrainSettings
+from broker.rows import RunRow
+from broker.store import DATABASE, RunStore
+from protocol.errors import AutoAssistError, DataError, SettingError
+from protocol.report import REPORT_FILE, read_report
+from protocol.settings import RunSettings
+
+COMMAND_FILE = "command.json"
+WEIGHTS_FILE = "boss.pt"
+DEFAULT_CHECKPOINT_EVERY = 500
+
+
+class Remembered(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run is begun with, and goes on with."""
+
+    workload: str
+    run: RunSettings
+    train: TrainSettings
+    data: WorkloadSettings
+    checkpoint_every: int
+
+    @classmethod
+    def of(cls, command: Any) -> Remembered:
+        """From a command that has the same fields; paths are made absolute, for a resume from another folder."""
+        data = command.data
+        if data.data_dir is not None:
+            data = dataclasses.replace(data, data_dir=data.data_dir.absolute())
+        return cls(
+            workload=_absolute(command.workload),
+            run=command.run,
+            train=command.train,
+            data=data,
+            checkpoint_every=command.checkpoint_every,
+        )
+
+    @classmethod
+    def read(cls, run_dir: Path) -> Remembered:
+        """What the run in ``run_dir`` was begun with; raises DataError where it does not say."""
+        path = run_dir / COMMAND_FILE
+        try:
+            began = msgspec.json.decode(path.read_bytes(), type=cls, dec_hook=lambda kind, value: kind(value))
+        except (OSError, msgspec.MsgspecError) as error:
+            raise DataError(f"{path}: {error}; give the --run-dir of a run that `autoassist run` has begun") from None
+        return cls.of(began)
+
+    def encoded(self) -> bytes:
+        """The content of the file."""
+        return msgspec.json.format(msgspec.json.encode(self, enc_hook=str))
+
+    def require_agreement(self, given: Remembered, run_dir: Path) -> None:
+        """Raise SettingError for options beside ``--resume`` that would have to be ignored.
+
+        An option at its default says nothing; whether it was typed cannot be told.
+        """
+        pairs = list(self._contradictions(given))
+        if pairs:
+            mine = ", ".join(f"{option} {here}".strip() for option, here, _ in pairs)
+            theirs = ", ".join(f"{option} {there}".strip() for option, _, there in pairs)
+            raise SettingError(
+                f"{mine}: the run in {run_dir} was begun with {theirs} and goes on with it; leave that out beside "
+                f"--resume, or begin another run"
+            )
+
+    def _contradictions(self, given: Remembered) -> Iterator[tuple[str, object, object]]:
+        """(option, value given, value remembered)."""
+        if given.workload not in ("", self.workload):
+            yield "WORKLOAD", given.workload, self.workload
+        if given.checkpoint_every not in (DEFAULT_CHECKPOINT_EVERY, self.checkpoint_every):
+            yield "--checkpoint-every", given.checkpoint_every, self.checkpoint_every
+        run = dataclasses.replace(self.run, epochs=self.run.epoch_budget)  # 3 where neither budget was given
+        for mine, theirs in ((given.run, run), (given.train, self.train), (given.data, self.data)):
+            default = type(mine)()
+            for name in (field.name for field in dataclasses.fields(mine)):
+                here, there = getattr(mine, name), getattr(theirs, name)
+                if here not in (getattr(default, name), there):
+                    yield "--" + name.replace("_", "-"), here, there
+
+
+def _absolute(workload: str) -> str:
+    """A workload file by its full path; other names as they are."""
+    location, separator, name = workload.rpartition(":")
+    return f"{Path(location).absolute()}{separator}{name}" if location.endswith(".py") else workload
+
+
+def require_unfinished(run_dir: Path) -> None:
+    """Raise SettingError where the run has reached its end: resumed, it would be taken back.
+
+    Where the trained weights were not saved any more, to resume is the way to them.
+    """
+    is_finished = _reported(run_dir) == "finished" or _stored(run_dir) == "finished"
+    if is_finished and (run_dir / WEIGHTS_FILE).exists():
+        report = run_dir / REPORT_FILE
+        raise SettingError(f"resume={run_dir}: the run is finished, see {report}; begin another with a new --run-dir")
+
+
+def _reported(run_dir: Path) -> str:
+    """Status in the report; "" where there is none that can be read."""
+    try:
+        return read_report(run_dir).status
+    except DataError:
+        return ""
+
+
+def _stored(run_dir: Path) -> str:
+    """How the run has ended as the broker's store has it, in case the report was not written any more; "" if not."""
+    try:
+        store = RunStore(run_dir, writable=False)
+    except AutoAssistError:
+        return ""
+    try:
+        return next((row.ended for _, row in store.rows() if isinstance(row, RunRow)), "")
+    finally:
+        store.close()
+
+
+def require_unused(run_dir: Path) -> None:
+    """Raise SettingError where the directory holds a run: begun again there, it would go on with fresh weights."""
+    if (run_dir / COMMAND_FILE).exists() or (run_dir / DATABASE).exists():
+        raise SettingError(
+            f"run_dir={run_dir}: holds a run already; go on with it by --resume {run_dir}, or give another --run-dir"
+        )
+
+
+def free_name(name: str) -> Path:
+    """A directory under ``runs/`` that nobody has."""
+    first = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    candidates = [first, *(first.with_name(f"{first.name}-{i}") for i in range(2, 100))]
+    return next((path for path in candidates if not path.exists()), first)
+
+
+class RunDirectory:
+    """A new run's directory, from the claim on; raises SettingError where it cannot be had."""
+
+    def __init__(self, path: Path, began: Remembered) -> None:
+        self.path = path
+        self._made = [folder for folder in (path, *path.absolute().parents) if not folder.exists()]
+        self._found: set[str] = set()
+        try:
+            self._claim(began)
+        except OSError as error:
+            self.withdraw()
+            reason = error.strerror or error
+            raise SettingError(f"run_dir={path}: {reason}; give a --run-dir that can be written") from None
+
+    def _claim(self, began: Remembered) -> None:
+        """Made in one step, the command file decides between two that want the same directory."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._found = {entry.name for entry in self.path.iterdir()}
+        require_unused(self.path)
+        try:
+            with (self.path / COMMAND_FILE).open("xb") as file:
+                file.write(began.encoded())
+        except FileExistsError:
+            require_unused(self.path)
+        (self.path / "logs").mkdir(exist_ok=True)
+
+    def withdraw(self) -> None:
+        """Remove what this run has put there."""
+        with suppress(OSError):
+            for entry in list(self.path.iterdir()):
+                if entry.name in self._found:
+                    continue
+                if entry.is_dir():
+                    shutil.rmtree(entry, ignore_errors=True)
+                else:
+                    entry.unlink(missing_ok=True)
+        self._remove_made()
+
+    def _remove_made(self) -> None:
+        """Innermost first, as far as they are empty."""
+        with suppress(OSError):
+            for folder in self._made:
+                folder.rmdir()

@@ -1,0 +1,127 @@
+"""A role of a local run fails: what may be started again is, and all else ends the run with one clear error."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from protocol.report import read_report
+from tests.processes.launching import child, errors, write_workload
+from tests.processes.roles import HERE, roles
+
+pytestmark = pytest.mark.processes
+HEAVY = f"{HERE / 'heavy_digits.py'}:HeavyDigits"
+SOON_S = 30.0
+"""Far less than the time for which a run hung, or went on in vain."""
+
+
+def test_a_killed_broker_is_started_again_and_the_run_finishes(tmp_path: Path) -> None:
+    with roles() as start:
+        run = start("run", HEAVY, "--epochs", "6", "--run-dir", str(tmp_path))
+        run.wait_for("epoch 1:")
+        child(run, "broker").kill()
+        run.wait_for("the broker was killed by signal 9 (SIGKILL); starting it again")
+        assert run.end() == 0, run.text
+    assert read_report(tmp_path).status == "finished"
+
+
+def test_broker_and_boss_killed_together_are_both_started_again(tmp_path: Path) -> None:
+    with roles() as start:
+        run = start("run", HEAVY, "--epochs", "6", "--run-dir", str(tmp_path), "--checkpoint-every", "10")
+        run.wait_for("epoch 1:")
+        doomed = [child(run, "broker"), child(run, "boss")]
+        for process in doomed:
+            process.kill()
+        run.wait_for("resuming from the checkpoint")
+        assert run.end() == 0, run.text
+    assert read_report(tmp_path).status == "finished"
+
+
+def test_an_assistant_that_fails_for_good_is_done_without(tmp_path: Path) -> None:
+    with roles() as start:
+        run = start("run", HEAVY, "--epochs", "6", "--run-dir", str(tmp_path), "--assistant-restarts", "0")
+        run.wait_for("epoch 1:")
+        child(run, "assistant").kill()
+        run.wait_for("the run goes on without it")
+        assert run.end() == 1, run.text
+    assert read_report(tmp_path).status == "finished"
+    assert len(errors(run)) == 1 and "assistant-0 failed for good" in errors(run)[0], run.text
+
+
+def test_in_deterministic_mode_an_assistant_that_fails_for_good_ends_the_run(tmp_path: Path) -> None:
+    """Nobody else may score its windows: the Boss would wait for ever."""
+    words = ("--epochs", "2000", "--deterministic", "--assistant-restarts", "0", "--run-dir", str(tmp_path))
+    with roles() as start:
+        run = start("run", HEAVY, *words)
+        run.wait_for("epoch 1:")
+        child(run, "assistant").kill()
+        assert run.end(SOON_S) == 1, run.text
+    assert len(errors(run)) == 1, run.text
+    assert "assistant-0 was killed by signal 9 (SIGKILL)" in errors(run)[0]
+    assert "in deterministic mode the run cannot go on without it" in errors(run)[0]
+
+
+def test_a_run_directory_that_is_deleted_ends_the_run_with_one_error_and_nothing_left(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    with roles() as start:
+        run = start("run", HEAVY, "--epochs", "2000", "--run-dir", str(run_dir), "--checkpoint-every", "0")
+        run.wait_for("epoch 1:")
+        children = psutil.Process(run.process.pid).children(recursive=True)
+        shutil.rmtree(run_dir, ignore_errors=True)
+        assert run.end(SOON_S) == 1, run.text
+        assert len(children) >= 3 and not any(c.is_running() and c.status() != "zombie" for c in children)
+    assert len(errors(run)) == 1 and f"run_dir={run_dir}: is gone" in errors(run)[0], run.text
+    assert "starting it again" not in run.text
+    assert not run_dir.exists()
+
+
+def test_a_moved_run_is_resumed_at_its_new_place(tmp_path: Path) -> None:
+    with roles() as start:
+        run = start("run", HEAVY, "--epochs", "5", "--run-dir", str(tmp_path / "old"), "--checkpoint-every", "20")
+        run.wait_for("epoch 1:")
+        (tmp_path / "old").rename(tmp_path / "new")
+        assert run.end(SOON_S) == 1, run.text
+        resumed = start("run", "--resume", str(tmp_path / "new"))
+        assert resumed.end() == 0, resumed.text
+    assert "resuming from the checkpoint" in resumed.text
+    assert read_report(tmp_path / "new").status == "finished"
+    assert not (tmp_path / "old").exists()
+
+
+def test_a_broker_that_does_not_start_leaves_no_directory(tmp_path: Path) -> None:
+    """Its store cannot be opened: somebody has put a folder where its lock goes."""
+    run_dir = tmp_path / "run"
+    (run_dir / "broker.lock").mkdir(parents=True)
+    with roles() as start:
+        run = start("run", "digits", "--run-dir", str(run_dir))
+        assert run.end() == 1, run.text
+    assert len(errors(run)) == 1 and "broker ended with code 1" in errors(run)[0], run.text
+    assert [path.name for path in run_dir.iterdir()] == ["broker.lock"]
+
+
+def test_a_role_that_was_stopped_from_outside_stops_the_run_with_a_signals_code(tmp_path: Path) -> None:
+    with roles() as start:
+        run = start("run", HEAVY, "--epochs", "2000", "--run-dir", str(tmp_path))
+        run.wait_for("epoch 1:")
+        child(run, "boss").terminate()
+        assert run.end() == 128 + signal.SIGTERM, run.text
+    assert read_report(tmp_path).status == "stopped"
+    assert not errors(run)
+
+
+def test_a_mistake_that_only_one_role_makes_is_one_error_without_a_directory(tmp_path: Path) -> None:
+    source = write_workload(
+        tmp_path,
+        "labels",
+        "from protocol.errors import DataError\nif role == 'boss':\n    raise DataError('torn file')",
+    )
+    run_dir = tmp_path / "runs" / "mine"
+    with roles() as start:
+        run = start("run", source, "--run-dir", str(run_dir))
+        assert run.end() == 2, run.text
+    assert errors(run) == ["error: boss-0 ended with code 2: torn file"]
+    assert not run_dir.parent.exists()

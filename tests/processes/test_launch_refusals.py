@@ -1,0 +1,90 @@
+"""A run is begun once, and resumed until it is finished: what would undo a run is refused and changes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from protocol.report import read_report
+from tests.processes.launching import errors
+from tests.processes.roles import HERE, Role, roles, start_broker
+
+pytestmark = pytest.mark.processes
+HEAVY = f"{HERE / 'heavy_digits.py'}:HeavyDigits"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run."""
+    run_dir = tmp_path_factory.mktemp("finished") / "run"
+    run = Role("run", "digits", "--epochs", "2", "--seed", "3", "--run-dir", str(run_dir))
+    assert run.end() == 0, run.text
+    return run_dir
+
+
+def assert_refused(run: Role, run_dir: Path, *named: str) -> None:
+    """Exit code 2, one error that names it all, and the finished run as it was."""
+    before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*") if "sqlite-" not in path.name}
+    assert run.end() == 2, run.text
+    assert len(errors(run)) == 1 and all(word in errors(run)[0] for word in named), run.text
+    assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*") if "sqlite-" not in path.name} == before
+    assert read_report(run_dir).status == "finished"
+
+
+def test_a_run_is_not_begun_again_in_its_directory(finished: Path) -> None:
+    run = Role("run", "digits", "--epochs", "2", "--seed", "3", "--run-dir", str(finished))
+    assert_refused(run, finished, f"run_dir={finished}", f"--resume {finished}", "another --run-dir")
+
+
+def test_an_interrupted_run_is_not_begun_again_but_resumed(tmp_path: Path) -> None:
+    with roles() as start:
+        run = start("run", HEAVY, "--epochs", "4", "--run-dir", str(tmp_path), "--checkpoint-every", "20")
+        run.wait_for("epoch 1:")
+        run.kill()
+        again = start("run", HEAVY, "--epochs", "4", "--run-dir", str(tmp_path), "--checkpoint-every", "20")
+        assert again.end() == 2, again.text
+        assert len(errors(again)) == 1 and f"--resume {tmp_path}" in errors(again)[0], again.text
+        resumed = start("run", "--resume", str(tmp_path))
+        assert resumed.end() == 0, resumed.text
+    assert read_report(tmp_path).status == "finished"
+
+
+def test_the_directory_of_a_broker_started_by_hand_is_not_taken(tmp_path: Path) -> None:
+    with roles() as start:
+        broker, _, _ = start_broker(start, tmp_path)
+        run = start("run", "digits", "--run-dir", str(tmp_path))
+        assert run.end() == 2, run.text
+        assert len(errors(run)) == 1 and f"run_dir={tmp_path}: holds a run already" in errors(run)[0], run.text
+        broker.terminate()
+        assert broker.end() == 0, broker.text
+
+
+def test_a_finished_run_is_not_resumed(finished: Path) -> None:
+    assert_refused(Role("run", "--resume", str(finished)), finished, "is finished", str(finished / "report.json"))
+
+
+@pytest.mark.parametrize(
+    "typed, named",
+    [
+        (("--epochs", "9"), ("--epochs 9", "--epochs 2")),
+        (("--policy", "uniform"), ("--policy uniform", "--policy autoassist")),
+        (("mnist",), ("WORKLOAD mnist", "WORKLOAD digits")),
+        (("--run-dir", "elsewhere"), ("--run-dir elsewhere", "--resume")),
+    ],
+)
+def test_options_that_a_resume_would_ignore_are_refused(
+    finished: Path, typed: tuple[str, ...], named: tuple[str, ...]
+) -> None:
+    assert_refused(Role("run", *typed, "--resume", str(finished)), finished, *named)
+
+
+def test_a_run_that_is_going_on_is_not_resumed_beside_it(tmp_path: Path) -> None:
+    with roles() as start:
+        run = start("run", HEAVY, "--epochs", "6", "--run-dir", str(tmp_path))
+        run.wait_for("epoch 0:")
+        second = start("run", "--resume", str(tmp_path))
+        assert second.end() == 2, second.text
+        assert len(errors(second)) == 1 and "another broker uses it" in errors(second)[0], second.text
+        assert run.end() == 0, run.text
+    assert read_report(tmp_path).status == "finished"

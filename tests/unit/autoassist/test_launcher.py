@@ -1,0 +1,100 @@
+"""The launcher's rules, without a run: settings, what an exit means, a child without a log, exit codes."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from autoassist.children import Child, ending
+from autoassist.launcher import Launcher, LaunchSettings
+from autoassist.notices import Notices
+from autoassist.run_command import RunCommand
+from protocol.errors import RoleFailed, SettingError
+from protocol.report import Report, encode_report
+from protocol.signals import StopSignal
+from tests.unit.autoassist.test_views import REPORT
+
+DEADLINE_S = 60.0
+
+
+@pytest.mark.parametrize("value", [0.0, -5.0, float("nan"), float("inf")])
+def test_a_drain_time_that_is_none_is_refused(value: float) -> None:
+    with pytest.raises(SettingError, match=r"drain_s=.*positive number of seconds"):
+        LaunchSettings(drain_s=value)
+
+
+@pytest.mark.parametrize("name", ["assistant_restarts", "broker_restarts", "boss_restarts"])
+def test_a_negative_number_of_restarts_is_refused(name: str) -> None:
+    with pytest.raises(SettingError, match=f"{name}=-1"):
+        LaunchSettings(**{name: -1})
+    LaunchSettings(**{name: 0})
+
+
+def test_an_exit_code_is_told_in_words() -> None:
+    assert ending(2) == "ended with code 2"
+    assert ending(-9) == "was killed by signal 9 (SIGKILL)"
+    assert ending(-250) == "was killed by signal 250"
+
+
+def test_a_child_is_heard_and_its_end_noticed_where_its_log_cannot_be_written(tmp_path: Path) -> None:
+    heard, news = [], threading.Event()
+    child = Child("x", ["nonsense"], tmp_path / "gone" / "x.log", lambda _, line: heard.append(line), on_news=news.set)
+    child.start()
+    assert news.wait(DEADLINE_S)
+    assert child.code == 2 and "no command 'nonsense'" in heard[0]
+    assert "no command 'nonsense'" in child.last_words
+
+
+def test_a_broker_that_cannot_be_started_is_told_with_its_last_words(tmp_path: Path) -> None:
+    stop = StopSignal()
+    launcher = Launcher(LaunchSettings(), tmp_path, stop, Notices())
+    with pytest.raises(RoleFailed, match="broker ended with code 2: no command 'nonsense'"):
+        launcher.start_broker(["nonsense"])
+    launcher.shut_down()
+    stop.close()
+    assert launcher.is_void
+
+
+CODES = {
+    "finished": ("finished", 0, 0),
+    "finished in spite of a signal": ("finished", signal.SIGINT, 0),
+    "stopped": ("stopped", signal.SIGINT, 130),
+    "stopped by somebody else": ("stopped", 0, 143),
+    "killed before it could say that it was stopped": ("running", signal.SIGTERM, 143),
+}
+
+
+def conclude(run_dir: Path, status: str, number: int) -> int:
+    """The exit code of a run with that report, and that signal."""
+    report = msgspec.structs.replace(msgspec.convert(REPORT, Report), status=status)
+    (run_dir / "report.json").write_bytes(encode_report(report))
+    stop, notices = StopSignal(), Notices()
+    stop.requested, stop.number = number > 0, number
+    launcher = Launcher(LaunchSettings(), run_dir, stop, notices)
+    launcher._child("broker", [])
+    stop.close()
+    return RunCommand(workload="digits")._conclude(launcher, run_dir, stop, notices)
+
+
+@pytest.mark.parametrize("status, number, code", CODES.values(), ids=CODES.keys())
+def test_the_exit_code_says_what_the_report_says(tmp_path: Path, status: str, number: int, code: int) -> None:
+    assert conclude(tmp_path, status, number) == code
+
+
+@pytest.mark.parametrize("status", ["failed", "running"])
+def test_a_run_that_has_not_finished_is_a_failure(tmp_path: Path, status: str) -> None:
+    with pytest.raises(RoleFailed, match=f"the run is {status}"):
+        conclude(tmp_path, status, 0)
+
+
+def test_a_run_without_a_report_is_a_failure(tmp_path: Path) -> None:
+    stop, notices = StopSignal(), Notices()
+    launcher = Launcher(LaunchSettings(), tmp_path, stop, notices)
+    launcher._child("broker", [])
+    with pytest.raises(RoleFailed, match=r"without .*report\.json"):
+        RunCommand(workload="digits")._conclude(launcher, tmp_path, stop, notices)
+    stop.close()
