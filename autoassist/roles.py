@@ -90,14 +90,15 @@ class AssistantCommand:
     def execute(self) -> int:
         """Serve until the broker says Stop."""
         from assistant.worker import Assistant
-        from workloads import load_workload
+        from workloads import CheckedWorkload, load_workload
 
         with StopSignal() as stop:
             if not self.workload:
                 log.info("no WORKLOAD given: instances are known by their losses alone, without features")
                 ended = Assistant(self.assistant, self.connect).run(stop)
             else:
-                workload = load_workload(self.workload, model=self.data.model, data_dir=self.data.data_dir)
+                data = self.data
+                workload = CheckedWorkload(load_workload(self.workload, model=data.model, data_dir=data.data_dir))
                 fingerprint = workload.fingerprint()
                 assistant = Assistant(
                     self.assistant,
@@ -127,7 +128,7 @@ def execute_boss(
     from boss.feed import Feed, require_one_rank
     from boss.line import LocalSettings
     from boss.train import TrainSettings, train
-    from workloads import load_workload, validate_workload
+    from workloads import CheckedWorkload, load_workload, validate_workload
 
     assert isinstance(train_settings, TrainSettings) and isinstance(checkpoints, CheckpointSettings)
     assert isinstance(local, LocalSettings)
@@ -135,7 +136,7 @@ def execute_boss(
     saver, state = open_checkpoints(checkpoints)
     with StopSignal() as stop:
         train_settings.resolved_device()
-        workload = load_workload(workload_name, model=data.model, data_dir=data.data_dir)
+        workload = CheckedWorkload(load_workload(workload_name, model=data.model, data_dir=data.data_dir))
         validate_workload(workload)
         fingerprint = workload.fingerprint()
         with Feed.connect(

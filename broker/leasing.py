@@ -246,7 +246,7 @@ def accept_selection(state: State, member: Member, selection: Selection) -> None
     state.count_for(name, "windows")
     state.count_for(name, "offered", len(ids))
     state.count_for(name, "kept", len(selection.kept_ids))
-    put_in_stock(state, row, selection.kept_ids, selection.keep_probabilities)
+    put_in_stock(state, row, selection.kept_ids, selection.keep_probabilities, offered=ids)
 
 
 def _false_claim(state: State, row: WindowRow, selection: Selection) -> bool:

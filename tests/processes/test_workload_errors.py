@@ -20,6 +20,27 @@ METHODS = {
 }
 
 
+LATE = {
+    "an evaluation that gives a bare number": (
+        "def evaluate(self, boss, device):\n        return 0.93",
+        "Mine.evaluate() returned float 0.93; expected a workloads.Metric",
+    ),
+    "an evaluation that raises": (
+        "def evaluate(self, boss, device):\n        raise KeyError('test_images')",
+        "Mine.evaluate() raised KeyError: 'test_images' at ",
+    ),
+    "a batch that fails in the midst of the first epoch": (
+        "def batch(self, ids):\n        return super().batch(ids if len(ids) == 2 else ids[1:])",
+        "Mine.batch() of 64 IDs returned inputs of shape (63, 1, 8, 8); expected 64 rows, one per ID",
+    ),
+    "losses that exit": (
+        "def losses(self, outputs, targets):\n"
+        "        return super().losses(outputs, targets) if len(targets) == 2 else exit(3)",
+        "Mine.losses() raised SystemExit: 3 at ",
+    ),
+}
+
+
 def ended_by_its_mistake(words: tuple[str, ...], named: str, cwd: Path) -> None:
     """The command ends with code 2 and one error that says this."""
     role = Role(*words, cwd=cwd)
@@ -29,7 +50,7 @@ def ended_by_its_mistake(words: tuple[str, ...], named: str, cwd: Path) -> None:
     assert "Traceback" not in role.text
 
 
-@pytest.mark.parametrize("body, named", METHODS.values(), ids=METHODS.keys())
+@pytest.mark.parametrize("body, named", [*METHODS.values(), *LATE.values()], ids=[*METHODS, *LATE])
 def test_a_method_that_breaks_its_promise_is_named(body: str, named: str, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(f"from workloads.digits import Digits\n\n\nclass Mine(Digits):\n    {body}\n")
     ended_by_its_mistake(("run", "mine.py:Mine", "--policy", "uniform"), named, tmp_path)
@@ -42,3 +63,9 @@ def test_a_workload_file_that_exits_at_import_is_named_with_its_line(tmp_path: P
 
 def test_a_data_dir_that_would_not_be_read_is_refused(tmp_path: Path) -> None:
     ended_by_its_mistake(("run", "digits", "--data-dir", str(tmp_path)), f"data_dir={tmp_path}: digits is", tmp_path)
+
+
+def test_features_that_are_no_array_are_named_by_an_assistant_too(tmp_path: Path) -> None:
+    body = "def features(self):\n        return [[1.0, 2.0]]"
+    (tmp_path / "mine.py").write_text(f"from workloads.digits import Digits\n\n\nclass Mine(Digits):\n    {body}\n")
+    ended_by_its_mistake(("assistant", "mine.py:Mine"), "Mine.features() returned list; expected a float32", tmp_path)
