@@ -34,7 +34,7 @@ USAGE = """usage: autoassist COMMAND …   (autoassist COMMAND --help tells more
   broker               the batch broker alone
   assistant WORKLOAD   one Assistant
   boss WORKLOAD        the Boss
-  export RUN_DIR       write a run's batches or losses as JSON lines or CSV
+  export RUN_DIR       write a run's batches, losses or windows as JSON lines or CSV
 """
 
 

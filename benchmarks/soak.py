@@ -32,7 +32,6 @@ from benchmarks.common import machine, print_table
 from broker.store import RunStore
 from protocol.report import read_report
 
-
 KINDS = (
     *("kill assistant", "suspend assistant", "kill broker", "suspend broker", "kill boss", "suspend boss"),
     *("garbage", "flood of connections"),
