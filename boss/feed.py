@@ -127,14 +127,17 @@ class Feed:
             broker=broker, connect_timeout_s=connect_timeout_s, reconnect_timeout_s=reconnect_timeout_s
         )
         feed = cls(settings, connect, hello, local=local or LocalSettings(), times=times)
-        if state:
-            feed._load_state_dict(state)
-        try:
-            feed._line.wait_for_welcome()
-        except BaseException:
-            feed.close("failed")
-            raise
+        feed._open(state or {})
         return feed
+
+    def _open(self, state: dict[str, Any]) -> None:
+        if state:
+            self._load_state_dict(state)
+        try:
+            self._line.wait_for_welcome()
+        except BaseException:
+            self.close("failed")
+            raise
 
     # Batches
 
