@@ -125,7 +125,8 @@ def execute_boss(
 ) -> int:
     """Train; returns the exit code."""
     from boss.checkpoint import CheckpointSettings, open_checkpoints, save_weights
-    from boss.feed import Feed, require_one_rank
+    from boss.feed import Feed
+    from boss.given import require_one_rank
     from boss.line import LocalSettings
     from boss.train import TrainSettings, train
     from workloads import CheckedWorkload, load_workload, validate_workload

@@ -28,7 +28,7 @@ from autoassist.remembered import (
 from autoassist.roles import Flat, LogSettings, WorkloadName, WorkloadSettings
 from autoassist.summary import print_summary
 from boss.checkpoint import CheckpointSettings
-from boss.feed import require_one_rank
+from boss.given import require_one_rank
 from boss.train import TrainSettings
 from protocol.errors import RoleFailed, SettingError
 from protocol.report import REPORT_FILE, read_report

@@ -19,38 +19,21 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from boss.clocks import Clocks
+from boss.given import require_one_rank, settings_from, size_of
 from boss.line import BossLine, LocalSettings
 from boss.plan import BossPlan, RankBatch
 from boss.reporter import Reporter
 from protocol.client import ConnectSettings, RoleClient, new_incarnation
-from protocol.errors import FeedMisuse, SettingError, TrainingDiverged
+from protocol.errors import FeedMisuse, TrainingDiverged
 from protocol.messages import NO_RESTORE, EpochEnd, EpochResult, Goodbye, Hello, Stop
 from protocol.session import SessionTimes
-from protocol.settings import RunSettings, require
+from protocol.settings import RunSettings
 
 log = logging.getLogger("autoassist.boss")
 
 CUT_TIMEOUT_S = 10.0
 HOPELESS_STEPS = 20
 """So many steps in a row without a single finite loss, and the network has diverged."""
-
-
-def require_one_rank(settings: RunSettings) -> None:
-    """Raises SettingError for several ranks, which the broker serves and the feed does not yet."""
-    require(settings.world_size == 1, "world_size", settings.world_size, "one Boss process only, so far; leave it at 1")
-
-
-def _settings_from(given: dict[str, Any]) -> RunSettings:
-    try:
-        return RunSettings(**given)
-    except TypeError as error:
-        raise SettingError(f"Feed.connect: {error}; the settings are the fields of RunSettings") from None
-
-
-def _size_of(dataset: Sized | None) -> int:
-    if dataset is None:
-        raise SettingError("Feed.connect: neither dataset nor n is given; pass dataset=train_set")
-    return len(dataset)
 
 
 class Feed:
@@ -109,14 +92,14 @@ class Feed:
         Raises SettingError for a bad setting, PeerRefused where the broker's run differs, BrokerUnreachable after
         ``connect_timeout_s``.
         """
-        settings = settings or _settings_from(run_settings)
+        settings = settings or settings_from(run_settings)
         require_one_rank(settings)
         hello = Hello(
             role="boss",
             name="boss-0",
             incarnation=new_incarnation(),
             dataset_id=dataset_id,
-            n=_size_of(dataset) if n is None else n,
+            n=size_of(dataset) if n is None else n,
             settings=settings,
             package_version=metadata.version("autoassist"),
             restore_step=NO_RESTORE if state is None else int(state.get("step", -1)),
