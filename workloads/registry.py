@@ -16,6 +16,7 @@ from workloads.base import Workload
 from workloads.mistakes import REMEDY, described, place_of
 
 BUILT_IN = {
+    "adult": "workloads.adult:Adult",
     "digits": "workloads.digits:Digits",
     "mnist": "workloads.mnist:Mnist",
     "fashion-mnist": "workloads.fashion_mnist:FashionMnist",

@@ -1,4 +1,4 @@
-"""Image sets that a Python package ships: no network, at the price of their size."""
+"""Sets that a Python package ships: no network, at the price of their size."""
 
 from __future__ import annotations
 

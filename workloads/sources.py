@@ -1,8 +1,8 @@
-"""Where an image set comes from: sources asked in order, the first good one serves.
+"""Where a data set comes from: sources asked in order, the first good one serves.
 
 user's directory → cache → public mirrors → registry package → a small packaged set, which is not the same set.
 
-A source answers with the four IDX files or raises `SourceFailed` with a reason of one line; the next is tried.
+A source answers with the archive's files or raises `SourceFailed` with a reason of one line; the next is tried.
 Only damage to what the *user* gave is final: to go on without it would train on other data than he asked for.
 """
 
@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,12 +29,12 @@ TEST_IMAGES = "t10k-images-idx3-ubyte"
 TEST_LABELS = "t10k-labels-idx1-ubyte"
 
 Files = Mapping[str, bytes]
-"""Contents of the four IDX files, unzipped, by file name."""
+"""Contents of an archive's files, unzipped, by file name."""
 
 
 @dataclass(frozen=True)
 class Archive:
-    """An image set of four IDX files whose contents are known."""
+    """A data set of files whose contents are known; an image set has four IDX files."""
 
     name: str
     """Built-in name of the set, for example ``fashion-mnist``."""
@@ -89,10 +89,37 @@ class Source(Protocol):
         """All files of ``archive``, unzipped; the caller checks the hashes. SourceFailed with a reason otherwise."""
 
 
+class Loaded(Protocol):
+    """What is said of a set that was loaded."""
+
+    @property
+    def name(self) -> str:
+        """Name of the set that was really served."""
+
+    @property
+    def source(self) -> str:
+        """Who served it."""
+
+    @property
+    def train_labels(self) -> NDArray[np.int64]:
+        """Class of each training instance."""
+
+
+L = TypeVar("L", bound=Loaded)
+
+
 def load_images(archive: Archive, sources: Sequence[Source], small: Callable[[], ImageSet] | None = None) -> ImageSet:
+    """An image set by `load_set`."""
+    return load_set(archive, sources, lambda files, source: to_image_set(archive, files, source), small)
+
+
+def load_set(
+    archive: Archive, sources: Sequence[Source], read: Callable[[Files, str], L], small: Callable[[], L] | None = None
+) -> L:
     """Ask ``sources`` in order, then ``small``; the log names who served and why the others did not.
 
-    One process asks at a time (a file lock in the cache folder), so roles that start together fetch once.
+    ``read`` makes the set of the files and the name of their source. One process asks at a time (a file lock in the
+    cache folder), so roles that start together fetch once.
 
     Raises:
         DataError: a file of the user's is damaged, or nobody could serve.
@@ -111,27 +138,27 @@ def load_images(archive: Archive, sources: Sequence[Source], small: Callable[[],
             if source.keep:
                 store_in_cache(archive, files)
             log.info("%s: served by %s", archive.name, source.name)
-            return to_image_set(archive, files, source.name)
+            return read(files, source.name)
     if small is None:
         raise DataError(f"{archive.name}: no source could serve it ({'; '.join(reasons)}); pass --data-dir")
     return _serve_small(archive, small, reasons)
 
 
-def _serve_small(archive: Archive, small: Callable[[], ImageSet], reasons: Sequence[str]) -> ImageSet:
+def _serve_small(archive: Archive, small: Callable[[], L], reasons: Sequence[str]) -> L:
     try:
-        images = small()
+        found = small()
     except SourceFailed as failure:
         tried = "; ".join([*reasons, f"small set: {failure}"])
         raise DataError(f"{archive.name}: no source could serve it ({tried}); pass --data-dir") from failure
     log.warning(
         "%s: using the small set %s (%d training instances) from %s INSTEAD; its figures do not compare with %s's",
         archive.name,
-        images.name,
-        len(images.train_labels),
-        images.source,
+        found.name,
+        len(found.train_labels),
+        found.source,
         archive.name,
     )
-    return images
+    return found
 
 
 def check_hashes(archive: Archive, files: Files) -> None:
@@ -229,7 +256,7 @@ class DirectorySource:
             found = {name: path for name in archive.sha256 if (path := _either(folder / name)) is not None}
             if found:
                 return {name: self._read(archive, folder, name, found) for name in archive.sha256}
-        raise SourceFailed(f"it has no {TRAIN_IMAGES}[.gz]")
+        raise SourceFailed(f"it has no {next(iter(archive.sha256))}[.gz]")
 
     def _candidates(self, archive: Archive) -> Iterator[Path]:
         yield self.folder

