@@ -24,8 +24,19 @@ import zmq
 
 from benchmarks.common import machine, print_table
 from protocol.client import ConnectSettings, RoleClient, new_incarnation
-from protocol.codec import encode
-from protocol.messages import AnyMessage, Batch, Credit, Envelope, Goodbye, Heartbeat, Hello, LossReport, Selection
+from protocol.codec import decode, encode
+from protocol.messages import (
+    AnyMessage,
+    Batch,
+    Credit,
+    Envelope,
+    Goodbye,
+    Heartbeat,
+    Hello,
+    LossReport,
+    Selection,
+    Welcome,
+)
 from protocol.settings import RunSettings
 
 N = 1_000_000
@@ -33,7 +44,7 @@ BATCH_SIZE = 64
 CREDIT = 32
 FAR = 1 << 40
 CHUNK = 250
-"""Messages between two waits for their acknowledgement."""
+"""Messages between two looks at what has come back."""
 PER_STEP = 4
 """Messages of a step: batch, report, credit, and the loss record for the Assistant."""
 
@@ -163,18 +174,37 @@ def with_a_stalled_boss(settings: MemoryBenchmark) -> list[float]:
         keep_probabilities=np.ones(BATCH_SIZE, dtype=np.float32),
         learned_through=-1,
     )
-    with a_broker() as site, stalled(site.address, boss_hello("autoassist"), Credit(limit=FAR)):
-        client = RoleClient(assistant_hello(), ConnectSettings(broker=site.address))
-        while not client.is_open:
-            client.poll(0.1)
-        for _ in range(100):
-            for _ in range(settings.messages // 100 // CHUNK):
-                for _ in range(CHUNK):
-                    client.send(late)
-                client.drain(60.0)
-            seen_mb.append(site.rss_mb)
-        client.close()
+    with (
+        a_broker() as site,
+        stalled(site.address, boss_hello("autoassist"), Credit(limit=FAR)),
+        zmq.Context() as context,
+    ):
+        line = context.socket(zmq.DEALER)
+        line.setsockopt(zmq.LINGER, 0)
+        line.connect(site.address)
+        _say_hello(line)
+        for number in range(1, settings.messages + 1):
+            line.send_multipart(encode(Envelope(seq=number, span=1, ack=0, message=late)))  # blocks: none is lost
+            if number % CHUNK == 0:
+                _read_all(line)
+            if number % (settings.messages // 100) == 0:
+                seen_mb.append(site.rss_mb)
+        line.close()
     return seen_mb
+
+
+def _say_hello(line: zmq.Socket[bytes]) -> None:
+    """Until a Boss has begun the run, an Assistant is asked to wait."""
+    while True:
+        line.send_multipart(encode(Envelope(seq=0, span=1, ack=0, message=assistant_hello())))
+        if isinstance(decode(line.recv_multipart()).message, Welcome):
+            return
+        line.poll(100)
+
+
+def _read_all(line: zmq.Socket[bytes]) -> None:
+    while line.poll(0):
+        line.recv_multipart()
 
 
 def main(settings: MemoryBenchmark) -> int:
