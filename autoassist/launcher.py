@@ -14,6 +14,7 @@ from pathlib import Path
 
 from autoassist.children import ERROR, Child
 from autoassist.notices import Notices
+from autoassist.remembered import stored_end
 from broker.store import DATABASE, LOSS_LOG
 from protocol.errors import AutoAssistError, RoleFailed, UserError
 from protocol.settings import require
@@ -157,14 +158,21 @@ class Launcher:
         self._require_run_dir()
         self._look_after_broker()
         for child in self.children.values():
-            if child.name in (BOSS, BROKER, *self.failed) or not child.code:
+            if child.name in (BOSS, BROKER, *self.failed) or child.code is None:
                 continue
-            if child.code == UserError.exit_code or child.restarts >= self.settings.assistant_restarts:
+            if child.code == 0:
+                self._require_end(child)
+            elif child.code == UserError.exit_code or child.restarts >= self.settings.assistant_restarts:
                 self._give_up(child)
             else:
                 child.restarts += 1
                 log.warning("%s %s: %s; starting it again", child.name, child.ending, child.last_words)
                 child.start()
+
+    def _require_end(self, assistant: Child) -> None:
+        """In deterministic mode an Assistant may leave once the run has ended, not where somebody has stopped it."""
+        if self._needs_assistants and self.children[BOSS].is_running and not stored_end(self.run_dir):
+            self._give_up(assistant)
 
     def _give_up(self, assistant: Child) -> None:
         """In deterministic mode nobody else may score an Assistant's windows, so the Boss would wait for ever."""

@@ -103,7 +103,7 @@ def require_unfinished(run_dir: Path) -> None:
 
     Where the trained weights were not saved any more, to resume is the way to them.
     """
-    is_finished = _reported(run_dir) == "finished" or _stored(run_dir) == "finished"
+    is_finished = _reported(run_dir) == "finished" or stored_end(run_dir) == "finished"
     if is_finished and (run_dir / WEIGHTS_FILE).exists():
         report = run_dir / REPORT_FILE
         raise SettingError(f"resume={run_dir}: the run is finished, see {report}; begin another with a new --run-dir")
@@ -117,8 +117,8 @@ def _reported(run_dir: Path) -> str:
         return ""
 
 
-def _stored(run_dir: Path) -> str:
-    """How the run has ended as the broker's store has it, in case the report was not written any more; "" if not."""
+def stored_end(run_dir: Path) -> str:
+    """How the run has ended, as the broker's store knows before any role and the report do; "" if it has not."""
     try:
         store = RunStore(run_dir, writable=False)
     except AutoAssistError:

@@ -52,16 +52,22 @@ def test_an_assistant_that_fails_for_good_is_done_without(tmp_path: Path) -> Non
     assert len(errors(run)) == 1 and "assistant-0 failed for good" in errors(run)[0], run.text
 
 
-def test_in_deterministic_mode_an_assistant_that_fails_for_good_ends_the_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "number, how",
+    [(signal.SIGKILL, "was killed by signal 9 (SIGKILL)"), (signal.SIGTERM, "ended with code 0")],
+)
+def test_in_deterministic_mode_an_assistant_that_is_gone_for_good_ends_the_run(
+    tmp_path: Path, number: signal.Signals, how: str
+) -> None:
     """Nobody else may score its windows: the Boss would wait for ever."""
     words = ("--epochs", "2000", "--deterministic", "--assistant-restarts", "0", "--run-dir", str(tmp_path))
     with roles() as start:
         run = start("run", HEAVY, *words)
         run.wait_for("epoch 1:")
-        child(run, "assistant").kill()
+        child(run, "assistant").send_signal(number)
         assert run.end(SOON_S) == 1, run.text
     assert len(errors(run)) == 1, run.text
-    assert "assistant-0 was killed by signal 9 (SIGKILL)" in errors(run)[0]
+    assert f"assistant-0 {how}" in errors(run)[0]
     assert "in deterministic mode the run cannot go on without it" in errors(run)[0]
 
 
