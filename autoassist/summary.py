@@ -60,10 +60,8 @@ def verdict(report: Report) -> str:
     if report.status != "finished":
         how = {"stopped": "was stopped", "failed": "failed"}.get(report.status, "has not ended")
         return f"The run {how} after {report.boss.instances} {_of_budget(report)}: its figures are those of a part."
-    if report.policy == "uniform":
+    if report.policy == "uniform" or report.selection.kept == report.selection.offered:
         return "Nothing was left out; compare with another policy at the same seed."
-    if not report.selection.offered:
-        return "Nothing was offered, so nothing was saved."
     return f"{_saving(report)} Whether that costs accuracy shows only beside the same run with --policy uniform."
 
 
@@ -85,7 +83,7 @@ def _saving(report: Report) -> str:
             f"{boss.instances / report.n:.1f}."
         )
     saved = 1.0 - boss.instances / selection.offered
-    than = f"than the {selection.offered} that {report.epochs} full epochs offered"
+    than = f"than the {selection.offered} that the {report.epochs} epochs offered"
     if saved < 0:
         return f"The Boss trained {-saved:.1%} more instances {than}: batches off the plan cost more than was left out."
     return f"The Boss trained {saved:.1%} fewer instances {than}."

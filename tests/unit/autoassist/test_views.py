@@ -147,6 +147,8 @@ def test_extra_passes_off_the_plan_are_no_saving() -> None:
 def test_a_uniform_run_left_nothing_out() -> None:
     assert verdict(changed(policy="uniform")).startswith("Nothing was left out")
     assert "was stopped" in verdict(changed(policy="uniform", status="stopped"))
+    one_epoch = {"offered": 100, "kept": 100, "kept_fraction": 1.0}
+    assert verdict(changed(epochs=1, selection=one_epoch, boss={"instances": 100})).startswith("Nothing was left out")
 
 
 def test_warnings_are_repeated_after_the_summary_but_not_without_end(capsys: pytest.CaptureFixture[str]) -> None:
