@@ -14,7 +14,7 @@ from assistant.checkpoint import AssistantCheckpoint, read_checkpoint
 from assistant.core import AssistantCore
 from assistant.policies import make_policy
 from protocol.client import ConnectSettings, RoleClient, new_incarnation
-from protocol.errors import PeerFenced
+from protocol.errors import DataError, PeerFenced
 from protocol.messages import AnyMessage, Goodbye, Hello, Stop, Welcome, history_id
 from protocol.session import SessionTimes
 from protocol.settings import require
@@ -141,6 +141,12 @@ class Assistant:
 
     def _join(self, welcome: Welcome) -> None:
         self.history = history_id(welcome.run_id, welcome.generation)
+        for name, array in (("features", self.features), ("labels", self.labels)):
+            if array is not None and len(array) != welcome.n:
+                raise DataError(
+                    f"{name} of {self.settings.name}: {len(array)} rows, the run has {welcome.n} instances; "
+                    f"give a row for each"
+                )
         if self.core is None:
             settings = welcome.settings
             log.info("joined the run: policy %s, seed %d", settings.policy, settings.seed)

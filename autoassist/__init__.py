@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from protocol.errors import AutoAssistError
 
 if TYPE_CHECKING:
-    from boss.feed import Feed as Feed
+    from autoassist.local_feed import Feed as Feed
     from protocol.channels import MemoryHub as MemoryHub
     from protocol.settings import RunSettings as RunSettings
     from workloads import Fingerprint as Fingerprint
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from workloads import load_workload as load_workload
 
 _EXPORTS = {
-    "Feed": "boss.feed",
+    "Feed": "autoassist.local_feed",
     "Fingerprint": "workloads",
     "MemoryHub": "protocol.channels",
     "Metric": "workloads",

@@ -7,15 +7,17 @@ import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
+import numpy as np
 import tyro
+from numpy.typing import NDArray
 
-from assistant.worker import AssistantSettings
+from assistant.worker import Assistant, AssistantSettings
 from broker.loop import BrokerSettings
 from protocol.client import ConnectSettings
-from protocol.errors import BrokerUnreachable
-from protocol.settings import RunSettings
+from protocol.errors import BrokerUnreachable, DataError
+from protocol.settings import RunSettings, require
 from protocol.signals import StopSignal
 
 log = logging.getLogger("autoassist")
@@ -78,10 +80,14 @@ class AssistantCommand:
     """An Assistant: scores windows, learns from the Boss's losses.
 
     WORKLOAD gives it features and labels of the instances. Without one, for a Boss that is a script of your own, it
-    learns from their losses alone.
+    takes them from files, or learns from the losses alone.
     """
 
     workload: WorkloadName = ""
+    features: Path | None = None
+    """Without a WORKLOAD: features of the instances by ID, an .npy file of shape (n, d), float32."""
+    labels: Path | None = None
+    """Without a WORKLOAD: labels of the instances by ID, an .npy file of shape (n,), int64."""
     assistant: Flat[AssistantSettings] = AssistantSettings()
     connect: Flat[ConnectSettings] = ConnectSettings()
     data: Flat[WorkloadSettings] = WorkloadSettings()
@@ -89,28 +95,46 @@ class AssistantCommand:
 
     def execute(self) -> int:
         """Serve until the broker says Stop."""
-        from assistant.worker import Assistant
-        from workloads import CheckedWorkload, load_workload
-
         with StopSignal() as stop:
-            if not self.workload:
-                log.info("no WORKLOAD given: instances are known by their losses alone, without features")
-                ended = Assistant(self.assistant, self.connect).run(stop)
-            else:
-                data = self.data
-                workload = CheckedWorkload(load_workload(self.workload, model=data.model, data_dir=data.data_dir))
-                fingerprint = workload.fingerprint()
-                assistant = Assistant(
-                    self.assistant,
-                    self.connect,
-                    dataset_id=fingerprint.dataset_id,
-                    n=fingerprint.n,
-                    features=workload.features(),
-                    labels=workload.labels(),
-                )
-                ended = assistant.run(stop)
+            ended = (self._of_workload() if self.workload else self._of_files()).run(stop)
         log.info("leaving: the run is %s", ended)
         return 0
+
+    def _of_workload(self) -> Assistant:
+        from workloads import CheckedWorkload, load_workload
+
+        given = next((name for name in ("features", "labels") if getattr(self, name) is not None), "")
+        require(not given, given, getattr(self, given, None), "is the WORKLOAD's to say; leave one of the two out")
+        data = self.data
+        workload = CheckedWorkload(load_workload(self.workload, model=data.model, data_dir=data.data_dir))
+        fingerprint = workload.fingerprint()
+        return Assistant(
+            self.assistant,
+            self.connect,
+            dataset_id=fingerprint.dataset_id,
+            n=fingerprint.n,
+            features=workload.features(),
+            labels=workload.labels(),
+        )
+
+    def _of_files(self) -> Assistant:
+        features = read_array(self.features, np.dtype(np.float32), 2) if self.features is not None else None
+        labels = read_array(self.labels, np.dtype(np.int64), 1) if self.labels is not None else None
+        if features is None and labels is None:
+            log.info("no WORKLOAD given: instances are known by their losses alone, without features")
+        return Assistant(self.assistant, self.connect, features=features, labels=labels)
+
+
+def read_array(path: Path, dtype: np.dtype[Any], dimensions: int) -> NDArray[Any]:
+    """An .npy file, mapped into memory; raises DataError where it is none of this dtype and shape."""
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: {error}; give an .npy file, as numpy.save writes it") from None
+    if array.dtype != dtype or array.ndim != dimensions:
+        expected = f"{dtype} with {dimensions} dimension{'s' if dimensions > 1 else ''}"
+        raise DataError(f"{path}: {array.dtype} of shape {array.shape}; give {expected}, a row for each instance")
+    return array
 
 
 def execute_boss(

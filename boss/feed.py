@@ -12,7 +12,7 @@ import logging
 from collections.abc import Iterator, Sized
 from contextlib import AbstractContextManager
 from importlib import metadata
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -82,7 +82,7 @@ class Feed:
         reconnect_timeout_s: float = 600.0,
         workload: str = "",
         **run_settings: Any,
-    ) -> Feed:
+    ) -> Self:
         """Join a run as Boss rank 0, or start it; blocks until the broker answers.
 
         ``run_settings`` are the fields of ``RunSettings``, ``batch_size`` and ``epochs`` for example. ``state`` is a
@@ -327,7 +327,7 @@ class Feed:
             self._line.close(lambda: Goodbye(reason=ended, figures=self.figures()))
         return self._line.all_acknowledged
 
-    def __enter__(self) -> Feed:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:

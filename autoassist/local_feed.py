@@ -1,0 +1,151 @@
+"""``autoassist.Feed``: the Boss's feed, and ``Feed.local``, which starts broker and Assistants by itself."""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import signal
+import time
+from collections.abc import Sized
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoassist.children import Child
+from autoassist.remembered import free_name, require_unused
+from boss.feed import Feed as BossFeed
+from boss.given import settings_from
+from protocol.errors import RoleFailed
+from protocol.settings import RunSettings, require
+
+log = logging.getLogger("autoassist.local")
+
+START_S = 30.0
+END_S = 15.0
+GRACE_S = 3.0
+
+
+class LocalRoles:
+    """A broker and Assistants as processes of this machine, for a Boss that is the calling script.
+
+    They end with the run, and with the thread that has started them (Linux): start them from the main thread. One that
+    is killed is not started again: without its Assistant the run goes on unfiltered, without its broker the Boss draws
+    its own batches and gives up after ``reconnect_timeout_s``.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        require_unused(run_dir)
+        self.run_dir = run_dir
+        (run_dir / "logs").mkdir(parents=True, exist_ok=True)
+        self.children: list[Child] = []
+        self._news: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def _start(self, name: str, arguments: list[str], *, announce: bool = False) -> Child:
+        child = Child(
+            name,
+            arguments,
+            self.run_dir / "logs" / f"{name}.log",
+            on_line=lambda name, line: log.debug("[%s] %s", name, line),
+            on_news=lambda: self._news.put(None),
+            environment={"OMP_NUM_THREADS": "1"},
+        )
+        child.start(announce=announce)
+        self.children.append(child)
+        return child
+
+    def start_broker(self) -> str:
+        """Start the broker; returns its address. Raises RoleFailed with its last words where it does not come up."""
+        words = ["broker", "--run-dir", str(self.run_dir), "--port", "0", "--announce"]
+        broker, deadline = self._start("broker", words, announce=True), time.monotonic() + START_S
+        while not broker.announcement:
+            if not broker.is_running or time.monotonic() > deadline:
+                raise RoleFailed(f"the broker does not listen: {broker.last_words} (log: {broker.log_file})")
+            self._wait(deadline)
+        return str(json.loads(broker.announcement)["address"])
+
+    def start_assistants(self, address: str, count: int, arrays: dict[str, NDArray[Any] | None]) -> None:
+        """Start Assistants; ``arrays`` are what they know of the instances, given to them as files."""
+        words = ["assistant", "--broker", address, "--state-dir", str(self.run_dir / "assistants")]
+        for option, array in arrays.items():
+            if array is not None:
+                path = self.run_dir / f"{option}.npy"
+                np.save(path, array, allow_pickle=False)
+                words += [f"--{option}", str(path)]
+        for number in range(count):
+            self._start(f"assistant-{number}", [*words, "--name", f"assistant-{number}"])
+
+    def end(self) -> None:
+        """Wait until the Boss's Goodbye has ended them; those that stay are told to, then killed."""
+        for within_s, number in ((END_S, signal.SIGTERM), (GRACE_S, signal.SIGKILL)):
+            deadline = time.monotonic() + within_s
+            while any(child.is_running for child in self.children) and time.monotonic() < deadline:
+                self._wait(deadline)
+            for child in self.children:
+                child.tell(number)
+        for child in self.children:
+            child.wait(GRACE_S)
+
+    def _wait(self, deadline: float) -> None:
+        try:
+            self._news.get(timeout=min(0.25, max(0.0, deadline - time.monotonic())))
+        except queue.Empty:
+            return
+
+
+class Feed(BossFeed):
+    """See ``boss.feed.Feed``; this one can bring its own broker and Assistants."""
+
+    _roles: LocalRoles | None = None
+
+    @classmethod
+    def local(
+        cls,
+        dataset: Sized,
+        *,
+        run_dir: str | Path | None = None,
+        assistants: int = 1,
+        features: NDArray[np.float32] | None = None,
+        labels: NDArray[np.int64] | None = None,
+        settings: RunSettings | None = None,
+        **run_settings: Any,
+    ) -> Feed:
+        """Start a broker and Assistants here and join their run: nothing else is needed, in a notebook for one.
+
+        ``features``, shape (n, d) float32, and ``labels``, (n,) int64, are for the Assistants; they learn from losses
+        alone without them. ``run_dir`` holds the report; a new directory under ``runs/`` if not given. The other
+        arguments are the fields of ``RunSettings``.
+
+        Raises SettingError for a bad setting or a directory that holds a run, RoleFailed where the broker does not
+        start.
+        """
+        run = settings or settings_from({**run_settings, "assistants": max(1, assistants)})
+        require(assistants >= 0, "assistants", assistants, "must not be negative")
+        roles = LocalRoles(Path(run_dir) if run_dir is not None else free_name("feed"))
+        try:
+            address = roles.start_broker()
+            count = 0 if run.policy == "uniform" else assistants
+            roles.start_assistants(address, count, {"features": features, "labels": labels})
+            feed = cls.connect(address, dataset=dataset, settings=run)
+        except BaseException:
+            for child in roles.children:
+                child.tell(signal.SIGTERM)
+            roles.end()
+            raise
+        feed._roles = roles
+        log.info("run directory %s", roles.run_dir)
+        return feed
+
+    @property
+    def run_dir(self) -> Path | None:
+        """Where the report of a local run is; None for a run elsewhere."""
+        return self._roles.run_dir if self._roles is not None else None
+
+    def close(self, reason: str = "") -> bool:
+        """As ``boss.feed.Feed.close``; then the local roles end too."""
+        is_whole = super().close(reason)
+        if self._roles is not None:
+            self._roles.end()
+        return is_whole

@@ -1,0 +1,70 @@
+"""``Feed.local``: a script or notebook that needs no second terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+import autoassist
+from protocol.errors import DataError, SettingError
+from protocol.report import read_report
+from tests.processes.roles import export, roles, start_broker
+
+pytestmark = pytest.mark.processes
+N = 600
+DATA = torch.utils.data.TensorDataset(torch.arange(float(N)))
+
+
+def train(feed: autoassist.Feed) -> None:
+    """A few instances go on having large losses, as the difficult ones do; a step takes its time."""
+    while not feed.ended:
+        for (x,) in feed.loader(DATA):
+            torch.mm(torch.ones(900, 900), torch.ones(900, 900))
+            feed.report(torch.where(x < N // 10, 5.0, 0.01 + x * 1e-5))
+
+
+@pytest.mark.parametrize("knows", ["losses alone", "features and labels"])
+def test_a_local_feed_filters_and_leaves_a_report_and_no_process(tmp_path: Path, knows: str) -> None:
+    arrays: dict[str, Any] = {}
+    if knows != "losses alone":
+        arrays = {"features": np.eye(N, 8, dtype=np.float32), "labels": np.arange(N) % 10}
+    with autoassist.Feed.local(DATA, run_dir=tmp_path / "run", batch_size=16, epochs=20, **arrays) as feed:
+        assert feed.run_dir == tmp_path / "run"
+        assert len(psutil.Process().children()) == 2
+        train(feed)
+    assert not psutil.Process().children()
+    report = read_report(tmp_path / "run")
+    assert report.status == "finished"
+    assert report.selection.kept_fraction < 0.9
+    assert {row["assistant"] for row in export(tmp_path / "run", "windows")} == {"assistant-0", "unfiltered"}
+
+
+def test_a_local_feed_refuses_a_directory_that_holds_a_run(tmp_path: Path) -> None:
+    with autoassist.Feed.local(DATA, run_dir=tmp_path, batch_size=16, epochs=1, policy="uniform") as feed:
+        train(feed)
+    with pytest.raises(SettingError, match="holds a run already"):
+        autoassist.Feed.local(DATA, run_dir=tmp_path, batch_size=16, epochs=1)
+
+
+def test_a_local_feed_that_cannot_begin_leaves_no_process(tmp_path: Path) -> None:
+    with pytest.raises(autoassist.AutoAssistError, match="batch_size=5000"):
+        autoassist.Feed.local(DATA, run_dir=tmp_path, batch_size=5000, staleness_bound=500)
+    assert not psutil.Process().children()
+
+
+def test_features_of_another_number_of_instances_end_the_assistant_with_both_numbers(tmp_path: Path) -> None:
+    np.save(tmp_path / "features.npy", np.zeros((7, 3), np.float32))
+    with roles() as start:
+        broker, address, _ = start_broker(start, tmp_path / "run")
+        feed = autoassist.Feed.connect(address, dataset=DATA, batch_size=16, epochs=1)
+        assistant = start("assistant", "--broker", address, "--features", str(tmp_path / "features.npy"))
+        assert assistant.end() == DataError.exit_code
+        assert "7 rows" in assistant.text and f"{N} instances" in assistant.text and "Traceback" not in assistant.text
+        train(feed)
+        feed.close()
+        assert broker.end() == 0, broker.text
