@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from broker.effects import HelloReceived, RefusalCode, Refuse
+from broker.recut import agrees, resized
+from broker.rows import RunRow
 from broker.state import State
+from protocol.errors import SettingError
 from protocol.messages import NO_RESTORE, OLDEST_SPOKEN_VERSION, PROTOCOL_VERSION, Hello
 
 MAX_N = 1 << 62
@@ -45,13 +48,16 @@ def refusal_of(state: State, event: HelloReceived, run_id: str) -> Refuse | None
             f"{hello.name} has data set {hello.dataset_id} (n={hello.n}), the run has {run.dataset_id} (n={run.n})",
             "give every role the same data",
         )
-    if hello.settings is not None and hello.settings != run.settings:
+    may_resize = hello.restore_step != NO_RESTORE
+    if hello.settings is not None and not agrees(hello.settings, run.settings, other_world_size=may_resize):
         return Refuse(
             hello.name,
             "settings",
             f"settings differ from the run's: {run.settings.difference(hello.settings)}",
             "use the run's settings, or another --run-dir for a new run",
         )
+    if may_resize and hello.settings is not None and (problem := _cannot_resize(hello, run)):
+        return Refuse(hello.name, "settings", problem, "resume with the number of ranks that the run began with")
     return _rank_beyond(hello, run.settings.world_size) or _duplicate(state, event) or _begins_anew(state, event)
 
 
@@ -71,6 +77,18 @@ def _malformed(hello: Hello) -> str:
     if hello.restore_step != NO_RESTORE and (hello.role, hello.rank) != ("boss", 0):
         wrong.append(f"restore_step={hello.restore_step}: only the Boss of rank 0 may take a run back")
     return "; ".join(wrong)
+
+
+def _cannot_resize(hello: Hello, run: RunRow) -> str:
+    """Why a run cannot go on with another number of ranks; empty where it can."""
+    assert hello.settings is not None
+    try:
+        settings = resized(run.settings, hello.settings.world_size)
+    except SettingError as error:
+        return f"the run cannot go on with world_size={hello.settings.world_size}: {error}"
+    if settings.step_instances > run.n:
+        return f"world_size={settings.world_size} times batch_size={settings.batch_size} exceeds {run.n} instances"
+    return ""
 
 
 def _rank_beyond(hello: Hello, world_size: int) -> Refuse | None:

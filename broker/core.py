@@ -28,6 +28,7 @@ from broker.effects import (
 )
 from broker.leasing import accept_selection, next_deadline, release_all_of, send_window, supply
 from broker.off_plan import accept_off_plan, accept_return
+from broker.recut import forget_partial_reports, recut
 from broker.routing import accept_report, catch_up, start_replay
 from broker.rows import EpochRow, PeerRow, Row, RunRow, StepRow, WindowRow
 from broker.state import Member, State
@@ -117,6 +118,8 @@ class BrokerCore:
             if hello.restore_step != NO_RESTORE and not event.restored:
                 state.effects.append(RestoreSnapshot(hello.restore_step))
                 return
+            if event.restored:
+                self._go_on_with(hello)
             if row is not None:
                 release_all_of(state, hello.name)
                 state.members.pop(hello.name, None)
@@ -130,6 +133,13 @@ class BrokerCore:
             start_replay(state, member, hello)
         if new:
             self._tell_again(member)
+
+    def _go_on_with(self, hello: Hello) -> None:
+        """The run stands at a checkpoint, and all ranks begin from it, be they as many as before or not."""
+        forget_partial_reports(self.state)
+        world_size = hello.settings.world_size if hello.settings is not None else 0
+        if world_size and world_size != self.state.settings.world_size:
+            recut(self.state, world_size)
 
     def _new_peer(self, hello: Hello, before: PeerRow | None) -> PeerRow:
         row = PeerRow(

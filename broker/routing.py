@@ -121,7 +121,8 @@ def _drop_records(state: State, member: Member, through: int) -> None:
     """Records below ``through`` that an Assistant has not been sent will not come."""
     state.count_for(member.row.name, "records_dropped", through - member.cursor)
     member.cursor = through
-    learned_through = through // state.settings.world_size - 1
+    position, step = state.the_run.log_origin
+    learned_through = step + max(0, through - position) // state.settings.world_size - 1
     state.send(member.row.name, RecordsDropped(through_position=through, learned_through=learned_through))
 
 

@@ -34,6 +34,7 @@ class RunRow(msgspec.Struct, kw_only=True):
     log_step: int = 0  # the loss log's next record is (log_step, log_rank)
     log_rank: int = 0
     log_records: int = 0
+    log_origin: tuple[int, int] = (0, 0)  # (position, step) since which a step has as many records as there are ranks
     pass_rate: float = 1.0
     cutting_done: bool = False
     ended: Literal["", "finished", "stopped", "failed"] = ""

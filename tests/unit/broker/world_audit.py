@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from broker.core import BrokerCore
-from broker.effects import Event, MessageReceived
+from broker.effects import Event, HelloReceived, MessageReceived
 from broker.order import EpochOrder
-from broker.rows import EpochRow, Row, StepRow, WindowRow, decode_row, encode_row
+from broker.rows import EpochRow, PeerRow, Row, StepRow, WindowRow, decode_row, encode_row
 from protocol.messages import AnyMessage, Batch, EpochEnd, LossRecord, LossReport, OffPlanReport, Return, Segment
 from protocol.settings import RunSettings
 
@@ -34,6 +34,8 @@ class Audit:
         self.ended: dict[int, int] = {}
         """Step after which each epoch ended."""
         self.first_reports: dict[tuple[int, int], Any] = {}
+        self.resumed: set[str] = set()
+        """Incarnations of the Boss that went on from a checkpoint."""
         self.on_stream: dict[str, set[tuple[str, int]]] = {}
         self.last_told: dict[str, int] = {}
         self._orders: dict[int, np.ndarray] = {}
@@ -59,6 +61,8 @@ class Audit:
         message = event.message if isinstance(event, MessageReceived) else None
         if isinstance(event, MessageReceived) and isinstance(message, LossReport):
             self._reported(event.name, message)
+        if isinstance(event, HelloReceived) and event.restored:
+            self._taken_back(event.hello.incarnation, rows)
         before = len(self.batches)
         steps = [row.batch for _, row in rows if isinstance(row, StepRow)]
         for batch in steps:
@@ -76,6 +80,19 @@ class Audit:
                 assert _same(batch, self.batches[batch.step]), "a batch has changed"
             elif batch.step == len(self.batches):
                 self._cut(batch) if batch.kind == "plan" else self._off_plan(batch, message)
+
+    def _taken_back(self, incarnation: str, rows: list[tuple[str, Row]]) -> None:
+        """All ranks go on from a checkpoint: of a step that was not complete then, nothing is reported.
+
+        A process that was admitted before only comes back.
+        """
+        admitted = any(isinstance(row, PeerRow) and row.incarnation == incarnation for _, row in rows)
+        if not admitted or incarnation in self.resumed:
+            return
+        self.resumed.add(incarnation)
+        ranks = range(self.settings.world_size)
+        complete = [s for s in range(len(self.batches)) if all((s, r) in self.first_reports for r in ranks)]
+        self.first_reports = {key: said for key, said in self.first_reports.items() if key[0] in complete}
 
     def _epoch(self, row: EpochRow, *, is_return: bool) -> None:
         """An epoch ends once; only what is given back at the run's end may open the last one again."""
