@@ -39,8 +39,9 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True):
     def of(cls, command: Any) -> Remembered:
         """From a command that has the same fields; paths are made absolute, for a resume from another folder."""
         data = command.data
-        if data.data_dir is not None:
-            data = dataclasses.replace(data, data_dir=data.data_dir.absolute())
+        for name in ("data_dir", "data"):
+            if (path := getattr(data, name)) is not None:
+                data = dataclasses.replace(data, **{name: path.absolute()})
         return cls(
             workload=_absolute(command.workload),
             run=command.run,

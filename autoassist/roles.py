@@ -7,7 +7,7 @@ import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import numpy as np
 import tyro
@@ -19,6 +19,9 @@ from protocol.client import ConnectSettings
 from protocol.errors import BrokerUnreachable, DataError
 from protocol.settings import RunSettings, require
 from protocol.signals import StopSignal
+
+if TYPE_CHECKING:
+    from workloads import Workload  # imports torch, which a broker does without
 
 log = logging.getLogger("autoassist")
 
@@ -36,10 +39,22 @@ class WorkloadSettings:
     """Which model and where the data is."""
 
     model: str = ""
-    """Boss model: cnn (default) or resnet20, resnet32, … for the built-in image workloads."""
+    """Boss model: cnn (default) or resnet20, resnet32, … for the built-in image workloads; mlp-128-64 for table."""
 
     data_dir: Path | None = None
     """Directory that holds the data set's files; looked at before the cache and the mirrors."""
+
+    data: Path | None = None
+    """File of the workload table: CSV with a header, or Parquet."""
+
+    label: str = ""
+    """Column of the table that is learned."""
+
+    def load(self, workload: str) -> Workload:
+        """The workload of this name, with these settings; see `workloads.load_workload` for the errors."""
+        from workloads import load_workload
+
+        return load_workload(workload, model=self.model, data_dir=self.data_dir, data=self.data, label=self.label)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,12 +116,11 @@ class AssistantCommand:
         return 0
 
     def _of_workload(self) -> Assistant:
-        from workloads import CheckedWorkload, load_workload
+        from workloads import CheckedWorkload
 
         given = next((name for name in ("features", "labels") if getattr(self, name) is not None), "")
         require(not given, given, getattr(self, given, None), "is the WORKLOAD's to say; leave one of the two out")
-        data = self.data
-        workload = CheckedWorkload(load_workload(self.workload, model=data.model, data_dir=data.data_dir))
+        workload = CheckedWorkload(self.data.load(self.workload))
         fingerprint = workload.fingerprint()
         return Assistant(
             self.assistant,
@@ -153,7 +167,7 @@ def execute_boss(
     from boss.given import require_one_rank
     from boss.line import LocalSettings
     from boss.train import TrainSettings, train
-    from workloads import CheckedWorkload, load_workload, validate_workload
+    from workloads import CheckedWorkload, validate_workload
 
     assert isinstance(train_settings, TrainSettings) and isinstance(checkpoints, CheckpointSettings)
     assert isinstance(local, LocalSettings)
@@ -161,7 +175,7 @@ def execute_boss(
     saver, state = open_checkpoints(checkpoints)
     with StopSignal() as stop:
         train_settings.resolved_device()
-        workload = CheckedWorkload(load_workload(workload_name, model=data.model, data_dir=data.data_dir))
+        workload = CheckedWorkload(data.load(workload_name))
         validate_workload(workload)
         fingerprint = workload.fingerprint()
         with Feed.connect(

@@ -34,7 +34,7 @@ from protocol.errors import RoleFailed, SettingError
 from protocol.report import REPORT_FILE, read_report
 from protocol.settings import RunSettings, require
 from protocol.signals import StopSignal
-from workloads import load_workload, validate_workload
+from workloads import validate_workload
 
 log = logging.getLogger("autoassist.run")
 
@@ -82,7 +82,7 @@ class RunCommand:
         require(self.checkpoint_every >= 0, "checkpoint_every", self.checkpoint_every, "must not be negative")
         require_one_rank(self.run)
         self.train.resolved_device()
-        workload = load_workload(self.workload, model=self.data.model, data_dir=self.data.data_dir)
+        workload = self.data.load(self.workload)
         validate_workload(workload)
         n, size = workload.fingerprint().n, self.run.step_instances
         require(size <= n, "batch_size", size, f"exceeds the data set's {n} instances; lower --batch-size")

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from protocol.errors import UserError, WorkloadError
+from protocol.errors import SettingError, UserError, WorkloadError
 from workloads.base import Workload
 from workloads.mistakes import REMEDY, described, place_of
 
@@ -20,27 +20,34 @@ BUILT_IN = {
     "digits": "workloads.digits:Digits",
     "mnist": "workloads.mnist:Mnist",
     "fashion-mnist": "workloads.fashion_mnist:FashionMnist",
+    "table": "workloads.table:Table",
 }
 """Name to class. Imported when asked for, so that a missing optional package harms nobody else."""
 
 
-def load_workload(spec: str, *, model: str = "", data_dir: Path | None = None) -> Workload:
+def load_workload(
+    spec: str, *, model: str = "", data_dir: Path | None = None, data: Path | None = None, label: str = ""
+) -> Workload:
     """Make the workload that ``spec`` names.
 
     Args:
         spec: A built-in name, ``package.module:ClassName``, or ``path/to/file.py:ClassName``.
         model: The ``--model`` value, "" for the workload's default.
         data_dir: The ``--data-dir`` value.
+        data: The ``--data`` value; given to the constructor only if it is there, as is ``label``.
+        label: The ``--label`` value, "" for none.
 
     Raises:
         WorkloadError: the name is unknown, the import fails, or the class is not a usable Workload.
-        UserError: whatever the workload's constructor says of ``model`` or ``data_dir``.
+        SettingError: ``data`` or ``label`` for a workload whose constructor has no such keyword.
+        UserError: whatever the workload's constructor says of what it is given.
     """
     location, separator, class_name = BUILT_IN.get(spec, spec).rpartition(":")
     if not separator:
         raise _no_class_named(spec)
     module = _load_file(Path(location)) if location.endswith(".py") else _load_module(location)
-    return _construct(_find_class(module, class_name, location), spec, model, data_dir)
+    table = {key: value for key, value in {"data": data, "label": label}.items() if value}
+    return _construct(_find_class(module, class_name, location), spec, model, data_dir, table)
 
 
 def _no_class_named(spec: str) -> WorkloadError:
@@ -138,9 +145,15 @@ def _workload_classes(module: ModuleType) -> list[str]:
     )
 
 
-def _construct(cls: type[Workload], spec: str, model: str, data_dir: Path | None) -> Workload:
+def _construct(
+    cls: type[Workload], spec: str, model: str, data_dir: Path | None, table: dict[str, Path | str]
+) -> Workload:
+    taken = inspect.signature(cls).parameters
+    for key, value in table.items():
+        if key not in taken:
+            raise SettingError(f"{key}={value}: workload {spec} reads no table; leave out --{key}, or run table")
     try:
-        return cls(model=model, data_dir=data_dir)
+        return cls(model=model, data_dir=data_dir, **table)
     except (UserError, KeyboardInterrupt):
         raise
     except BaseException as error:

@@ -1,0 +1,161 @@
+"""From columns of text to what a network takes: numbers standardised, categories one-hot, missing values told as such.
+
+What is learned from the data (means, deviations, known categories) is learned from the training rows alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.errors import DataError
+from workloads.table_files import Columns
+
+log = logging.getLogger("autoassist.workloads")
+
+MISSING = frozenset({"", "?", "na", "n/a", "nan", "null"})
+"""Words for a missing value, in small letters."""
+
+MAX_CATEGORIES = 50
+"""One-hot columns of a category; the rarer ones share one more."""
+
+MAX_CLASSES = 1000
+MAX_INTEGER_CLASSES = 20
+"""A label of whole numbers with at most so many values is a class, with more a quantity."""
+
+MIN_ROWS = 10
+SPLIT_SEED = 0
+_MAX_DEVIATIONS = 10.0
+
+Mask = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is learned of each instance: a class, or a quantity."""
+
+    values: NDArray[np.int64] | Floats
+    """Class indices, or the quantity as it is in the file; shape ``(n,)``."""
+
+    classes: tuple[str, ...] = ()
+    """Names of the classes; none for a quantity."""
+
+
+def is_missing(values: Sequence[str]) -> Mask:
+    """Which values are words for a missing one."""
+    return np.array([value.lower() in MISSING for value in values], dtype=bool)
+
+
+def as_numbers(values: Sequence[str]) -> Floats | None:
+    """The column as numbers, NaN where missing or not finite; None if a value is no number, or all are missing."""
+    missing = is_missing(values)
+    if missing.all():
+        return None
+    try:
+        numbers = np.array(["nan" if gone else value for value, gone in zip(values, missing, strict=True)], dtype=float)
+    except ValueError:
+        return None
+    numbers[~np.isfinite(numbers)] = np.nan
+    return numbers
+
+
+def target_of(values: Sequence[str], where: str) -> Target:
+    """Decide between classes and a quantity; ``values`` are the label column, without missing ones.
+
+    Raises:
+        DataError: too few rows, one class only, or texts that are nearly all different.
+    """
+    if len(values) < MIN_ROWS:
+        raise DataError(f"{where}: {len(values)} rows have a label; at least {MIN_ROWS} are needed")
+    classes, numbers = sorted(set(values)), as_numbers(values)
+    if len(classes) == 1:
+        raise DataError(f"{where}: {classes[0]!r} in every row; there is nothing to learn, choose another --label")
+    if numbers is not None and not np.isnan(numbers).any() and not _are_classes(numbers):
+        return Target(numbers)
+    if len(classes) > min(MAX_CLASSES, max(MAX_INTEGER_CLASSES, len(values) // 2)):
+        raise DataError(
+            f"{where}: {len(classes)} different texts in {len(values)} rows are no classes; "
+            "choose a --label with fewer values, or a numeric one"
+        )
+    if numbers is not None:
+        classes.sort(key=float)
+    index = {name: i for i, name in enumerate(classes)}
+    return Target(np.array([index[value] for value in values], dtype=np.int64), tuple(classes))
+
+
+def _are_classes(numbers: Floats) -> bool:
+    distinct = np.unique(numbers)
+    whole = bool((distinct == np.round(distinct)).all())
+    return len(distinct) <= 2 or (whole and len(distinct) <= MAX_INTEGER_CLASSES)
+
+
+def validation_part(target: Target) -> Mask:
+    """A fifth of the rows, of each class a fifth: the same for the same labels, whatever the run's seed."""
+    rng, n = np.random.default_rng(SPLIT_SEED), len(target.values)
+    chosen = np.zeros(n, dtype=bool)
+    groups = [np.flatnonzero(target.values == i) for i in range(len(target.classes))] or [np.arange(n)]
+    for members in groups:
+        chosen[rng.permutation(members)[4::5]] = True
+    if not chosen.any():  # no class has five
+        chosen[rng.permutation(n)[: n // 5]] = True
+    return chosen
+
+
+def encode(columns: Columns, train: Mask, where: str) -> NDArray[np.float32]:
+    """Features of all rows, shape ``(n, d)`` float32; ``train`` says which rows may be learned from.
+
+    Raises:
+        DataError: no column tells anything.
+    """
+    parts: list[NDArray[np.float32]] = []
+    for name, values in columns.items():
+        numbers = as_numbers(values)
+        coded = _numeric(numbers, train) if numbers is not None else _categorical(name, values, train)
+        if coded.shape[1] == 0:
+            log.info("%s: column %r is left out, since it tells nothing", where, name)
+        parts.append(coded)
+    features = np.hstack(parts) if parts else np.zeros((len(train), 0), dtype=np.float32)
+    if features.shape[1] == 0:
+        raise DataError(f"{where}: no column beside the label tells instances apart; give a table with features")
+    return features
+
+
+def _numeric(numbers: Floats, train: Mask) -> NDArray[np.float32]:
+    """Standardised, and drawn in to ±10 deviations; the mean stands for a missing value, and a column of its own."""
+    missing = np.isnan(numbers)
+    known = numbers[train & ~missing]
+    parts: list[NDArray[np.float32]] = []
+    # Scaled first: the squares of very large numbers are none.
+    scale = float(np.abs(known).max(initial=0.0))
+    if scale > 0.0 and known.min() < known.max():
+        shares = numbers / scale
+        mean, deviation = float(np.mean(known / scale)), float(np.std(known / scale))
+        standard = np.where(missing, 0.0, (shares - mean) / max(deviation, 1e-12))
+        parts.append(np.clip(standard, -_MAX_DEVIATIONS, _MAX_DEVIATIONS).astype(np.float32)[:, None])
+    return np.hstack([*parts, _flag(missing, train)])
+
+
+def _flag(chosen: Mask, train: Mask) -> NDArray[np.float32]:
+    """A column of 0 and 1; none at all where the training rows are all alike in it."""
+    is_telling = 0 < np.count_nonzero(chosen & train) < np.count_nonzero(train)
+    return chosen.astype(np.float32)[:, None] if is_telling else np.zeros((len(chosen), 0), dtype=np.float32)
+
+
+def _categorical(name: str, values: Sequence[str], train: Mask) -> NDArray[np.float32]:
+    """One-hot of the most frequent categories, then one for the rarer and unknown, one for the missing."""
+    missing = is_missing(values)
+    counts = Counter(value for value, ours, gone in zip(values, train, missing, strict=True) if ours and not gone)
+    if len(counts) > MAX_CATEGORIES and len(counts) > sum(counts.values()) / 2:
+        log.warning("column %r is left out: %d different texts, it looks like a name or a number", name, len(counts))
+        return np.zeros((len(values), 0), dtype=np.float32)
+    known = sorted(counts, key=lambda category: (-counts[category], category))[:MAX_CATEGORIES]
+    index = {category: i for i, category in enumerate(known)}
+    rows = np.array([-1 if gone else index.get(value, -2) for value, gone in zip(values, missing, strict=True)])
+    flags = [_flag(rows == i, train) for i in range(len(known))]
+    return np.hstack([*flags, _flag(rows == -2, train), _flag(rows == -1, train)])

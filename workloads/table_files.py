@@ -1,0 +1,105 @@
+"""A table of the user's as columns of text: CSV by the standard library, Parquet by pyarrow if that is installed.
+
+The whole table is in memory as Python strings while it is coded, some 60 bytes a cell: for tables of millions of cells.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import io
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from protocol.errors import DataError
+from workloads.idx import unzip
+
+Columns = dict[str, list[str]]
+"""Values of each column by its name, in the order of the file; what is missing is an empty text or a word for it."""
+
+_PARQUET_MAGIC = b"PAR1"
+_DELIMITERS = (",", ";", "\t", "|")
+
+
+def read_table(path: Path) -> tuple[bytes, Columns]:
+    """Content of the file, and the columns in it. Parquet is known by its first bytes; ``.csv.gz`` is unzipped.
+
+    Raises:
+        DataError: unreadable, not a table, without rows, or pyarrow is missing.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"--data {path}: {error.strerror or error}; give a CSV or Parquet file") from error
+    where = f"--data {path}"
+    if content.startswith(_PARQUET_MAGIC) or path.suffix == ".parquet":
+        columns = _parquet(content, where)
+    else:
+        columns = _csv(unzip(content, where=where), where)
+    if not columns or not next(iter(columns.values())):
+        raise DataError(f"{where}: no rows; the first line names the columns, each other line is an instance")
+    return content, columns
+
+
+def _csv(content: bytes, where: str) -> Columns:
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise DataError(f"{where}: not UTF-8 text in line {line}; save it as CSV in UTF-8") from error
+    if "\0" in text:
+        raise DataError(f"{where}: binary content; give a CSV or Parquet file")
+    first_line = text.lstrip("\r\n").partition("\n")[0]
+    delimiter = max(_DELIMITERS, key=first_line.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+    rows: list[list[str]] = []
+    names: list[str] = []
+    try:
+        for row in reader:
+            if not row:
+                continue  # a blank line
+            if not names:
+                names = _names(row, where)
+                continue
+            if len(row) != len(names):
+                raise DataError(
+                    f"{where}: line {reader.line_num} has {len(row)} fields, the header {len(names)}; mend the line"
+                )
+            rows.append(row)
+    except csv.Error as error:
+        raise DataError(f"{where}: line {reader.line_num}: {error}; mend the line") from error
+    return {name: [row[i].strip() for row in rows] for i, name in enumerate(names)}
+
+
+def _names(header: Sequence[str], where: str) -> list[str]:
+    names = [name.strip() or f"column {i}" for i, name in enumerate(header, start=1)]
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise DataError(f"{where}: column {twice[0]!r} is there twice; give each a name of its own")
+    return names
+
+
+def _parquet(content: bytes, where: str) -> Columns:
+    # Any: pyarrow ships no types, and need not be there.
+    try:
+        arrow: Any = importlib.import_module("pyarrow")
+        parquet: Any = importlib.import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise DataError(
+            f"{where}: Parquet needs pyarrow (pip install 'autoassist[parquet]'); install it, or give CSV"
+        ) from error
+    try:
+        table = parquet.read_table(arrow.BufferReader(content))
+    except (arrow.ArrowException, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"{where}: not a Parquet file that can be read ({reason})") from error
+    names = _names(table.column_names, where)
+    return {name: [_text(value) for value in table.column(i).to_pylist()] for i, name in enumerate(names)}
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    return repr(value) if isinstance(value, float) else str(value).strip()
