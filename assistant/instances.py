@@ -14,9 +14,10 @@ LOSS_SMOOTHING = 0.5
 class InstanceStore:
     """Per-instance loss history, 12 bytes an instance. All arrays have shape ``(n,)``."""
 
-    def __init__(self, n: int) -> None:
+    def __init__(self, n: int, smoothing: float = LOSS_SMOOTHING) -> None:
+        self.smoothing = smoothing
         self.mean_loss: F32 = np.zeros(n, dtype=np.float32)
-        """Exponential average of the instance's own losses, in the loss's unit."""
+        """Exponential average of the instance's own losses, in the loss's unit; the last one alone at smoothing 1."""
         self.last_epoch: NDArray[np.int32] = np.full(n, -1, dtype=np.int32)
         """Epoch of its last loss; -1 for none."""
         self.seen: NDArray[np.int32] = np.zeros(n, dtype=np.int32)
@@ -40,7 +41,8 @@ class InstanceStore:
         """Take in finite losses; an ID that occurs twice, where two epochs meet in a step, counts once."""
         first = self.seen[ids] == 0
         before = self.mean_loss[ids]
-        self.mean_loss[ids] = np.where(first, losses, before + LOSS_SMOOTHING * (losses - before))
+        smoothed = (1.0 - self.smoothing) * before + self.smoothing * losses
+        self.mean_loss[ids] = np.where(first, losses, smoothed)
         self.last_epoch[ids] = epoch
         self.seen[ids] += 1
 

@@ -1,4 +1,4 @@
-"""The Assistant's own model: logistic, on features, label and loss history (paper section 4.1)."""
+"""The Assistant's own models: logistic, on features, label and loss history (paper section 4.1)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from protocol.arrays import F32, I64
 LEARNING_RATE = 0.3
 """Step of a single coordinate; features share one such step among all of theirs, hence the root of their number."""
 HISTORY_FEATURES = 3
+PAPER_LEARNING_RATE = 0.01
+PAPER_WEIGHT_DECAY = 1e-3
 
 
 def sigmoid(logits: F32) -> F32:
@@ -79,3 +81,48 @@ class LogisticModel:
         squares = self._squares[name]
         squares += gradient * gradient
         getattr(self, name)[...] -= self._rates[name] * gradient / np.sqrt(squares)
+
+
+class PaperModel:
+    """q_i = σ(w·x_i + u[y_i]) exactly as in the paper's section 4.1 and its authors' code for images.
+
+    Plain SGD on the mean of each report at rate 0.01 with weight decay 0.001; unweighted. It begins at 0, theirs at
+    random numbers of deviation 0.001. ``x`` has shape (n, d) float32 or is None, ``y`` (n,) int64 or None.
+    """
+
+    def __init__(self, features: NDArray[np.float32] | None, labels: NDArray[np.int64] | None) -> None:
+        self.features = features
+        self.labels = labels
+        classes = int(labels.max()) + 1 if labels is not None and len(labels) else 1
+        self.w: F32 = np.zeros(features.shape[1] if features is not None else 0, dtype=np.float32)
+        self.u: F32 = np.zeros(classes, dtype=np.float32)
+        self.updates = 0
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Weights and the number of updates."""
+        return {"w": self.w.copy(), "u": self.u.copy(), "updates": np.array([self.updates])}
+
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+        """The inverse of ``state_dict``."""
+        self.w[...], self.u[...], self.updates = state["w"], state["u"], int(state["updates"][0])
+
+    def predict(self, ids: I64) -> F32:
+        """Probability that each instance is not trivial, shape ``(k,)``."""
+        logits = self.u[self.labels[ids]] if self.labels is not None else np.full(len(ids), self.u[0])
+        if self.features is not None:
+            logits = logits + self.features[ids] @ self.w
+        return sigmoid(logits.astype(np.float32))
+
+    def learn(self, ids: I64, targets: F32) -> float:
+        """One SGD step; returns the accuracy on the report, before the step."""
+        found = self.predict(ids)
+        residual = (found - targets) / len(ids)
+        y = self.labels[ids] if self.labels is not None else np.zeros(len(ids), dtype=np.int64)
+        present = np.bincount(y, minlength=len(self.u))
+        gradient = np.bincount(y, weights=residual, minlength=len(self.u))
+        decay = PAPER_WEIGHT_DECAY / len(ids)
+        self.u -= (PAPER_LEARNING_RATE * (gradient + decay * present * self.u)).astype(np.float32)
+        if self.features is not None:
+            self.w -= PAPER_LEARNING_RATE * (residual @ self.features[ids] + decay * self.w)
+        self.updates += 1
+        return float(((found > 0.5) == (targets > 0.5)).mean())

@@ -188,7 +188,7 @@ class Assistant:
             self.client.send(message)
 
     def _leave(self, reason: str) -> None:
-        figures = self.core.figures if self.core is not None else {}
+        figures = {**self.core.figures, **self.core.policy.figures} if self.core is not None else {}
         if self.client.is_open:
             self.client.send(Goodbye(reason=reason, figures=figures))  # type: ignore[arg-type]
             if not self.client.drain(DRAIN_S):

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from assistant.policies import require_policy
 from autoassist.launcher import BOSS, Launcher, LaunchSettings
 from autoassist.live import LiveView
 from autoassist.notices import Notices
@@ -86,6 +87,7 @@ class RunCommand:
         validate_workload(workload)
         n, size = workload.fingerprint().n, self.run.step_instances
         require(size <= n, "batch_size", size, f"exceeds the data set's {n} instances; lower --batch-size")
+        require_policy(self.run, n, workload.labels())
 
     def _launch(self, run_dir: Path, notices: Notices) -> int:
         """Start the roles, supervise them to the end, and sum up; returns the exit code."""

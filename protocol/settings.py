@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -19,8 +20,18 @@ MAX_QUEUED_BATCHES = 1 << 12
 MAX_WINDOWS_PER_STEP = 1 << 8
 """Windows that one step may need when all of them is kept; each is a segment of the batch, at a hundredth still."""
 MAX_COUNT = 1 << 62
+MAX_PATH = 4096
 
-PolicyName = Literal["autoassist", "uniform", "random-drop"]
+POLICIES = (
+    *("autoassist", "autoassist-paper", "uniform", "random-drop", "infobatch", "selective-backprop", "rho"),
+    *("importance", "importance-gradient"),
+)
+"""The policies that are built in; docs/POLICIES.md has the formula and the source of each."""
+WEIGHED_POLICIES = ("infobatch", "importance", "importance-gradient")
+"""Those whose method includes the weights 1/π."""
+POLICY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+WeightsName = Literal["auto", "on", "off"]
 
 
 def require(condition: bool, name: str, value: object, remedy: str) -> None:
@@ -33,8 +44,10 @@ def require(condition: bool, name: str, value: object, remedy: str) -> None:
 class RunSettings:
     """What a run is; two roles of one run never differ in any of it."""
 
-    policy: PolicyName = "autoassist"
-    """Rule that turns what is known of an instance into its keep probability."""
+    policy: str = "autoassist"
+    """Rule that turns what is known of an instance into its keep probability: autoassist, autoassist-paper, uniform,
+    random-drop, infobatch, selective-backprop, rho, importance, importance-gradient, or one that an installed package
+    registers under the entry points autoassist.policies."""
 
     epochs: int | None = None
     """Offerings of the whole training set; 3 where boss_instances is not given either."""
@@ -69,11 +82,43 @@ class RunSettings:
     lease_s: float = 5.0
     """How long an Assistant may hold a window before it is offered to another."""
 
-    floor: float = 0.1
-    """Least keep probability of any instance (exploration)."""
+    floor: float | None = None
+    """Least keep probability of any instance (exploration); if not given the policy's own: 0.1, and 0.3 for
+    autoassist-paper."""
+
+    gate: bool = True
+    """Shrink only while the policy's measured lift is clearly positive; without it a published rule is applied bare."""
+
+    warmup_epochs: int = 1
+    """Epochs at the beginning in which everything passes."""
+
+    anneal_share: float = 0.125
+    """Share of the run at its end in which everything passes again."""
 
     drop_rate: float = 0.5
-    """Share that random-drop leaves out after the first epoch."""
+    """Share that is left out: of all by random-drop, of those below the mean loss by infobatch, of the lower ranks by
+    rho, on the average by importance."""
+
+    power: float = 1.0
+    """Exponent β of selective-backprop: the higher, the fewer are kept."""
+
+    irreducible_losses: str = ""
+    """File for rho: the loss of each instance under a model that was trained on other data, shape (n,), as .npy; its
+    path where the Assistants run."""
+
+    weights: WeightsName = "auto"
+    """Whether the mean that the Boss trains on weighs each loss by 1/π, which undoes the selection's bias; auto for the
+    policies whose method that is (infobatch, importance)."""
+
+    weight_clip: float = 10.0
+    """Largest such weight, before the weights of a batch are brought to mean 1."""
+
+    class_floor: float = 0.0
+    """No class falls below this share of its frequency among the kept; needs a workload with labels. 0 for no care."""
+
+    noise_guard: bool = False
+    """Set aside, at a keep probability of 0.05, what stays above the loss of an untrained Boss three times in a row: it
+    is wrongly labelled more often than informative. Holds in the anneal too."""
 
     deterministic: bool = False
     """No clocks in any decision: two runs of one seed draw identical batches. The Boss may wait for an Assistant."""
@@ -83,8 +128,8 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         self._require_types()
-        known = get_args(PolicyName)
-        require(self.policy in known, "policy", self.policy, f"unknown policy; one of {', '.join(known)}")
+        is_name = POLICY_NAME.fullmatch(self.policy) is not None
+        require(is_name, "policy", self.policy, f"no policy's name; one of {', '.join(POLICIES)}, or one of your own")
         both = self.epochs is not None and self.boss_instances is not None
         require(not both, "epochs", self.epochs, f"boss_instances={self.boss_instances} is given too; give only one")
         for name in (
@@ -100,14 +145,13 @@ class RunSettings:
             value = getattr(self, name)
             require(value is None or value >= 1, name, value, "must be at least 1")
             require(value is None or value <= MAX_COUNT, name, value, f"must be at most {MAX_COUNT}")
-        for name in ("window_size", "seed"):
+        for name in ("window_size", "seed", "warmup_epochs"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
         require(self.seed < 2**63, "seed", self.seed, "must be below 2**63")
         for name in ("patience_s", "lease_s"):
             value = getattr(self, name)
             require(math.isfinite(value) and value > 0, name, value, "must be a positive number of seconds")
-        require(0.0 < self.floor <= 1.0, "floor", self.floor, "must lie in (0, 1]")
-        require(0.0 <= self.drop_rate < 1.0, "drop_rate", self.drop_rate, "must lie in [0, 1)")
+        self._require_selection()
         self._require_sizes()
         depth = self.pipeline_steps
         require(
@@ -118,11 +162,27 @@ class RunSettings:
             f"{self.stock_batches} + window {self.window_steps} + 1); raise the bound or lower these",
         )
 
+    def _require_selection(self) -> None:
+        require(self.floor is None or 0.0 < self.floor <= 1.0, "floor", self.floor, "must lie in (0, 1]")
+        require(0.0 <= self.drop_rate < 1.0, "drop_rate", self.drop_rate, "must lie in [0, 1)")
+        require(self.warmup_epochs <= MAX_COUNT, "warmup_epochs", self.warmup_epochs, f"must be at most {MAX_COUNT}")
+        for name in ("anneal_share", "class_floor"):
+            require(0.0 <= getattr(self, name) <= 1.0, name, getattr(self, name), "must lie in [0, 1]")
+        require(math.isfinite(self.power) and self.power > 0, "power", self.power, "must be a positive number")
+        clip = self.weight_clip
+        require(math.isfinite(clip) and clip >= 1.0, "weight_clip", clip, "must be a number of at least 1")
+        known = get_args(WeightsName)
+        require(self.weights in known, "weights", self.weights, f"must be one of {', '.join(known)}")
+        needs_file = self.policy == "rho" and not self.irreducible_losses
+        require(not needs_file, "irreducible_losses", "", "policy rho needs them; give --irreducible-losses FILE.npy")
+        length = len(self.irreducible_losses)
+        require(length <= MAX_PATH, "irreducible_losses", f"… ({length} letters)", f"must have at most {MAX_PATH}")
+
     def _require_types(self) -> None:
         """A whole number given as 64.0, or a switch given as 1, would be refused by the broker much later."""
         kinds = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a word"}
         for field in dataclasses.fields(self):
-            value, kind = getattr(self, field.name), str(field.type).replace("PolicyName", "str")
+            value, kind = getattr(self, field.name), str(field.type).replace("WeightsName", "str")
             if value is None and kind.endswith(" | None"):
                 continue
             kind = kind.removesuffix(" | None")
@@ -152,6 +212,11 @@ class RunSettings:
     def epoch_budget(self) -> int | None:
         """Epochs of the run; None where the budget is counted in Boss instances."""
         return None if self.boss_instances is not None else self.epochs or DEFAULT_EPOCHS
+
+    @property
+    def weighs(self) -> bool:
+        """Whether the Boss weighs losses by 1/π, with the automatic choice resolved."""
+        return self.weights == "on" or (self.weights == "auto" and self.policy in WEIGHED_POLICIES)
 
     @property
     def step_instances(self) -> int:

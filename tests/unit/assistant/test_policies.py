@@ -6,46 +6,9 @@ import numpy as np
 import pytest
 
 from assistant.drawing import draw
-from assistant.policies import AutoAssist, Moment, Policy, RandomDrop, Uniform, make_policy
-from protocol.messages import LossRecord
+from assistant.policies import AutoAssist, Moment, Uniform, make_policy
 from protocol.settings import RunSettings
-
-N = 4000
-MIDDLE = Moment(epoch=2, progress=0.5)
-
-
-def record(
-    position: int, ids: np.ndarray, losses: np.ndarray, epoch: int, keep: np.ndarray | None = None
-) -> LossRecord:
-    """A loss record of one rank."""
-    return LossRecord(
-        position=position,
-        step=position,
-        rank=0,
-        learned_through=position,
-        epoch=epoch,
-        ids=ids.astype(np.int64),
-        losses=losses.astype(np.float32),
-        keep_probabilities=(np.ones(len(ids)) if keep is None else keep).astype(np.float32),
-    )
-
-
-def feed_epochs(policy: Policy, losses_of: np.ndarray, epochs: int, rng: np.random.Generator, *, permute: bool) -> int:
-    """Report every instance's loss once per epoch, 64 at a time; ``permute`` deals losses to random instances."""
-    position = 0
-    for epoch in range(epochs):
-        order = rng.permutation(N)
-        values = rng.permutation(losses_of) if permute else losses_of
-        for start in range(0, N, 64):
-            ids = order[start : start + 64]
-            policy.observe(record(position, ids, values[ids], epoch))
-            position += 1
-    return position
-
-
-@pytest.mark.parametrize("name, kind", [("uniform", Uniform), ("random-drop", RandomDrop), ("autoassist", AutoAssist)])
-def test_settings_name_the_policy(name: str, kind: type[Policy]) -> None:
-    assert type(make_policy(RunSettings(policy=name), 10)) is kind  # type: ignore[arg-type]
+from tests.unit.assistant.streams import MIDDLE, N, feed_epochs, record
 
 
 def test_uniform_keeps_everything() -> None:
@@ -53,7 +16,7 @@ def test_uniform_keeps_everything() -> None:
 
 
 def test_random_drop_keeps_all_alike_and_everything_in_warmup_and_anneal() -> None:
-    policy = RandomDrop(drop_rate=0.4)
+    policy = make_policy(RunSettings(policy="random-drop", drop_rate=0.4), 10)
     assert policy.keep_probability(np.arange(3), MIDDLE) == pytest.approx([0.6, 0.6, 0.6])
     assert (policy.keep_probability(np.arange(3), Moment(0, 0.1)) == 1.0).all()
     assert (policy.keep_probability(np.arange(3), Moment(7, 0.9)) == 1.0).all()
@@ -73,7 +36,7 @@ def test_the_table_is_the_clipped_ratio_to_the_running_mean() -> None:
 
 def test_nothing_is_shrunk_in_the_first_epoch_nor_in_the_last_eighth() -> None:
     losses = np.where(np.arange(N) % 2 == 0, 0.1, 1.0)
-    policy = AutoAssist(N, floor=0.1)
+    policy = make_policy(RunSettings(), N)
     feed_epochs(policy, losses, 2, np.random.default_rng(0), permute=False)
     assert (policy.keep_probability(np.arange(100), Moment(0, 0.2)) == 1.0).all()
     assert (policy.keep_probability(np.arange(100), Moment(9, 0.88)) == 1.0).all()

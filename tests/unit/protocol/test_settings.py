@@ -20,7 +20,11 @@ from protocol.messages import Hello
 from protocol.settings import MAX_STEP_INSTANCES, RunSettings
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "unknown policy": ({"policy": "random"}, "policy=random: unknown policy; one of autoassist, uniform, random-drop"),
+    "no policy's name": (
+        {"policy": "rm -rf"},
+        "policy=rm -rf: no policy's name; one of autoassist, autoassist-paper, ",
+    ),
+    "a policy's name without end": ({"policy": "a" * 65}, "no policy's name; one of autoassist"),
     "both budgets": ({"epochs": 2, "boss_instances": 9}, "epochs=2: boss_instances=9 is given too; give only one"),
     "no batch": ({"batch_size": 0}, "batch_size=0: must be at least 1"),
     "no ranks": ({"world_size": 0}, "world_size=0: must be at least 1"),
@@ -46,6 +50,23 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "floor that is no number": ({"floor": math.nan}, "floor=nan: must lie in (0, 1]"),
     "everything dropped": ({"drop_rate": 1.0}, "drop_rate=1.0: must lie in [0, 1)"),
     "negative drop rate": ({"drop_rate": -0.1}, "drop_rate=-0.1: must lie in [0, 1)"),
+    "no number for the gate": ({"gate": 0}, "gate=0: must be true or false"),
+    "negative warm-up": ({"warmup_epochs": -1}, "warmup_epochs=-1: must not be negative"),
+    "endless warm-up": ({"warmup_epochs": 1 << 63}, f"warmup_epochs={1 << 63}: must be at most"),
+    "anneal beyond the run": ({"anneal_share": 1.5}, "anneal_share=1.5: must lie in [0, 1]"),
+    "anneal that is no number": ({"anneal_share": math.nan}, "anneal_share=nan: must lie in [0, 1]"),
+    "no power": ({"power": 0.0}, "power=0.0: must be a positive number"),
+    "endless power": ({"power": math.inf}, "power=inf: must be a positive number"),
+    "rho without its losses": ({"policy": "rho"}, "irreducible_losses=: policy rho needs them; give --irreducible-los"),
+    "a path without end": (
+        {"irreducible_losses": "x" * 5000},
+        "irreducible_losses=… (5000 letters): must have at most",
+    ),
+    "weights that are none": ({"weights": "some"}, "weights=some: must be one of auto, on, off"),
+    "clip below one": ({"weight_clip": 0.5}, "weight_clip=0.5: must be a number of at least 1"),
+    "endless clip": ({"weight_clip": math.inf}, "weight_clip=inf: must be a number of at least 1"),
+    "class floor above one": ({"class_floor": 1.1}, "class_floor=1.1: must lie in [0, 1]"),
+    "one for the guard": ({"noise_guard": 1}, "noise_guard=1: must be true or false"),
     "step too large": (
         {"batch_size": MAX_STEP_INSTANCES, "world_size": 2},
         f"batch_size={MAX_STEP_INSTANCES}: times world_size 2 exceeds {MAX_STEP_INSTANCES} instances per step; lower",
@@ -136,7 +157,19 @@ def test_equal_settings_have_no_difference() -> None:
 def test_the_difference_names_each_field_with_both_values() -> None:
     """What a second Boss with other settings is told."""
     here, there = RunSettings(epochs=2, seed=1), RunSettings(epochs=3, seed=1, floor=0.2)
-    assert here.difference(there) == "epochs: 2 here, 3 there; floor: 0.1 here, 0.2 there"
+    assert here.difference(there) == "epochs: 2 here, 3 there; floor: None here, 0.2 there"
+
+
+@pytest.mark.parametrize("policy, weighs", [("autoassist", False), ("infobatch", True), ("importance", True)])
+def test_the_policies_whose_method_it_is_weigh_by_themselves_and_each_can_be_told(policy: str, weighs: bool) -> None:
+    assert RunSettings(policy=policy).weighs is weighs
+    assert RunSettings(policy=policy, weights="on").weighs
+    assert not RunSettings(policy=policy, weights="off").weighs
+
+
+def test_a_policy_of_somebody_elses_has_a_name_that_the_broker_takes() -> None:
+    """It has no list of them: they are installed where Assistants run."""
+    assert RunSettings(policy="my_package.Mine-2").policy == "my_package.Mine-2"
 
 
 @settings(max_examples=100, deadline=None)

@@ -1,0 +1,29 @@
+"""Rules that turn what is known of an instance into its keep probability π; docs/POLICIES.md describes each."""
+
+from assistant.policies.base import Given, Moment, Policy
+from assistant.policies.controls import RandomDrop, Uniform
+from assistant.policies.history import Importance, ImportanceGradient, InfoBatch, LastLossPolicy, Rho, SelectiveBackprop
+from assistant.policies.paper import AutoAssistPaper
+from assistant.policies.registry import find_policy, make_policy, require_policy
+from assistant.policies.shared import Guarded
+from assistant.policies.table import AutoAssist
+
+__all__ = [
+    "AutoAssist",
+    "AutoAssistPaper",
+    "Given",
+    "Guarded",
+    "Importance",
+    "ImportanceGradient",
+    "InfoBatch",
+    "LastLossPolicy",
+    "Moment",
+    "Policy",
+    "RandomDrop",
+    "Rho",
+    "SelectiveBackprop",
+    "Uniform",
+    "find_policy",
+    "make_policy",
+    "require_policy",
+]

@@ -1,0 +1,98 @@
+"""Two guards against harm, which no lift shows: wrong labels, and classes that are crowded out."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from assistant.estimates import State
+from protocol.arrays import F32, I64
+
+BEGINNING = 512
+"""Losses whose mean says what an untrained Boss loses."""
+FOR_LONG = 3
+"""Reports in a row above that level which set an instance aside."""
+SET_ASIDE = 0.05
+"""π of what is set aside; low, and not 0, so that it can come back."""
+
+
+class NoiseGuard:
+    """Sets aside what the Boss contradicts for long: loss above that of an untrained Boss, three reports in a row.
+
+    Ours, from the prototype's loss cap, with its level (3 for ten classes) measured instead of given: a Boss that knows
+    nothing loses the mean of the run's first 512 losses; who loses more than that after others were learned is not hard
+    but contradicted. One report below the level brings an instance back. One byte an instance.
+    """
+
+    def __init__(self, n: int) -> None:
+        self.streak: NDArray[np.uint8] = np.zeros(n, dtype=np.uint8)
+        """Reports in a row above the level, up to 255."""
+        self._sum = 0.0
+        self._count = 0
+
+    def state_dict(self) -> State:
+        """Everything that ``observe`` has changed."""
+        return {"streak": self.streak.copy(), "beginning": np.array([self._sum, self._count])}
+
+    def load_state_dict(self, state: State) -> None:
+        """The inverse of ``state_dict``."""
+        self.streak[...] = state["streak"]
+        self._sum, self._count = float(state["beginning"][0]), int(state["beginning"][1])
+
+    @property
+    def level(self) -> float:
+        """Loss of an untrained Boss; infinite until it is known."""
+        return self._sum / self._count if self._count >= BEGINNING else float("inf")
+
+    def observe(self, ids: I64, losses: F32) -> None:
+        """Take in finite losses."""
+        if self._count < BEGINNING:
+            self._sum += float(losses.sum(dtype=np.float64))
+            self._count += len(losses)
+            return
+        streak = self.streak[ids]
+        self.streak[ids] = np.where(losses > self.level, np.minimum(streak, 254) + 1, 0)
+
+    def is_set_aside(self, ids: I64) -> NDArray[np.bool_]:
+        """Which of these are, shape ``(k,)``."""
+        return self.streak[ids] >= FOR_LONG
+
+    @property
+    def set_aside(self) -> I64:
+        """IDs of all that are."""
+        return np.flatnonzero(self.streak >= FOR_LONG).astype(np.int64)
+
+
+def with_class_floor(keep: F32, labels: NDArray[np.int64], share: float) -> F32:
+    """π raised so that no class falls below ``share`` of its frequency among the candidates, in expectation.
+
+    With m_c the mean π of a class and m that of all, its frequency among the kept is m_c / m of that among the
+    candidates; where it is below ``share``, each π of the class moves the same part of its way to 1, which leaves their
+    order. The raised classes raise m too, so the level is solved for. Decided within each window alone, and so harsher
+    than the share over a whole epoch where a window has few of a class; it keeps the answer a function of what was
+    learned. Shapes ``(k,)``.
+    """
+    _, classes = np.unique(labels, return_inverse=True)
+    counts = np.bincount(classes)
+    means = np.bincount(classes, weights=keep) / counts
+    level = _level(means, counts / len(keep), share)
+    if (means >= level).all():
+        return keep
+    way = np.where(means < level, (level - means) / np.maximum(1.0 - means, 1e-12), 0.0)
+    raised: F32 = (keep + way[classes] * (1.0 - keep)).astype(np.float32)
+    return np.minimum(raised, np.float32(1.0))
+
+
+def _level(means: NDArray[np.float64], frequencies: NDArray[np.float64], share: float) -> float:
+    """The least mean π of a class, ``share · m`` with m = Σ f_c · max(m_c, share · m)."""
+    order = np.argsort(means)
+    means, frequencies = means[order], frequencies[order]
+    above = float(means @ frequencies)
+    below = 0.0
+    for mean, frequency in zip(means, frequencies, strict=True):
+        level = share * above / max(1.0 - share * below, 1e-12)
+        if mean >= level:
+            return min(level, 1.0)
+        above -= mean * frequency
+        below += frequency
+    return float(means[-1])

@@ -1,0 +1,112 @@
+"""What holds for every policy: warm-up, anneal, gate, floor, noise guard, class floor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from assistant.estimates import Lift, State, Stateful, gather, scatter
+from assistant.policies.base import CLEARLY, Given, Moment, Policy
+from assistant.policies.guards import SET_ASIDE, NoiseGuard, with_class_floor
+from protocol.arrays import F32, I64
+from protocol.errors import SettingError
+from protocol.messages import LossRecord
+
+MID_RUN = 0.5
+"""Progress at which a rule is judged: a loss record does not say its own."""
+
+
+class Guarded(Policy):
+    """A policy under the run's shared options.
+
+    In the order in which they decide: everything passes in the warm-up and in the anneal, and while the lift of the
+    bare rule is not clearly positive (the gate); else the rule's π, within [γ, 1]. Then what the noise guard has set
+    aside gets at most 0.05, in the anneal and under a closed gate too; then no class may fall below its floor.
+
+    The gate judges each report by what the bare rule says of it before the rule learns from it, and so opens and closes
+    again by itself. Price: each reported instance is scored once more.
+    """
+
+    def __init__(self, policy: Policy, given: Given) -> None:
+        settings = given.settings
+        self.policy = policy
+        self.settings = settings
+        self.floor = given.floor
+        self.gate = Lift() if settings.gate and policy.wants_gate else None
+        self.noise = NoiseGuard(given.n) if settings.noise_guard else None
+        self.labels = given.labels if settings.class_floor > 0.0 else None
+
+    def _parts(self) -> dict[str, Stateful]:
+        parts: dict[str, Stateful] = {"policy": self.policy}
+        if self.gate is not None:
+            parts["gate"] = self.gate
+        if self.noise is not None:
+            parts["noise"] = self.noise
+        return parts
+
+    def state_dict(self) -> State:
+        """The policy's, and that of gate and noise guard where the run has them."""
+        return gather(self._parts())
+
+    def load_state_dict(self, state: State) -> None:
+        """The inverse of ``state_dict``."""
+        scatter(self._parts(), state)
+
+    @property
+    def version(self) -> int:
+        """The policy's."""
+        return self.policy.version
+
+    @property
+    def lift(self) -> tuple[float, float]:
+        """The gate's; the policy's own where it judges itself."""
+        if self.gate is None:
+            return self.policy.lift
+        value, error = self.gate.value_and_error
+        return value, error if np.isfinite(error) else 0.0
+
+    @property
+    def figures(self) -> Mapping[str, float]:
+        """The policy's, its lift at last, and how many instances are set aside where there is a noise guard."""
+        value, error = self.lift
+        aside = {} if self.noise is None else {"set_aside": float(len(self.noise.set_aside))}
+        return {**self.policy.figures, "lift": value, "lift_error": error, **aside}
+
+    def observe(self, record: LossRecord) -> None:
+        """Judge the rule on the record, then let all learn from it."""
+        ids, losses = record.ids, record.losses
+        if self.gate is not None:
+            proposed = self._proposed(ids, Moment(record.epoch, MID_RUN))
+            self.gate.add(proposed, self.policy.utility(ids, losses), 1.0 / record.keep_probabilities)
+        if self.noise is not None:
+            self.noise.observe(ids, losses)
+        self.policy.observe(record)
+
+    def keep_probability(self, ids: I64, moment: Moment) -> F32:
+        """See the class."""
+        keep = np.ones(len(ids), dtype=np.float32)
+        if moment.epoch < self.settings.warmup_epochs:
+            return keep
+        if moment.progress <= 1.0 - self.settings.anneal_share and self._is_open:
+            keep = self._proposed(ids, moment)
+        if self.noise is not None:
+            limit = min(SET_ASIDE, self.floor or SET_ASIDE)
+            keep = np.where(self.noise.is_set_aside(ids), np.minimum(keep, np.float32(limit)), keep)
+        if self.labels is not None:
+            keep = with_class_floor(keep, self.labels[ids], self.settings.class_floor)
+        return keep
+
+    @property
+    def _is_open(self) -> bool:
+        return self.gate is None or self.gate.is_clearly_positive(CLEARLY)
+
+    def _proposed(self, ids: I64, moment: Moment) -> F32:
+        """What the bare rule says, within [γ, 1]."""
+        keep = np.asarray(self.policy.keep_probability(ids, moment))
+        if keep.shape != (len(ids),) or keep.dtype.kind != "f" or not np.isfinite(keep).all():
+            what = f"{keep.dtype} of shape {keep.shape}" + (", not all finite" if keep.shape == (len(ids),) else "")
+            who = f"policy={self.settings.policy}: {type(self.policy).__name__}.keep_probability"
+            raise SettingError(f"{who} gave {what}; it must give finite floats of shape ({len(ids)},)")
+        proposed: F32 = np.clip(keep, self.floor, 1.0).astype(np.float32)
+        return proposed

@@ -1,0 +1,86 @@
+"""Every policy through the real system: three processes, digits, a report; and one that there is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from protocol.report import read_report
+from tests.processes.roles import Role, export, roles, start_broker
+
+pytestmark = pytest.mark.processes
+N = 1442
+"""Instances of digits."""
+
+
+def run(folder: Path, *words: str, epochs: int = 3) -> Role:
+    """A run of digits that may be filtered after the first epoch, and is, however slow the machine."""
+    words = ("--epochs", str(epochs), "--anneal-share", "0", "--deterministic", "--no-live", *words)
+    return Role("run", "digits", "--run-dir", str(folder), *words)
+
+
+@pytest.mark.parametrize("name", ["autoassist-paper", "infobatch", "selective-backprop", "importance-gradient"])
+def test_a_run_by_a_published_rule_keeps_less_and_learns(name: str, tmp_path: Path) -> None:
+    done = run(tmp_path, "--policy", name, "--no-gate")
+    assert done.end() == 0, done.text
+    report = read_report(tmp_path)
+    assert (report.status, report.policy) == ("finished", name)
+    assert report.selection.epochs[0].kept_fraction == 1.0
+    assert report.selection.epochs[-1].kept_fraction < 0.95
+    assert report.metric.value is not None and report.metric.value > 0.8
+
+
+def test_a_run_with_every_option_is_the_same_to_the_bit_when_it_is_done_again(tmp_path: Path) -> None:
+    """Gate, unbiased weights, class floor and noise guard."""
+    words = ("--policy", "importance", "--class-floor", "0.5", "--noise-guard")
+    for name in ("first", "second"):
+        done = run(tmp_path / name, *words, epochs=4)
+        assert done.end() == 0, done.text
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert export(first) == export(second)
+    assert export(first, "losses") == export(second, "losses")
+    assert any(p < 1.0 for batch in export(first) for p in batch["keep_probabilities"])
+    (assistant,) = read_report(first).assistants
+    assert assistant.figures["lift"] > 0 and assistant.figures["set_aside"] >= 0  # type: ignore[operator]
+
+
+def test_a_run_by_irreducible_losses(tmp_path: Path) -> None:
+    np.save(tmp_path / "irreducible.npy", np.random.default_rng(0).exponential(size=N).astype(np.float32))
+    words = ("--policy", "rho", "--no-gate", "--irreducible-losses", str(tmp_path / "irreducible.npy"))
+    done = run(tmp_path / "run", *words)
+    assert done.end() == 0, done.text
+    assert read_report(tmp_path / "run").selection.epochs[-1].kept_fraction < 0.95
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (("--policy", "rondom-drop"), "policy=rondom-drop: unknown policy; one of autoassist, autoassist-paper, "),
+        (("--policy", "rho"), "irreducible_losses=: policy rho needs them; give --irreducible-losses FILE.npy"),
+        (("--policy", "rho", "--irreducible-losses", "no.npy"), "irreducible_losses=no.npy: cannot be read"),
+    ],
+    ids=["unknown", "no losses", "no file"],
+)
+def test_the_launcher_refuses_what_no_assistant_could_do_and_makes_nothing(
+    words: tuple[str, ...], says: str, tmp_path: Path
+) -> None:
+    refused = run(tmp_path / "run", *words)
+    assert refused.end() == 2
+    assert says in refused.text and not (tmp_path / "run").exists()
+
+
+def test_a_broker_takes_a_policy_that_it_does_not_know_and_an_assistant_refuses_it(tmp_path: Path) -> None:
+    """The broker's host need not have the package that brings it; the Boss trains on, unfiltered."""
+    with roles() as start:
+        _, address, _ = start_broker(start, tmp_path)
+        boss = start("boss", "digits", "--broker", address, "--policy", "not-here", "--epochs", "5000")
+        boss.wait_for("epoch 0:")
+        assistant = start("assistant", "digits", "--broker", address)
+        assert assistant.end() == 2
+        assert "policy=not-here: unknown policy; one of autoassist, " in assistant.text
+        boss.terminate()
+        assert boss.end() == 0, boss.text
+    report = read_report(tmp_path)
+    assert (report.policy, report.selection.kept_fraction) == ("not-here", 1.0)
