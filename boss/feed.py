@@ -23,6 +23,7 @@ from boss.given import require_one_rank, settings_from, size_of
 from boss.line import BossLine, LocalSettings
 from boss.plan import BossPlan, RankBatch
 from boss.reporter import Reporter
+from boss.weights import mean_loss
 from protocol.client import ConnectSettings, RoleClient, new_incarnation
 from protocol.errors import FeedMisuse, TrainingDiverged
 from protocol.messages import NO_RESTORE, EpochEnd, EpochResult, Goodbye, Hello, Stop
@@ -175,7 +176,8 @@ class Feed:
     # Losses
 
     def report(self, losses: Tensor) -> Tensor:
-        """Report per-instance losses, shape ``(batch,)``; returns the mean of the finite ones, with gradient.
+        """Report per-instance losses, shape ``(batch,)``; returns the mean of the finite ones, with gradient,
+        weighed by 1/π where the run's settings want that.
 
         Returns at once: values are copied and sent by another thread. Losses that are NaN or infinite are counted,
         named in a warning, left out of the mean, and never learned from by an Assistant. Where the network's *outputs*
@@ -201,10 +203,8 @@ class Feed:
         self._line.wake()
         self.clocks.reported()
         self._reports += 1
-        real = losses[: len(losses) - batch.padding]
-        self._instances += len(real)
-        finite = torch.isfinite(real)
-        return torch.where(finite, real, 0.0).sum() / finite.sum().clamp(min=1)
+        self._instances += len(losses) - batch.padding
+        return mean_loss(losses, batch, self.settings)
 
     @property
     def has_diverged(self) -> bool:

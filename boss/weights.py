@@ -1,0 +1,35 @@
+"""The mean that the Boss trains on: of finite losses, weighed by 1/π where the selection's bias is to be undone."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from boss.plan import RankBatch
+from protocol.arrays import F32
+from protocol.settings import RunSettings
+
+
+def mean_loss(losses: Tensor, batch: RankBatch, settings: RunSettings) -> Tensor:
+    """Mean of per-instance losses, shape ``(batch,)``, with gradient; padding and what is not finite is left out.
+
+    Weighed: Σ w_i·loss_i / Σ w_i with w_i = min(1/π_i, clip), so the weights of a batch have mean 1 and a batch of rare
+    instances takes no longer step. Price: a mean so normalised is biased by a part that falls with the batch's size.
+    """
+    real = losses[: len(losses) - batch.padding]
+    finite = torch.isfinite(real)
+    clean = torch.where(finite, real, 0.0)
+    weights = instance_weights(batch.keep_probabilities[: len(real)], settings)
+    if weights is None:
+        return clean.sum() / finite.sum().clamp(min=1)
+    scale = torch.where(finite, torch.from_numpy(weights).to(real.device, non_blocking=True), 0.0)
+    return (scale * clean).sum() / scale.sum().clamp(min=1e-12)
+
+
+def instance_weights(keep_probabilities: F32, settings: RunSettings) -> F32 | None:
+    """1/π, clipped, shape ``(batch,)``; None where all weigh the same."""
+    if not settings.weighs or (keep_probabilities == keep_probabilities[:1]).all():
+        return None
+    weights: F32 = np.minimum(1.0 / keep_probabilities, settings.weight_clip).astype(np.float32)
+    return weights
