@@ -13,6 +13,7 @@ from protocol.session import SessionTimes
 from protocol.stream import Stream, Verdict
 
 Outgoing = tuple[bytes, Envelope]
+STRANGERS = "strangers"
 
 
 @dataclass(slots=True)
@@ -39,10 +40,14 @@ class Hub:
     by_line: dict[bytes, Conversation] = field(default_factory=dict)
     refused: dict[str, int] = field(default_factory=dict)
     """Refused input by cause."""
+    refused_from: dict[str, int] = field(default_factory=dict)
+    """Refused input by the role that it came from; those who have said no Hello count together."""
 
-    def count_refused(self, cause: str) -> None:
-        """One more piece of bad input of this cause."""
+    def count_refused(self, cause: str, line: bytes = b"") -> None:
+        """One more piece of bad input of this cause, from whoever is on this line."""
         self.refused[cause] = self.refused.get(cause, 0) + 1
+        name = self.by_line[line].name if line in self.by_line else STRANGERS
+        self.refused_from[name] = self.refused_from.get(name, 0) + 1
 
     def receive(self, line: bytes, envelope: Envelope, now: float) -> tuple[list[Event], list[Outgoing]]:
         """What an envelope on a line means to the core, and what is answered at once."""
@@ -50,14 +55,14 @@ class Hub:
             return [self._hello(line, envelope.message, envelope.ack, now)], []
         conversation = self.by_line.get(line)
         if conversation is None:
-            self.count_refused("no_hello")
+            self.count_refused("no_hello", line)
             return [], [(line, _bare(Reject(code="resume", reason="say Hello first")))]
         conversation.last_heard = now
         try:
             conversation.stream.acknowledge(envelope.ack)
             verdict = conversation.stream.judge(envelope)
         except ProtocolError as error:
-            self.count_refused(error.cause)
+            self.count_refused(error.cause, line)
             return [], []
         if isinstance(envelope.message, Heartbeat):
             conversation.cpu_percent = envelope.message.cpu_percent
@@ -66,7 +71,7 @@ class Hub:
             return [], [self._resume(line)] if lost_tail else []
         match verdict:
             case Verdict.DUPLICATE:
-                self.count_refused("duplicate")
+                self.count_refused("duplicate", line)
                 return [], []
             case Verdict.GAP:
                 return [], [self._resume(line)]

@@ -197,7 +197,7 @@ class Broker:
             envelope = decode(frames)
             events, replies = self.hub.receive(line, envelope, now)
         except ProtocolError as error:
-            self.hub.count_refused(error.cause)
+            self.hub.count_refused(error.cause, line)
             log.debug("refused input: %s", error)
             self._out.extend(self.hub.explain_unreadable(line, error))
             return
@@ -253,7 +253,7 @@ class Broker:
         before = self.core
         self.store.restore_snapshot(step)
         self._rows, self._snapshot, self._out, self._ended_at = [], None, [], None
-        self.hub = Hub(self.hub.times, refused=self.hub.refused)
+        self.hub = Hub(self.hub.times, refused=self.hub.refused, refused_from=self.hub.refused_from)
         self.core = BrokerCore.from_rows(before.run_id, self.store.rows())
         self.core.rebase_leases(now)
         self.core.take_back(before, hello.incarnation)
@@ -275,7 +275,7 @@ class Broker:
         lost: set[bytes] = set()
         for line, envelope in self._out:
             if line not in lost and not self.channel.send(line, encode(envelope)):
-                self.hub.count_refused("unsendable")
+                log.debug("a line is full or gone; what follows waits for its next Hello")
                 self.hub.lose_line(line)
                 lost.add(line)
         self._out = []
@@ -300,7 +300,7 @@ class Broker:
         try:
             self.publisher.send(raw, zmq.NOBLOCK)
         except zmq.Again:
-            self.hub.count_refused("statistics_unsendable")
+            return  # the next ones are newer anyway
 
     def _timeout_ms(self) -> int:
         now = time.monotonic()

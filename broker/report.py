@@ -70,6 +70,7 @@ def build_report(core: BrokerCore, hub: Hub) -> Report:
         metric=_metric(state),
         assistants=[_assistant(p) for p in state.peers.values() if p.role == "assistant"],
         refused_input=dict(hub.refused),
+        refused_input_from=dict(hub.refused_from),
         versions=_versions(),
     )
 
@@ -185,7 +186,7 @@ def build_statistics(core: BrokerCore, hub: Hub, now: float) -> RunStatistics:
     """The run at this moment; empty before a Boss has come."""
     state = core.state
     if state.run is None:
-        return RunStatistics(run_id=core.run_id, refused=dict(hub.refused))
+        return RunStatistics(run_id=core.run_id, refused=dict(hub.refused), refused_from=dict(hub.refused_from))
     run, settings, boss = state.run, state.settings, state.boss()
     epoch = state.epoch(run.cut_epoch)
     results = [e.result for e in sorted(state.epochs.values(), key=lambda e: e.epoch) if e.result is not None]
@@ -213,6 +214,7 @@ def build_statistics(core: BrokerCore, hub: Hub, now: float) -> RunStatistics:
         staleness_bound=settings.staleness_bound,
         values_dropped=int(run.counters.get("values_dropped", 0)),
         refused=dict(hub.refused),
+        refused_from=dict(hub.refused_from),
         metric_name=results[-1].metric_name if results else "",
         metric_value=results[-1].metric_value if results else None,
         exposed_wait_s=results[-1].exposed_wait_s if results else 0.0,

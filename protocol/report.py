@@ -119,6 +119,7 @@ class Report(msgspec.Struct, kw_only=True):
     metric: MetricReport
     assistants: list[AssistantReport]
     refused_input: dict[str, int]  # by cause
+    refused_input_from: dict[str, int] = {}  # by the role that it came from; "strangers" have said no Hello
     versions: dict[str, str]
 
 

@@ -47,6 +47,7 @@ class RunStatistics(msgspec.Struct, kw_only=True):
     staleness_bound: int = 0
     values_dropped: int = 0
     refused: dict[str, int] = msgspec.field(default_factory=dict)
+    refused_from: dict[str, int] = msgspec.field(default_factory=dict)
     metric_name: str = ""
     metric_value: float | None = None
     exposed_wait_s: float = 0.0

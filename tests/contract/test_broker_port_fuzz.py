@@ -301,6 +301,23 @@ def test_what_is_refused_is_counted_by_its_cause_in_the_statistics(site: Site) -
         leave(site, boss)
 
 
+def test_what_is_refused_is_counted_by_whom_it_came_from(site: Site) -> None:
+    """One misbehaving Assistant among many must be found."""
+    with speaker(site, boss_hello()) as boss, raw(site) as stranger, raw(site) as member:
+        is_served(boss)
+        stranger.send(b"garbage")
+        stranger.settle()
+        member.send(*encode(Envelope(seq=0, span=1, ack=0, message=assistant_hello(name="the culprit"))))
+        assert member.socket.poll(DEADLINE_S * 1000)
+        for _ in range(3):
+            member.send(b"garbage")
+        with closing(Statistics(site.statistics)) as statistics:
+            told = statistics.wait_until(lambda s: s.refused_from.get("the culprit", 0) >= 3, "the culprit's share")
+        assert told.refused_from == {"strangers": 1, "the culprit": 3}
+        is_served(boss)
+        leave(site, boss)
+
+
 def test_hostile_bodies_cost_a_moment_and_nothing_that_stays(site: Site) -> None:
     """The costliest bodies that get past the length limits, twenty times over."""
     pairs = b"\xdd" + (1000).to_bytes(4, "big") + b"\xa2ab" * 1000

@@ -13,6 +13,7 @@ import pytest
 from boss.checkpoint import CheckpointDir
 from protocol.report import read_report
 from tests.faults.test_broker_outage import assert_nothing_lost_or_doubled
+from tests.harness.disks import make_read_only
 from tests.processes.roles import HERE, roles, start_broker
 
 pytestmark = pytest.mark.processes
@@ -79,3 +80,12 @@ def test_a_full_disk_stops_the_broker_clearly_and_the_run_goes_on_when_there_is_
         assert broker.end() == 0, broker.text
     assert read_report(small_disk / "run").status == "finished"
     assert_nothing_lost_or_doubled(small_disk / "run", 12)
+
+
+def test_a_broker_on_a_read_only_disk_says_so_and_what_to_do(small_disk: Path) -> None:
+    make_read_only(small_disk)
+    with roles() as start:
+        broker = start("broker", "--run-dir", str(small_disk / "run"), "--port", "0")
+        assert broker.end() in (1, 2), broker.text
+    assert "Read-only file system" in broker.text and "writable --run-dir" in broker.text
+    assert "Traceback" not in broker.text
