@@ -167,8 +167,8 @@ class Rho(LastLossPolicy):
     """π_i = 1 where the reducible loss, last loss - irreducible loss, is in the upper share 1 - r of all, else γ.
 
     Mindermann et al., "Prioritized Training on Points that are Learnable, Worth Learning, and not yet Learnt", ICML
-    2022 (arXiv 2206.07137). The irreducible loss of an instance is its loss under a model that was trained
-    on other data; it is given, not made here. They take the best tenth of each batch after a fresh forward pass; here
+    2022 (arXiv 2206.07137). The irreducible loss of an instance is its loss under a model that was trained on other
+    data (``workloads.irreducible`` makes them). They take the best tenth of each batch after a fresh forward pass; here
     the quantile is that of the last 4,096 reducible losses, 1/π-weighted. The gate judges by the reducible loss too.
     """
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from autoassist.cli import main
 from protocol.report import read_report
 from tests.processes.roles import Role, export, roles, start_broker
 
@@ -64,11 +65,11 @@ def test_a_run_by_irreducible_losses(tmp_path: Path) -> None:
     ids=["unknown", "no losses", "no file"],
 )
 def test_the_launcher_refuses_what_no_assistant_could_do_and_makes_nothing(
-    words: tuple[str, ...], says: str, tmp_path: Path
+    words: tuple[str, ...], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    refused = run(tmp_path / "run", *words)
-    assert refused.end() == 2
-    assert says in refused.text and not (tmp_path / "run").exists()
+    """In this process, since nothing is launched."""
+    assert main(["run", "digits", "--run-dir", str(tmp_path / "run"), *words]) == 2
+    assert says in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
 def test_a_broker_takes_a_policy_that_it_does_not_know_and_an_assistant_refuses_it(tmp_path: Path) -> None:
