@@ -25,6 +25,7 @@ def _commands() -> dict[str, tuple[str, str]]:
         "assistant": ("autoassist.roles", "AssistantCommand"),
         "boss": ("autoassist.boss_command", "BossCommand"),
         "export": ("autoassist.export", "ExportCommand"),
+        "top": ("autoassist.top", "TopCommand"),
     }
 
 
@@ -34,6 +35,7 @@ USAGE = """usage: autoassist COMMAND …   (autoassist COMMAND --help tells more
   broker               the batch broker alone
   assistant WORKLOAD   one Assistant
   boss WORKLOAD        the Boss
+  top [RUN_DIR|ADDR]   watch a run: queues, staleness, what is kept, whether the Boss waits
   export RUN_DIR       write a run's batches, losses or windows as JSON lines or CSV
 """
 

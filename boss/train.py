@@ -89,6 +89,8 @@ def train(
     optimizer = workload.optimizer(boss)
     if stop is not None:
         stop.on_stop = feed.stop
+        if stop.requested:  # while the data was loaded
+            feed.stop()
     peak_lrs = [group["lr"] for group in optimizer.param_groups]
 
     if state is not None:

@@ -12,6 +12,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import zmq
 
 from broker.core import BrokerCore
@@ -36,7 +37,7 @@ from broker.effects import (
 )
 from broker.hub import Hub, Outgoing
 from broker.report import build_report, build_statistics, write_report
-from broker.store import RunStore
+from broker.store import RunStore, unwritable
 from protocol.channels import ZmqBrokerChannel, bind
 from protocol.codec import decode, encode
 from protocol.errors import ProtocolError, SettingError, UserError
@@ -56,6 +57,8 @@ HANG_UP_S = 1.0
 """Most time that roles have to close their lines after the last acknowledgement."""
 HANG_UP_LOOK_MS = 10
 STATISTICS_EVERY_S = 0.5
+ADDRESSES_FILE = "addresses.json"
+"""In the run directory: where this broker listens and publishes, for whoever watches the run."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -116,6 +119,7 @@ class Broker:
             self.store.close()
             raise
         self.statistics_address = self.publisher.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._write_addresses()
         self._next_statistics = 0.0
         self._ended_at: float | None = None
         self._rows: list[Put | Delete] = []
@@ -124,6 +128,14 @@ class Broker:
         self._farewells: dict[str, list[Outgoing]] = {}
         self._report_is_due = False
         self._hello: tuple[bytes, Envelope]
+
+    def _write_addresses(self) -> None:
+        content = {"address": self.address, "statistics": self.statistics_address}
+        try:
+            (self.settings.run_dir / ADDRESSES_FILE).write_bytes(msgspec.json.encode(content))
+        except OSError as error:
+            self._close()
+            raise unwritable(self.settings.run_dir, error) from error
 
     def _restore(self) -> BrokerCore:
         rows = self.store.rows()

@@ -1,0 +1,163 @@
+"""``autoassist top``: a run seen from outside, by its directory or its statistics address; as JSON for scripts."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import tyro
+import zmq
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from autoassist.live import render
+from autoassist.roles import Flat, LogSettings
+from broker.loop import ADDRESSES_FILE
+from protocol.errors import BrokerUnreachable, SettingError
+from protocol.settings import require
+from protocol.signals import StopSignal
+from protocol.statistics import RunStatistics, decode_statistics
+
+BARS = "▁▂▃▄▅▆▇█"
+SAMPLES = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopCommand:
+    """Watch a run: queues, staleness, what is kept, whether the Boss waits."""
+
+    target: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TARGET")] = ""
+    """Run directory, or the statistics address tcp://host:port that the broker says at its start; the newest run under
+    runs/ if not given."""
+    once: bool = False
+    """Print one sample and leave."""
+    json: bool = False
+    """Print samples as JSON lines."""
+    timeout_s: float = 10.0
+    """How long to wait for the first sample."""
+    log: Flat[LogSettings] = LogSettings()
+
+    def execute(self) -> int:
+        """Draw until the run is over or a signal comes; returns the exit code."""
+        require(self.timeout_s > 0, "timeout_s", self.timeout_s, "must be a positive number of seconds")
+        address = statistics_address(self.target)
+        with StopSignal() as stop, closing(samples(address, self.timeout_s, stop)) as found:
+            if self.once or self.json:
+                self._print(found)
+            else:
+                self._draw(found)
+            return 128 + stop.number if stop.requested else 0
+
+    def _print(self, found: Iterator[RunStatistics]) -> None:
+        for statistics in found:
+            if self.json:
+                sys.stdout.write(msgspec.json.encode(statistics).decode() + "\n")
+                sys.stdout.flush()
+            else:
+                from rich.console import Console
+
+                Console().print(render(statistics))
+            if self.once:
+                return
+
+    @staticmethod
+    def _draw(found: Iterator[RunStatistics]) -> None:
+        rates = Rates()
+        with Live(refresh_per_second=4) as live:
+            for statistics in found:
+                live.update(Group(render(statistics), rates.add(statistics, time.monotonic())))
+
+
+@dataclass
+class Rates:
+    """What two samples in a row say of the pace, and how it was."""
+
+    before: tuple[RunStatistics, float] | None = None
+    history: dict[str, deque[float]] = field(default_factory=dict)
+
+    def add(self, statistics: RunStatistics, now: float) -> Table:
+        """One more sample at monotonic time ``now``; the table of all rates with their sparklines."""
+        if self.before is not None and now > self.before[1]:
+            last, seconds = self.before[0], now - self.before[1]
+            self._note("steps/s", (statistics.trained_steps - last.trained_steps) / seconds)
+            self._note("offered/s", (statistics.offered - last.offered) / seconds)
+            self._note("kept/s", (statistics.kept - last.kept) / seconds)
+        self._note("stock, instances", float(statistics.stock_instances))
+        self._note("ready, batches", float(statistics.ready_batches))
+        self.before = (statistics, now)
+        table = Table.grid(padding=(0, 2))
+        for name, values in self.history.items():
+            table.add_row(name, f"{values[-1]:.0f}", Text(sparkline(values), style="cyan"))
+        for name, count in statistics.refused_from.items():
+            table.add_row(f"refused from {name}", str(count), Text(", ".join(statistics.refused), style="yellow"))
+        return table
+
+    def _note(self, name: str, value: float) -> None:
+        self.history.setdefault(name, deque(maxlen=SAMPLES)).append(value)
+
+
+def sparkline(values: deque[float]) -> str:
+    """One bar for each value, the highest for the greatest."""
+    top = max(*values, 1e-12)
+    return "".join(BARS[min(len(BARS) - 1, max(0, int(value / top * len(BARS))))] for value in values)
+
+
+def statistics_address(target: str) -> str:
+    """Where a run publishes; raises SettingError where ``target`` names none."""
+    if target.startswith(("tcp://", "ipc://")):
+        return target
+    run_dir = Path(target) if target else _newest()
+    path = run_dir / ADDRESSES_FILE
+    try:
+        return str(msgspec.json.decode(path.read_bytes(), type=dict[str, str])["statistics"])
+    except (OSError, msgspec.MsgspecError, KeyError) as error:
+        raise SettingError(f"target={run_dir}: {error}; give a run directory or tcp://host:port") from None
+
+
+def _newest() -> Path:
+    found = sorted(Path("runs").glob(f"*/{ADDRESSES_FILE}"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise SettingError("target is missing, and runs/ holds no run; give a run directory or tcp://host:port")
+    return found[-1].parent
+
+
+def samples(address: str, timeout_s: float, stop: StopSignal) -> Generator[RunStatistics]:
+    """Statistics as they come, until the run is over or a signal comes.
+
+    Raises BrokerUnreachable where none comes within ``timeout_s``, SettingError for an address that is none.
+    """
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    try:
+        with context.socket(zmq.SUB) as socket:
+            socket.setsockopt(zmq.LINGER, 0)
+            socket.setsockopt(zmq.CONFLATE, 1)
+            socket.setsockopt(zmq.IPV6, "[" in address)
+            socket.subscribe(b"")
+            try:
+                socket.connect(address)
+            except zmq.ZMQError as error:
+                raise SettingError(f"target={address}: {error}; give tcp://host:port") from None
+            poller = zmq.Poller()
+            poller.register(socket, zmq.POLLIN)
+            poller.register(stop.fileno(), zmq.POLLIN)
+            while True:
+                ready = dict(poller.poll(int(timeout_s * 1000) + 1))
+                if stop.requested:
+                    return
+                if socket not in ready:
+                    raise BrokerUnreachable(f"no broker publishes at {address} for {timeout_s:g} s; is the run over?")
+                statistics = decode_statistics(socket.recv())
+                yield statistics
+                if statistics.ended and not statistics.peers:
+                    return
+    finally:
+        context.term()
