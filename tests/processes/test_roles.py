@@ -76,7 +76,8 @@ def test_an_assistant_with_another_data_set_is_refused_and_the_run_goes_on(tmp_p
         other = tmp_path / "other.py"
         other.write_text(
             "from workloads import Fingerprint\nfrom workloads.digits import Digits\n\n\n"
-            "class Other(Digits):\n    def fingerprint(self):\n        return Fingerprint('other', super().fingerprint().n)\n"
+            "class Other(Digits):\n    def fingerprint(self):\n"
+            "        return Fingerprint('other', super().fingerprint().n)\n"
         )
         assistant = start("assistant", f"{other}:Other", "--broker", address)
         assert assistant.end() == 2
