@@ -31,7 +31,7 @@ WEIGHED_POLICIES = ("infobatch", "importance", "importance-gradient")
 """Those whose method includes the weights 1/π."""
 POLICY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
-WeightsName = Literal["auto", "on", "off"]
+Switch = Literal["auto", "on", "off"]
 
 
 def require(condition: bool, name: str, value: object, remedy: str) -> None:
@@ -106,7 +106,7 @@ class RunSettings:
     """File for rho: the loss of each instance under a model that was trained on other data, shape (n,), as .npy; its
     path where the Assistants run."""
 
-    weights: WeightsName = "auto"
+    weights: Switch = "auto"
     """Whether the mean that the Boss trains on weighs each loss by 1/π, which undoes the selection's bias; auto for the
     policies whose method that is (infobatch, importance)."""
 
@@ -116,9 +116,10 @@ class RunSettings:
     class_floor: float = 0.0
     """No class falls below this share of its frequency among the kept; needs a workload with labels. 0 for no care."""
 
-    noise_guard: bool = False
+    noise_guard: Switch = "off"
     """Set aside, at a keep probability of 0.05, what stays above the loss of an untrained Boss three times in a row: it
-    is wrongly labelled more often than informative. Holds in the anneal too."""
+    is wrongly labelled more often than informative. Holds in the anneal too; auto acts only where that is more than
+    2.5 % of all instances."""
 
     deterministic: bool = False
     """No clocks in any decision: two runs of one seed draw identical batches. The Boss may wait for an Assistant."""
@@ -171,8 +172,9 @@ class RunSettings:
         require(math.isfinite(self.power) and self.power > 0, "power", self.power, "must be a positive number")
         clip = self.weight_clip
         require(math.isfinite(clip) and clip >= 1.0, "weight_clip", clip, "must be a number of at least 1")
-        known = get_args(WeightsName)
-        require(self.weights in known, "weights", self.weights, f"must be one of {', '.join(known)}")
+        known = get_args(Switch)
+        for name in ("weights", "noise_guard"):
+            require(getattr(self, name) in known, name, getattr(self, name), f"must be one of {', '.join(known)}")
         needs_file = self.policy == "rho" and not self.irreducible_losses
         require(not needs_file, "irreducible_losses", "", "policy rho needs them; give --irreducible-losses FILE.npy")
         length = len(self.irreducible_losses)
@@ -182,7 +184,7 @@ class RunSettings:
         """A whole number given as 64.0, or a switch given as 1, would be refused by the broker much later."""
         kinds = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a word"}
         for field in dataclasses.fields(self):
-            value, kind = getattr(self, field.name), str(field.type).replace("WeightsName", "str")
+            value, kind = getattr(self, field.name), str(field.type).replace("Switch", "str")
             if value is None and kind.endswith(" | None"):
                 continue
             kind = kind.removesuffix(" | None")

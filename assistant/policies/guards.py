@@ -14,6 +14,10 @@ FOR_LONG = 3
 """Reports in a row above that level which set an instance aside."""
 SET_ASIDE = 0.05
 """π of what is set aside; low, and not 0, so that it can come back."""
+NOISY = 0.025
+"""Share of all instances from which on the guard acts by itself. Measured after six epochs (digits after twenty), one
+seed each: 1.2 % of Fashion-MNIST and 0.3 % of digits would be set aside, with a tenth of the labels wrong 10.3 and
+9.4 %."""
 
 
 class NoiseGuard:
@@ -22,9 +26,15 @@ class NoiseGuard:
     Ours, from the prototype's loss cap, with its level (3 for ten classes) measured instead of given: a Boss that knows
     nothing loses the mean of the run's first 512 losses; who loses more than that after others were learned is not hard
     but contradicted. One report below the level brings an instance back. One byte an instance.
+
+    With a tenth of Fashion-MNIST's labels wrong it found 94 % of them in six epochs, and 91 % of what it found was
+    wrong. On clean data it finds ambiguous ones; ``by_itself`` it acts only where it finds more than those.
     """
 
-    def __init__(self, n: int) -> None:
+    def __init__(self, n: int, *, by_itself: bool = False) -> None:
+        self.by_itself = by_itself
+        self.found = 0
+        """How many instances are above the level for long."""
         self.streak: NDArray[np.uint8] = np.zeros(n, dtype=np.uint8)
         """Reports in a row above the level, up to 255."""
         self._sum = 0.0
@@ -37,6 +47,7 @@ class NoiseGuard:
     def load_state_dict(self, state: State) -> None:
         """The inverse of ``state_dict``."""
         self.streak[...] = state["streak"]
+        self.found = int((self.streak >= FOR_LONG).sum())
         self._sum, self._count = float(state["beginning"][0]), int(state["beginning"][1])
 
     @property
@@ -50,17 +61,27 @@ class NoiseGuard:
             self._sum += float(losses.sum(dtype=np.float64))
             self._count += len(losses)
             return
+        before = self._count_found(ids)
         streak = self.streak[ids]
         self.streak[ids] = np.where(losses > self.level, np.minimum(streak, 254) + 1, 0)
+        self.found += self._count_found(ids) - before
+
+    def _count_found(self, ids: I64) -> int:
+        return int((self.streak[np.unique(ids)] >= FOR_LONG).sum())
+
+    @property
+    def acts(self) -> bool:
+        """Whether what is found is set aside."""
+        return not self.by_itself or self.found > NOISY * len(self.streak)
 
     def is_set_aside(self, ids: I64) -> NDArray[np.bool_]:
         """Which of these are, shape ``(k,)``."""
-        return self.streak[ids] >= FOR_LONG
+        return (self.streak[ids] >= FOR_LONG) & self.acts
 
     @property
     def set_aside(self) -> I64:
         """IDs of all that are."""
-        return np.flatnonzero(self.streak >= FOR_LONG).astype(np.int64)
+        return np.flatnonzero((self.streak >= FOR_LONG) & self.acts).astype(np.int64)
 
 
 def with_class_floor(keep: F32, labels: NDArray[np.int64], share: float) -> F32:

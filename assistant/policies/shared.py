@@ -34,7 +34,8 @@ class Guarded(Policy):
         self.settings = settings
         self.floor = given.floor
         self.gate = Lift() if settings.gate and policy.wants_gate else None
-        self.noise = NoiseGuard(given.n) if settings.noise_guard else None
+        guard = settings.noise_guard
+        self.noise = NoiseGuard(given.n, by_itself=guard == "auto") if guard != "off" else None
         self.labels = given.labels if settings.class_floor > 0.0 else None
 
     def _parts(self) -> dict[str, Stateful]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +14,15 @@ from protocol.report import read_report
 from tests.processes.roles import Role, export, roles, start_broker
 
 pytestmark = pytest.mark.processes
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "POLICIES.md"
 N = 1442
 """Instances of digits."""
 
 
-def run(folder: Path, *words: str, epochs: int = 3) -> Role:
+def run(folder: Path, *words: str, epochs: int = 3, environment: dict[str, str] | None = None) -> Role:
     """A run of digits that may be filtered after the first epoch, and is, however slow the machine."""
     words = ("--epochs", str(epochs), "--anneal-share", "0", "--deterministic", "--no-live", *words)
-    return Role("run", "digits", "--run-dir", str(folder), *words)
+    return Role("run", "digits", "--run-dir", str(folder), *words, environment=environment)
 
 
 @pytest.mark.parametrize("name", ["autoassist-paper", "infobatch", "selective-backprop", "importance-gradient"])
@@ -35,7 +38,7 @@ def test_a_run_by_a_published_rule_keeps_less_and_learns(name: str, tmp_path: Pa
 
 def test_a_run_with_every_option_is_the_same_to_the_bit_when_it_is_done_again(tmp_path: Path) -> None:
     """Gate, unbiased weights, class floor and noise guard."""
-    words = ("--policy", "importance", "--class-floor", "0.5", "--noise-guard")
+    words = ("--policy", "importance", "--class-floor", "0.5", "--noise-guard", "on")
     for name in ("first", "second"):
         done = run(tmp_path / name, *words, epochs=4)
         assert done.end() == 0, done.text
@@ -53,6 +56,22 @@ def test_a_run_by_irreducible_losses(tmp_path: Path) -> None:
     done = run(tmp_path / "run", *words)
     assert done.end() == 0, done.text
     assert read_report(tmp_path / "run").selection.epochs[-1].kept_fraction < 0.95
+
+
+def test_the_policy_that_the_documentation_shows_runs_once_its_package_is_installed(tmp_path: Path) -> None:
+    """A module and a dist-info with the entry point is what pip leaves behind."""
+    code, toml = re.findall(r"```(?:python|toml)\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "my_package.py").write_text(code)
+    installed = tmp_path / "my_package-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
+    ((group, entries),) = tomllib.loads(toml)["project"]["entry-points"].items()
+    lines = [f"{name} = {value}" for name, value in entries.items()]
+    (installed / "entry_points.txt").write_text("\n".join([f"[{group}]", *lines, ""]))
+    done = run(tmp_path / "run", "--policy", "newest", "--no-gate", environment={"PYTHONPATH": str(tmp_path)})
+    assert done.end() == 0, done.text
+    report = read_report(tmp_path / "run")
+    assert report.policy == "newest" and report.selection.epochs[-1].kept_fraction < 0.95
 
 
 @pytest.mark.parametrize(

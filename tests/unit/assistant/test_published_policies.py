@@ -197,7 +197,7 @@ def make(name: str, tmp_path: Path) -> tuple[Policy, int]:
     n, rng = 300, np.random.default_rng(9)
     np.save(tmp_path / "irreducible.npy", rng.exponential(size=n).astype(np.float32))
     settings = RunSettings(
-        policy=name, noise_guard=True, class_floor=0.3, irreducible_losses=str(tmp_path / "irreducible.npy")
+        policy=name, noise_guard="auto", class_floor=0.3, irreducible_losses=str(tmp_path / "irreducible.npy")
     )
     features = rng.normal(size=(n, 6)).astype(np.float32)
     return make_policy(settings, n, features, np.arange(n) % 5), n

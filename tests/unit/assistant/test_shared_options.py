@@ -182,7 +182,7 @@ def test_the_guard_finds_wrong_labels_and_hardly_anything_else() -> None:
     found = guard.is_set_aside(ALL)
     assert guard.level == pytest.approx(2.3, abs=0.1)
     assert found[ALL % 10 == 0].mean() > 0.95 and found[ALL % 10 != 0].mean() < 0.005
-    assert set(guard.set_aside) == set(np.flatnonzero(found))
+    assert set(guard.set_aside) == set(np.flatnonzero(found)) and guard.found == found.sum()
 
 
 def wrong_share(policy: Guarded) -> float:
@@ -193,7 +193,7 @@ def wrong_share(policy: Guarded) -> float:
 @pytest.mark.parametrize("name", ["autoassist", "importance", "selective-backprop", "infobatch"])
 def test_with_the_guard_wrong_labels_are_no_larger_a_part_of_the_trained_than_of_the_data(name: str) -> None:
     """Hard mining alone makes them several times as large a part; the guard makes them smaller than their tenth."""
-    unguarded, guarded = (make_policy(RunSettings(policy=name, noise_guard=g), N) for g in (False, True))
+    unguarded, guarded = (make_policy(RunSettings(policy=name, noise_guard=g), N) for g in ("off", "auto"))
     live(unguarded, noisy, 8)
     live(guarded, noisy, 8)
     assert wrong_share(guarded) < 0.1 < wrong_share(unguarded)
@@ -201,12 +201,25 @@ def test_with_the_guard_wrong_labels_are_no_larger_a_part_of_the_trained_than_of
 
 
 def test_what_is_set_aside_stays_so_in_the_anneal_and_under_a_closed_gate_and_not_in_the_warm_up() -> None:
-    policy = make_policy(RunSettings(noise_guard=True), N)
+    policy = make_policy(RunSettings(noise_guard="on"), N)
     assert policy.noise is not None
     policy.noise.streak[:5] = 3
     assert policy.keep_probability(ALL[:6], Moment(1, 0.5)).tolist() == pytest.approx([0.05] * 5 + [1.0])
     assert policy.keep_probability(ALL[:6], Moment(9, 0.99)).tolist() == pytest.approx([0.05] * 5 + [1.0])
     assert (policy.keep_probability(ALL[:6], Moment(0, 0.5)) == 1.0).all()
+
+
+def test_by_itself_the_guard_acts_only_where_more_is_found_than_clean_data_has() -> None:
+    """Every hundredth is ambiguous: nothing is set aside; every twentieth: they all are; and back again."""
+    guard, high, low = NoiseGuard(N, by_itself=True), np.float32(3.0), np.float32(0.5)
+    guard.observe(ALL[:BEGINNING], np.full(BEGINNING, 2.0, dtype=np.float32))
+    for every, found in ((100, 0), (20, N // 20), (100, 0)):
+        for _ in range(3):
+            guard.observe(ALL, np.where(ALL % every == 0, high, low))
+        assert guard.is_set_aside(ALL).sum() == len(guard.set_aside) == found
+        assert guard.found == N // every
+    guard.observe(np.array([0, 0, 1]), np.array([0.5, 0.5, 3.0], dtype=np.float32))  # twice in a report counts once
+    assert guard.found == N // 100 - 1
 
 
 def test_one_loss_below_the_level_brings_an_instance_back() -> None:

@@ -66,7 +66,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "clip below one": ({"weight_clip": 0.5}, "weight_clip=0.5: must be a number of at least 1"),
     "endless clip": ({"weight_clip": math.inf}, "weight_clip=inf: must be a number of at least 1"),
     "class floor above one": ({"class_floor": 1.1}, "class_floor=1.1: must lie in [0, 1]"),
-    "one for the guard": ({"noise_guard": 1}, "noise_guard=1: must be true or false"),
+    "yes for the guard": ({"noise_guard": True}, "noise_guard=True: must be a word"),
+    "a guard that is none": ({"noise_guard": "some"}, "noise_guard=some: must be one of auto, on, off"),
     "step too large": (
         {"batch_size": MAX_STEP_INSTANCES, "world_size": 2},
         f"batch_size={MAX_STEP_INSTANCES}: times world_size 2 exceeds {MAX_STEP_INSTANCES} instances per step; lower",
