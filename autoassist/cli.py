@@ -24,6 +24,7 @@ def _commands() -> dict[str, tuple[str, str]]:
         "broker": ("autoassist.roles", "BrokerCommand"),
         "assistant": ("autoassist.roles", "AssistantCommand"),
         "boss": ("autoassist.boss_command", "BossCommand"),
+        "compare": ("autoassist.compare", "CompareCommand"),
         "export": ("autoassist.export", "ExportCommand"),
         "top": ("autoassist.top", "TopCommand"),
     }
@@ -36,6 +37,7 @@ USAGE = """usage: autoassist COMMAND …   (autoassist COMMAND --help tells more
   assistant WORKLOAD   one Assistant
   boss WORKLOAD        the Boss
   top [RUN_DIR|ADDR]   watch a run: queues, staleness, what is kept, whether the Boss waits
+  compare WORKLOAD     train with several policies and budgets, and say whether selection pays here
   export RUN_DIR       write a run's batches, losses or windows as JSON lines or CSV
 """
 

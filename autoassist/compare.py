@@ -1,0 +1,192 @@
+"""``autoassist compare``: every policy through the real system, and whether selection pays for this workload."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+
+from assistant.policies import require_policy
+from autoassist.compare_plan import PlannedRun, finished_before, make_plan, split_option
+from autoassist.compare_plot import can_plot, plot
+from autoassist.compare_progress import ProgressView
+from autoassist.compare_result import UNIFORM, Comparison, RunResult, make_cells, write_comparison
+from autoassist.compare_runs import Runner, locked
+from autoassist.compare_table import print_comparison
+from autoassist.compare_verdict import judge
+from autoassist.notices import Notices
+from autoassist.remembered import DEFAULT_CHECKPOINT_EVERY
+from autoassist.roles import Flat, LogSettings, WorkloadName, WorkloadSettings
+from autoassist.run_command import RunCommand
+from boss.train import TrainSettings
+from protocol.settings import DEFAULT_EPOCHS, require
+from protocol.signals import StopSignal
+from workloads import CheckedWorkload, Fingerprint, Metric, Workload, validate_workload
+
+log = logging.getLogger("autoassist.compare")
+
+MOST_SEEDS = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareCommand:
+    """Train a workload with several policies and budgets, seed by seed, and say whether selection pays here.
+
+    A budget b stops a run after b times the Boss passes of the full training, with its learning rate fully decayed.
+    Interrupted, the same command goes on where it was.
+    """
+
+    workload: WorkloadName = ""
+    policies: tuple[str, ...] = (UNIFORM, "random-drop", "autoassist")
+    """Policies to compare; all are measured against uniform. random-drop keeps as many as autoassist does, or, without
+    that, as the first policy that selects."""
+    budgets: tuple[float, ...] = (1.0, 0.8, 0.6, 0.4)
+    """Shares of the full training's Boss passes; 1.0 among them."""
+    seeds: int = 3
+    """How many seeds each policy runs with, the same for all; one alone cannot tell."""
+    first_seed: int = 1
+    """The first of them; the others follow it."""
+    epochs: int = DEFAULT_EPOCHS
+    """Epochs of the full training."""
+    out: Path | None = None
+    """Directory for the runs, compare.json and compare.png; runs/compare-WORKLOAD if not given."""
+    options: Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="[POLICY:]NAME=VALUE …")] = ()
+    """Settings of `autoassist run` for all runs, or those of one policy: batch_size=128 autoassist:noise_guard=true."""
+    train: Flat[TrainSettings] = TrainSettings()
+    data: Flat[WorkloadSettings] = WorkloadSettings()
+    log: Flat[LogSettings] = LogSettings()
+    checkpoint_every: int = DEFAULT_CHECKPOINT_EVERY
+    """Steps between two checkpoints of each run, from which an interrupted one goes on; 0 for none."""
+
+    def execute(self) -> int:
+        """Run what is missing, and sum up; returns the exit code."""
+        self._require_possible()
+        workload = CheckedWorkload(self.data.load(self.workload))
+        validate_workload(workload)
+        fingerprint = workload.fingerprint()
+        plan = self._plan(fingerprint.n)
+        _require_runnable(plan, workload)
+        out = self._out_dir()
+        log.info("%d of %d runs are finished in %s", finished_before(plan, out, fingerprint.dataset_id), len(plan), out)
+        metric = _metric_of(workload, self.train.resolved_device())
+        with Notices() as notices, StopSignal() as stop, locked(out):
+            enabled = sys.stdout.isatty() and not self.log.debug
+            with ProgressView(plan, enabled=enabled) as view:
+                runner = Runner(
+                    plan, out, fingerprint.dataset_id, stop=stop, notices=notices, view=view, debug=self.log.debug
+                )
+                is_complete = runner.execute()
+            if not is_complete:
+                count = len(runner.reports)
+                log.info(
+                    "stopped; %d of %d runs are finished, the same command goes on with the others", count, len(plan)
+                )
+                return 128 + stop.number
+            results = [RunResult.of(runner.reports[r.name], budget=r.budget, run_dir=r.name) for r in plan]
+            self._conclude(self._comparison(results, fingerprint, metric), out)
+        return 0
+
+    def _require_possible(self) -> None:
+        """Refuse what can be refused without the data."""
+        require(bool(self.workload), "workload", self.workload, "is missing; give a WORKLOAD")
+        require(self.out is None or str(self.out) != ".", "out", self.out, "give --out a directory of its own")
+        for name in ("policies", "budgets"):
+            given = getattr(self, name)
+            require(len(set(given)) == len(given), name, _words(given), "name each of them once")
+        words = _words(self.policies)
+        require(UNIFORM in self.policies, "policies", words, f"add {UNIFORM}: savings are measured against it")
+        for budget in self.budgets:
+            is_share = math.isfinite(budget) and 0.0 < budget <= 1.0
+            require(is_share, "budgets", budget, "each must lie in (0, 1], a share of the full training's passes")
+        require(1.0 in self.budgets, "budgets", _words(self.budgets), "add 1.0: the full training")
+        require(1 <= self.seeds <= MOST_SEEDS, "seeds", self.seeds, f"must lie in 1 … {MOST_SEEDS}; it is their number")
+        require(self.first_seed >= 0, "first_seed", self.first_seed, "must not be negative")
+        require(self.epochs >= 1, "epochs", self.epochs, "must be at least 1")
+        require(self.checkpoint_every >= 0, "checkpoint_every", self.checkpoint_every, "must not be negative")
+        for option in self.options:
+            owner, _, _ = split_option(option)
+            require(owner in ("", *self.policies), "set", option, f"{owner} is none of the policies {words}")
+
+    def _plan(self, n: int) -> list[PlannedRun]:
+        base = RunCommand(
+            workload=self.workload, train=self.train, data=self.data, checkpoint_every=self.checkpoint_every
+        )
+        return make_plan(
+            base,
+            n=n,
+            epochs=self.epochs,
+            policies=self.policies,
+            budgets=self.budgets,
+            seeds=self._seeds,
+            options=self.options,
+        )
+
+    @property
+    def _seeds(self) -> range:
+        return range(self.first_seed, self.first_seed + self.seeds)
+
+    def _out_dir(self) -> Path:
+        """Without a time of day in its name, so that the same command finds it again."""
+        parts = [self.workload.rpartition("/")[2], self.data.model, self.data.data.stem if self.data.data else ""]
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "-", "-".join(part for part in parts if part))
+        return self.out if self.out is not None else Path("runs") / f"compare-{name}"
+
+    def _comparison(self, results: list[RunResult], fingerprint: Fingerprint, metric: Metric) -> Comparison:
+        cells = make_cells(results, policies=self.policies, higher_is_better=metric.higher_is_better)
+        name = self.workload.rpartition("/")[2]
+        return Comparison(
+            workload=self.workload,
+            model=self.data.model,
+            metric_name=metric.name,
+            higher_is_better=metric.higher_is_better,
+            n=fingerprint.n,
+            epochs=self.epochs,
+            policies=list(self.policies),
+            budgets=sorted(self.budgets, reverse=True),
+            seeds=list(self._seeds),
+            options=list(self.options),
+            runs=results,
+            cells=cells,
+            verdict=judge(cells, workload=name, metric_name=metric.name, seeds=self.seeds),
+        )
+
+    def _conclude(self, comparison: Comparison, out: Path) -> None:
+        print_comparison(comparison)
+        print(f"table: {write_comparison(comparison, out)}")
+        if can_plot():
+            print(f"plot:  {plot(comparison, out)}")
+        else:
+            print("plot:  none, matplotlib is missing; pip install 'autoassist[plot]' and give the same command again")
+
+
+def _require_runnable(plan: Sequence[PlannedRun], workload: Workload) -> None:
+    """Refuse here, before anything is run, what one of the runs would refuse."""
+    n, labels = workload.fingerprint().n, workload.labels()
+    for run in plan:
+        size = run.settings.step_instances
+        require(size <= n, "batch_size", size, f"exceeds the data set's {n} instances; lower --set batch_size")
+        least = f"fewer than a step's {size}; raise the budget, or --epochs"
+        require(run.passes >= size, "budgets", f"{run.budget:g}: {run.passes} passes", least)
+        require_policy(run.settings, n, labels)
+
+
+def _metric_of(workload: Workload, device: torch.device) -> Metric:
+    """Name and direction of the metric, from a fresh Boss: reports do not say which direction is better.
+
+    Costs one evaluation, and shows an evaluate() that does not work before anything is trained.
+    """
+    boss = workload.boss().to(device).eval()
+    with torch.no_grad():
+        return workload.evaluate(boss, device)
+
+
+def _words(values: Sequence[object]) -> str:
+    return " ".join(str(value) for value in values)

@@ -1,0 +1,228 @@
+"""The runs of a comparison: which, in what order, with what settings, and what lies in their directories already."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from autoassist.compare_result import CONTROLS, RANDOM_DROP, UNIFORM
+from autoassist.compare_statistics import paired_drop_rate
+from autoassist.remembered import COMMAND_FILE, Remembered
+from autoassist.roles import WorkloadSettings
+from autoassist.run_command import RunCommand, as_words
+from boss.train import TrainSettings
+from broker.store import DATABASE
+from protocol.errors import DataError, SettingError
+from protocol.report import Report, read_report
+from protocol.settings import POLICY_NAME, RunSettings
+
+DEFAULT_POLICY = "autoassist"
+NOT_TO_SET = ("policy", "epochs", "boss_instances", "seed", "world_size")
+"""Settings that the comparison itself decides."""
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run, in the directory ``name``; random-drop's drop rate is not known before its pair has run."""
+
+    command: RunCommand
+    budget: float
+    name: str
+    pair: str = ""
+    """Name of the run whose kept rate random-drop takes; "" for all others."""
+
+    @property
+    def settings(self) -> RunSettings:
+        """Of the run."""
+        return self.command.run
+
+    @property
+    def passes(self) -> int:
+        """Its Boss passes."""
+        return self.settings.boss_instances or 0
+
+    @property
+    def words(self) -> str:
+        """For the terminal."""
+        return f"{self.settings.policy} with {self.budget:.0%} of the passes, seed {self.settings.seed}"
+
+    def paired(self, report: Report) -> PlannedRun:
+        """With the drop rate that keeps as many as the run of ``report``; other policies than random-drop unchanged."""
+        if not self.pair:
+            return self
+        rate = paired_drop_rate(
+            n=report.n,
+            passes=self.passes,
+            kept_fraction=report.selection.kept_fraction,
+            warmup_epochs=self.settings.warmup_epochs,
+            anneal_share=self.settings.anneal_share,
+        )
+        run = dataclasses.replace(self.settings, drop_rate=round(rate, 4))
+        return dataclasses.replace(self, command=dataclasses.replace(self.command, run=run))
+
+    def arguments(self, run_dir: Path, *, resume: bool) -> list[str]:
+        """Command-line words that run it, or go on with it."""
+        if resume:
+            return ["run", "--resume", str(run_dir), "--no-live"]
+        c, default = self.command, RunCommand()
+        words = ["run", c.workload, *as_words(c.data, WorkloadSettings()), *as_words(c.run, RunSettings())]
+        words += as_words(c.train, TrainSettings())
+        if c.checkpoint_every != default.checkpoint_every:
+            words += ["--checkpoint-every", str(c.checkpoint_every)]
+        return [*words, "--run-dir", str(run_dir), "--no-live"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What lies in a run's directory."""
+
+    report: Report | None
+    """Of a finished run with these settings: it is not run again."""
+
+    can_resume: bool = False
+
+
+def make_plan(
+    command: RunCommand,
+    *,
+    n: int,
+    epochs: int,
+    policies: Sequence[str],
+    budgets: Sequence[float],
+    seeds: Sequence[int],
+    options: Sequence[str],
+) -> list[PlannedRun]:
+    """All runs, seed by seed, so that an interrupted comparison is balanced; random-drop after its pair.
+
+    Raises SettingError for settings that no run can have.
+    """
+    pair = pair_of(policies)
+    ordered = [policy for policy in policies if policy != RANDOM_DROP]
+    if RANDOM_DROP in policies:
+        ordered.insert(ordered.index(pair) + 1, RANDOM_DROP)
+    plan = []
+    for seed in seeds:
+        for budget in budgets:
+            for policy in ordered:
+                fixed = {"policy": policy, "seed": seed, "boss_instances": max(1, round(budget * epochs * n))}
+                run = settings_of(policy, options, fixed)
+                plan.append(
+                    PlannedRun(
+                        command=dataclasses.replace(command, run=run),
+                        budget=budget,
+                        name=run_name(policy, budget, seed),
+                        pair=run_name(pair, budget, seed) if policy == RANDOM_DROP else "",
+                    )
+                )
+    return plan
+
+
+def pair_of(policies: Sequence[str]) -> str:
+    """The policy whose kept rate random-drop takes: the default where it takes part, else the first that selects."""
+    selecting = [policy for policy in policies if policy not in CONTROLS]
+    if RANDOM_DROP in policies and not selecting:
+        raise SettingError(
+            f"policies={' '.join(policies)}: {RANDOM_DROP} takes its rate from a policy that selects; add one, "
+            f"for example {DEFAULT_POLICY}"
+        )
+    return DEFAULT_POLICY if DEFAULT_POLICY in selecting else next(iter(selecting), UNIFORM)
+
+
+def run_name(policy: str, budget: float, seed: int) -> str:
+    """Name of a run's directory."""
+    return f"{policy}-{budget:g}-seed{seed}"
+
+
+def settings_of(policy: str, options: Sequence[str], fixed: Mapping[str, object]) -> RunSettings:
+    """Settings of a policy's run: ``NAME=VALUE`` holds for all, ``POLICY:NAME=VALUE`` for one and before the former."""
+    values: dict[str, object] = {}
+    for is_own in (False, True):
+        for option in options:
+            owner, name, value = split_option(option)
+            if bool(owner) == is_own and owner in ("", policy):
+                values[name] = value
+    try:
+        return msgspec.convert({**values, **fixed}, RunSettings, strict=False)
+    except msgspec.ValidationError as error:
+        raise SettingError(f"set {' '.join(options)}: {error}; see autoassist run --help for the settings") from None
+
+
+def split_option(option: str) -> tuple[str, str, str]:
+    """(policy or "", name, value); raises SettingError where it is none, or not to be set."""
+    left, equals, value = option.partition("=")
+    owner, _, name = left.rpartition(":")
+    name = name.replace("-", "_")
+    if not equals or not name or (owner and not POLICY_NAME.fullmatch(owner)):
+        raise SettingError(f"set {option}: give NAME=VALUE, or POLICY:NAME=VALUE for one policy alone")
+    if name in NOT_TO_SET:
+        raise SettingError(f"set {option}: the comparison decides {name} itself; leave it out")
+    known = [field.name for field in dataclasses.fields(RunSettings) if field.name not in NOT_TO_SET]
+    if name not in known:
+        raise SettingError(f"set {option}: no setting {name}; one of {', '.join(known)}")
+    return owner, name, value
+
+
+def look(planned: PlannedRun, run_dir: Path, dataset_id: str) -> Found:
+    """What is there of a run; raises SettingError where it is another one's.
+
+    A failed run is begun again, and so is random-drop where its pair has kept at another rate since.
+    """
+    if not (run_dir / COMMAND_FILE).exists():
+        return Found(None)
+    began, wanted = Remembered.read(run_dir), Remembered.of(planned.command)
+    _require_same(began, wanted, run_dir, drop_rate_matters=not planned.pair)
+    report = _reported(run_dir)
+    if report is not None and report.dataset_id != dataset_id:
+        raise SettingError(
+            f"out={run_dir.parent}: {run_dir.name} was trained on {report.dataset_id}, the data is {dataset_id} now; "
+            f"give another --out"
+        )
+    if began.run != wanted.run or (report is not None and report.status == "failed"):
+        return Found(None)
+    if report is not None and report.status == "finished":
+        return Found(report)
+    return Found(None, can_resume=(run_dir / DATABASE).exists())
+
+
+def finished_before(plan: Sequence[PlannedRun], out: Path, dataset_id: str) -> int:
+    """How many runs need not be run; raises SettingError where a directory holds another one's."""
+    reports: dict[str, Report] = {}
+    for planned in plan:
+        run = planned.paired(reports[planned.pair]) if planned.pair in reports else planned
+        report = look(run, out / run.name, dataset_id).report
+        if report is not None and (not run.pair or run.pair in reports):
+            reports[run.name] = report
+    return len(reports)
+
+
+def _require_same(began: Remembered, wanted: Remembered, run_dir: Path, *, drop_rate_matters: bool) -> None:
+    theirs, ours = began.run, wanted.run
+    if not drop_rate_matters:
+        theirs = dataclasses.replace(theirs, drop_rate=ours.drop_rate)
+    parts = [ours.difference(theirs)]
+    for name in ("workload", "train", "data", "checkpoint_every"):
+        here, there = getattr(wanted, name), getattr(began, name)
+        parts += [f"{name}: {here} here, {there} there"] if here != there else []
+    if any(parts):
+        raise SettingError(
+            f"out={run_dir.parent}: holds {run_dir.name} with other settings ({'; '.join(p for p in parts if p)}); "
+            f"give another --out, or the settings that it was begun with"
+        )
+
+
+def _reported(run_dir: Path) -> Report | None:
+    try:
+        return read_report(run_dir)
+    except DataError:
+        return None
+
+
+def clear(run_dir: Path) -> None:
+    """Remove what an unfinished run has left; only what is a run's directory by its command file."""
+    if (run_dir / COMMAND_FILE).exists():
+        shutil.rmtree(run_dir)

@@ -1,0 +1,269 @@
+"""``compare.json``: every run of a comparison, what follows from them by policy and budget, and the verdict.
+
+``schema()`` gives its JSON Schema, docs/COMPARE.md tells the fields. Fields are only ever added.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from autoassist.compare_statistics import Curve, Interval, mean_sd, paired_difference, saving
+from protocol.errors import DataError
+from protocol.report import Report
+
+RESULT_FILE = "compare.json"
+UNIFORM = "uniform"
+RANDOM_DROP = "random-drop"
+CONTROLS = (UNIFORM, RANDOM_DROP)
+"""Policies that do not select: what all others are measured against."""
+
+
+class RunResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One run, from its report."""
+
+    policy: str
+    budget: float  # share of the full training's passes
+    seed: int
+    run_dir: str
+    metric: float
+    passes: int  # Boss passes
+    wall_s: float  # the Boss's, evaluation excluded
+    exposed_wait_s: float
+    exposed_wait_fraction: float  # of wall_s
+    kept_fraction: float  # of the offered
+    room: float  # share of the passes between warm-up and anneal, where a policy may select
+    drop_rate: float | None = None  # random-drop: the rate that pairs it
+
+    @classmethod
+    def of(cls, report: Report, *, budget: float, run_dir: str) -> RunResult:
+        """Raises DataError where the report has no metric to compare."""
+        metric = report.metric.value
+        if metric is None or not math.isfinite(metric):
+            name = report.metric.name or "metric"
+            raise DataError(
+                f"{run_dir}: {name}={metric} at the end of a finished run: nothing to compare; mend the workload's "
+                f"evaluate(), or the training that diverged"
+            )
+        return cls(
+            policy=report.policy,
+            budget=budget,
+            seed=report.seed,
+            run_dir=run_dir,
+            metric=metric,
+            passes=report.boss.instances,
+            wall_s=report.boss.wall_s,
+            exposed_wait_s=report.boss.exposed_wait_s,
+            exposed_wait_fraction=report.boss.exposed_wait_fraction,
+            kept_fraction=report.selection.kept_fraction,
+            room=_room(report),
+            drop_rate=report.settings.get("drop_rate") if report.policy == RANDOM_DROP else None,
+        )
+
+
+class Saving(msgspec.Struct, frozen=True, kw_only=True):
+    """1 - cost / cost that uniform would need for the same metric; null where uniform's curve never crosses."""
+
+    value: float | None
+    low: float | None  # of the 95 % bootstrap interval; null: no crossing in that tail, or one seed
+    high: float | None
+    has_interval: bool  # false with one seed
+    at_least: bool  # the metric is above all that uniform reaches: value is a lower bound
+
+    @classmethod
+    def of(cls, interval: Interval, at_least: bool) -> Saving:
+        """From what was computed, -inf as null."""
+        return cls(
+            value=_finite(interval.value),
+            low=_finite(interval.low),
+            high=_finite(interval.high),
+            has_interval=interval.low is not None,
+            at_least=at_least,
+        )
+
+    @property
+    def is_positive(self) -> bool:
+        """Whether all of the interval lies above 0."""
+        return self.low is not None and self.low > 0.0
+
+    @property
+    def is_refuted(self) -> bool:
+        """Whether all of the interval lies at 0 or below; 'none' is below."""
+        return self.has_interval and (self.high is None or self.high <= 0.0)
+
+
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """Metric less random-drop's at the same budget, seed by seed, positive where better; 95 % t interval."""
+
+    value: float
+    low: float | None  # null with one seed
+    high: float | None
+
+    @property
+    def reach(self) -> float | None:
+        """Half the interval's width."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2.0
+
+    @property
+    def is_distinguishable(self) -> bool:
+        """Whether the interval leaves 0 out."""
+        return self.low is not None and self.high is not None and (self.low > 0.0 or self.high < 0.0)
+
+
+class Cell(msgspec.Struct, frozen=True, kw_only=True):
+    """One policy at one budget, over its seeds; sd is null with one seed."""
+
+    policy: str
+    budget: float
+    metric: float
+    metric_sd: float | None
+    passes: float
+    wall_s: float
+    wall_s_sd: float | None
+    exposed_wait_s: float
+    exposed_wait_fraction: float  # of the wall time
+    kept_fraction: float
+    room: float  # share of the passes between warm-up and anneal
+    overhead: float  # wall time of one pass, relative to uniform's at this budget, less 1
+    saving: Saving | None  # of Boss passes; null for uniform itself
+    wall_saving: Saving | None
+    against_random_drop: Difference | None  # null where random-drop did not run, and for the controls
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What follows for this workload."""
+
+    outcome: str  # pays, does-not-pay, worse-than-random-drop, cannot-tell
+    policy: str  # that the sentence begins with; "" where none selects
+    budget: float | None  # at which policies are judged: the one below 1 that is nearest to 0.6
+    by_policy: dict[str, str]  # outcome of each policy that selects
+    sentence: str
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole file."""
+
+    schema_version: int = 1
+    workload: str
+    model: str
+    metric_name: str
+    higher_is_better: bool
+    n: int  # training instances
+    epochs: int  # of the full training
+    policies: list[str]
+    budgets: list[float]
+    seeds: list[int]
+    options: list[str]  # NAME=VALUE and POLICY:NAME=VALUE, as given by --set
+    runs: list[RunResult]
+    cells: list[Cell]
+    verdict: Verdict
+
+    @property
+    def full_passes(self) -> int:
+        """Boss passes of the full training."""
+        return self.epochs * self.n
+
+    def cell(self, policy: str, budget: float) -> Cell | None:
+        """Of this policy at this budget."""
+        return next((c for c in self.cells if (c.policy, c.budget) == (policy, budget)), None)
+
+
+def make_cells(runs: Sequence[RunResult], *, policies: Sequence[str], higher_is_better: bool) -> list[Cell]:
+    """A cell for each policy and budget, budgets falling; the runs of all cells have the same seeds."""
+    grouped: dict[tuple[str, float], list[RunResult]] = {}
+    for run in sorted(runs, key=lambda r: (-r.budget, r.seed)):
+        grouped.setdefault((run.policy, run.budget), []).append(run)
+    uniform = [grouped[key] for key in reversed(grouped) if key[0] == UNIFORM]
+    return [
+        _cell(found, uniform, grouped, 1.0 if higher_is_better else -1.0)
+        for policy in policies
+        for key, found in grouped.items()
+        if key[0] == policy
+    ]
+
+
+def _cell(
+    found: list[RunResult],
+    uniform: list[list[RunResult]],
+    grouped: dict[tuple[str, float], list[RunResult]],
+    sign: float,
+) -> Cell:
+    policy, budget = found[0].policy, found[0].budget
+    metric, metric_sd = mean_sd(_column(found, "metric"))
+    wall_s, wall_s_sd = mean_sd(_column(found, "wall_s"))
+    passes, waited_s = (float(_column(found, name).mean()) for name in ("passes", "exposed_wait_s"))
+    full = grouped[UNIFORM, budget]
+    pass_s = float(_column(full, "wall_s").mean()) / float(_column(full, "passes").mean())
+    control = grouped.get((RANDOM_DROP, budget))
+    difference = None
+    if control and policy not in CONTROLS:
+        found_difference = paired_difference(sign * _column(found, "metric"), sign * _column(control, "metric"))
+        difference = Difference(value=found_difference.value, low=found_difference.low, high=found_difference.high)
+    return Cell(
+        policy=policy,
+        budget=budget,
+        metric=metric,
+        metric_sd=metric_sd,
+        passes=passes,
+        wall_s=wall_s,
+        wall_s_sd=wall_s_sd,
+        exposed_wait_s=waited_s,
+        exposed_wait_fraction=waited_s / wall_s if wall_s else 0.0,
+        kept_fraction=float(_column(found, "kept_fraction").mean()),
+        room=float(_column(found, "room").mean()),
+        overhead=(wall_s / passes) / pass_s - 1.0 if passes and pass_s else 0.0,
+        saving=_saving(found, uniform, "passes", sign) if policy != UNIFORM else None,
+        wall_saving=_saving(found, uniform, "wall_s", sign) if policy != UNIFORM else None,
+        against_random_drop=difference,
+    )
+
+
+def _saving(found: list[RunResult], uniform: list[list[RunResult]], cost: str, sign: float) -> Saving:
+    curve = Curve(
+        costs=np.stack([_column(runs, cost) for runs in uniform]),
+        metrics=np.stack([sign * _column(runs, "metric") for runs in uniform]),
+    )
+    return Saving.of(*saving(curve, _column(found, cost), sign * _column(found, "metric")))
+
+
+def _room(report: Report) -> float:
+    warmup = float(report.settings["warmup_epochs"]) * report.n / max(1, report.boss.instances)
+    return max(0.0, 1.0 - float(report.settings["anneal_share"]) - warmup)
+
+
+def _column(runs: list[RunResult], name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.array([getattr(run, name) for run in runs], dtype=np.float64)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema of the file."""
+    return msgspec.json.schema(Comparison)
+
+
+def write_comparison(comparison: Comparison, folder: Path) -> Path:
+    """Indented JSON, written atomically; returns its path."""
+    path = folder / RESULT_FILE
+    part = path.with_suffix(".part")
+    part.write_bytes(msgspec.json.format(msgspec.json.encode(comparison), indent=2) + b"\n")
+    part.replace(path)
+    return path
+
+
+def read_comparison(folder: Path) -> Comparison:
+    """Read and validate; raises DataError where the file is missing or is no comparison."""
+    path = folder / RESULT_FILE
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Comparison)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; give the --out of a finished comparison") from None
+    except msgspec.MsgspecError as error:
+        raise DataError(f"{path}: {error}; it is no comparison of this version") from None

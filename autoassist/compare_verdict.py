@@ -1,0 +1,175 @@
+"""The one sentence of a comparison: whether selection pays for this workload, as far as these runs can tell.
+
+Every policy is judged at one budget, chosen before anything is seen: that below 1 which is nearest to 0.6. The best of
+all budgets would be a best of noise. It pays where the whole interval of its saving lies above 0 **and** it is better
+than random-drop beyond the spread; a saving that dropping at random has too is none of the selection. Policies are
+judged one by one, without a correction for their number: of forty that select nothing, one would be said to pay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from autoassist.compare_result import CONTROLS, RANDOM_DROP, Cell, Difference, Saving, Verdict
+
+REFERENCE_BUDGET = 0.6
+LEAST_ROOM = 0.1
+"""Share of a run's passes between warm-up and anneal, below which a policy has no room to select in."""
+NOTHING_LEFT_OUT = 0.995
+"""Kept fraction from which on nothing was selected."""
+
+PAYS = "pays"
+CANNOT_TELL = "cannot-tell"
+DOES_NOT_PAY = "does-not-pay"
+WORSE = "worse-than-random-drop"
+ORDER = (PAYS, CANNOT_TELL, DOES_NOT_PAY, WORSE)
+IN_WORDS = {
+    PAYS: "{} too",
+    CANNOT_TELL: "of {} it cannot be told",
+    DOES_NOT_PAY: "{} does not",
+    WORSE: "{} is worse than random-drop",
+}
+
+
+def reference_budget(budgets: Sequence[float]) -> float | None:
+    """The budget at which policies are judged; None where all are the full training."""
+    below = [budget for budget in budgets if budget < 1.0]
+    return min(below, key=lambda b: (abs(b - REFERENCE_BUDGET), b)) if below else None
+
+
+def judge(cells: Sequence[Cell], *, workload: str, metric_name: str, seeds: int) -> Verdict:
+    """The verdict on all policies that select."""
+    budget = reference_budget(sorted({cell.budget for cell in cells}))
+    judged = [cell for cell in cells if cell.budget == budget and cell.policy not in CONTROLS]
+    if budget is None or not judged:
+        missing = "a policy that selects" if budget is not None else "a budget below 1"
+        option = "--policies uniform random-drop autoassist" if budget is not None else "--budgets 1.0 0.6"
+        sentence = f"Whether selection pays on {workload} cannot be told: {missing} was not run ({option})."
+        return Verdict(outcome=CANNOT_TELL, policy="", budget=budget, by_policy={}, sentence=sentence)
+    by_policy = {cell.policy: outcome_of(cell, seeds=seeds) for cell in judged}
+    first = min(judged, key=lambda c: (ORDER.index(by_policy[c.policy]), -_value(c.saving)))
+    outcome = by_policy[first.policy]
+    random_drop = next((c for c in cells if (c.policy, c.budget) == (RANDOM_DROP, budget)), None)
+    head = _sentence(first, outcome, random_drop, workload=workload, metric_name=metric_name, seeds=seeds)
+    return Verdict(
+        outcome=outcome,
+        policy=first.policy,
+        budget=budget,
+        by_policy=by_policy,
+        sentence=f"{head}{_others({k: v for k, v in by_policy.items() if k != first.policy}, seeds)}.",
+    )
+
+
+def outcome_of(cell: Cell, *, seeds: int) -> str:
+    """What one policy's cell shows."""
+    assert cell.saving is not None
+    difference = cell.against_random_drop
+    if seeds == 1 or cell.room < LEAST_ROOM:
+        return CANNOT_TELL
+    if difference is not None and difference.high is not None and difference.high < 0.0:
+        return WORSE
+    if cell.kept_fraction >= NOTHING_LEFT_OUT or cell.saving.is_refuted:
+        return DOES_NOT_PAY
+    beats_random = difference is not None and difference.low is not None and difference.low > 0.0
+    return PAYS if cell.saving.is_positive and beats_random else CANNOT_TELL
+
+
+def _sentence(
+    cell: Cell,
+    outcome: str,
+    random_drop: Cell | None,
+    *,
+    workload: str,
+    metric_name: str,
+    seeds: int,
+) -> str:
+    at = f"{cell.policy} with {cell.budget:.0%} of the passes"
+    reached = f"{at} reaches {metric_name} {cell.metric:.4f}"
+    saved = f"{saving_in_words(cell.saving)} of the passes and {saving_in_words(cell.wall_saving)} of the wall time"
+    spread = f"(95 % intervals over {seeds} seeds)"
+    if cell.room < LEAST_ROOM:
+        return (
+            f"Whether selection pays on {workload} cannot be told: {at} has next to nothing to select from, since the "
+            f"warm-up and the end of a run pass whole; raise --epochs"
+        )
+    if seeds == 1:
+        return (
+            f"One seed cannot tell whether selection pays on {workload}: {reached}, at equal metric a saving of {saved}"
+            f"{_beside(random_drop)}; give --seeds 3 or more"
+        )
+    if outcome == PAYS:
+        return (
+            f"Selection pays on {workload}: {reached}, at equal metric a saving of {saved} {spread}, "
+            f"and is better than random-drop by {difference_in_words(cell.against_random_drop)}"
+        )
+    if outcome == WORSE:
+        return (
+            f"Selection does not pay on {workload}: {reached}, which is worse than dropping at random by "
+            f"{difference_in_words(cell.against_random_drop, -1.0)} (95 % interval over {seeds} seeds)"
+        )
+    if outcome == DOES_NOT_PAY and cell.kept_fraction >= NOTHING_LEFT_OUT:
+        return f"Selection does not pay on {workload}: {at} found nothing to leave out ({cell.kept_fraction:.1%} kept)"
+    if outcome == DOES_NOT_PAY:
+        return f"Selection does not pay on {workload}: {reached}, at equal metric a saving of {saved} {spread}"
+    return f"Whether selection pays on {workload} cannot be told: {reached}, {_doubt(cell, random_drop, saved, spread)}"
+
+
+def _doubt(cell: Cell, random_drop: Cell | None, saved: str, spread: str) -> str:
+    """Why it cannot be told, to come after what was reached."""
+    text = f"at equal metric a saving of {saved} {spread}"
+    assert cell.saving is not None
+    if not cell.saving.is_positive:
+        return f"{text}, which may as well be none; more seeds tell more"
+    if random_drop is None:
+        return f"{text}, but random-drop was not run beside it (--policies uniform random-drop {cell.policy})"
+    return f"{text}, but it is not distinguishable from random-drop{_beside(random_drop)}; more seeds tell more"
+
+
+def _beside(random_drop: Cell | None) -> str:
+    if random_drop is None or random_drop.saving is None:
+        return ""
+    value = "none" if random_drop.saving.value is None else _percent(random_drop.saving.value)
+    return f", random-drop {value}"
+
+
+def _others(outcomes: dict[str, str], seeds: int) -> str:
+    """What was found of the other policies, as the end of the sentence."""
+    if not outcomes or seeds == 1:
+        return ""
+    parts = []
+    for outcome in ORDER:
+        names = [name for name, found in outcomes.items() if found == outcome]
+        if names:
+            parts.append(IN_WORDS[outcome].format(" and ".join(names)))
+    return "; " + ", ".join(parts)
+
+
+def saving_in_words(saving: Saving | None) -> str:
+    """``38 % (30 … 45 %)``; ``none`` where uniform's curve never crosses; ``at least`` where the metric is above it."""
+    if saving is None:
+        return "-"
+    value = "none" if saving.value is None else _percent(saving.value)
+    text = f"at least {value}" if saving.at_least else value
+    if not saving.has_interval:
+        return text
+    low, high = ("none" if end is None else f"{100 * end:.0f}" for end in (saving.low, saving.high))
+    return f"{text} ({low} … {high}{'' if saving.high is None else ' %'})"
+
+
+def difference_in_words(difference: Difference | None, sign: float = 1.0) -> str:
+    """``0.0031 (0.0012 … 0.0050)``."""
+    if difference is None:
+        return "-"
+    text = f"{sign * difference.value:.4f}"
+    if difference.low is None or difference.high is None:
+        return text
+    low, high = sorted((sign * difference.low, sign * difference.high))
+    return f"{text} ({low:.4f} … {high:.4f})"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.0f} %"
+
+
+def _value(saving: Saving | None) -> float:
+    return saving.value if saving is not None and saving.value is not None else float("-inf")
