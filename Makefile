@@ -21,7 +21,7 @@ demo: $(STAMP)  ## broker, Assistant and Boss train on Fashion-MNIST
 	$(BIN)/autoassist run fashion-mnist --epochs 3 --seed 1
 
 test: $(STAMP)  ## the whole suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope
 
 check: $(STAMP)  ## lint, format, types
 	$(BIN)/ruff check .

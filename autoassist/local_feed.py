@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from assistant.policies import require_policy
 from autoassist.children import Child
 from autoassist.remembered import free_name, require_unused
 from boss.feed import Feed as BossFeed
@@ -122,6 +123,7 @@ class Feed(BossFeed):
         start.
         """
         run = settings or settings_from({**run_settings, "assistants": max(1, assistants)})
+        require_policy(run, len(dataset), labels)
         require(assistants >= 0, "assistants", assistants, "must not be negative")
         roles = LocalRoles(Path(run_dir) if run_dir is not None else free_name("feed"))
         try:

@@ -42,9 +42,12 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True):
         for name in ("data_dir", "data"):
             if (path := getattr(data, name)) is not None:
                 data = dataclasses.replace(data, **{name: path.absolute()})
+        run = command.run
+        if run.irreducible_losses:
+            run = dataclasses.replace(run, irreducible_losses=str(Path(run.irreducible_losses).absolute()))
         return cls(
             workload=_absolute(command.workload),
-            run=command.run,
+            run=run,
             train=command.train,
             data=data,
             checkpoint_every=command.checkpoint_every,

@@ -79,7 +79,7 @@ def test_a_boss_that_is_cut_off_trains_on_and_comes_back(tmp_path: Path, other_h
     with roles() as start:
         broker, address, _ = start_broker(start, tmp_path, "--host", other_host.here, "--insecure")
         assistant = start("assistant", HEAVY, "--broker", address)
-        boss = start("boss", HEAVY, "--broker", address, "--epochs", "40", within=other_host.within)
+        boss = start("boss", HEAVY, "--broker", address, "--epochs", "10", within=other_host.within)
         boss.wait_for("epoch 1:")
         other_host.cut()
         broker.wait_for("boss-0 is silent")
@@ -89,7 +89,7 @@ def test_a_boss_that_is_cut_off_trains_on_and_comes_back(tmp_path: Path, other_h
         assert boss.end() == 0, boss.text
         assert assistant.end() == 0, assistant.text
         assert broker.end() == 0, broker.text
-    assert_nothing_lost_or_doubled(tmp_path, 40)
+    assert_nothing_lost_or_doubled(tmp_path, 10)
     report = read_report(tmp_path)
     assert report.boss.off_plan_steps > 0, "it did not wait for the network"
     assert report.loss_reports.sent == report.loss_reports.delivered
@@ -106,7 +106,7 @@ def test_an_assistant_that_is_cut_off_holds_nobody_up_and_filters_again_afterwar
         statistics = Statistics(statistics_address)
         assistant = start("assistant", HEAVY, "--broker", address, within=other_host.within)
         assistant.wait_for("waiting for the broker")
-        boss = start("boss", HEAVY, "--broker", address, "--epochs", "60")
+        boss = start("boss", HEAVY, "--broker", address, "--epochs", "44")
         statistics.wait_until(lambda s: s.epoch >= 2 and windows(statistics) > 5, "filtering")
         other_host.cut()
         broker.wait_for("assistant-0 is silent")
@@ -118,5 +118,5 @@ def test_an_assistant_that_is_cut_off_holds_nobody_up_and_filters_again_afterwar
         assert assistant.end() == 0, assistant.text
         assert broker.end() == 0, broker.text
         statistics.close()
-    assert_nothing_lost_or_doubled(tmp_path, 60)
+    assert_nothing_lost_or_doubled(tmp_path, 44)
     assert read_report(tmp_path).boss.exposed_wait_fraction <= 0.02

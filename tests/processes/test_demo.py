@@ -10,7 +10,7 @@ import pytest
 from protocol.report import Report, read_report
 from tests.processes.roles import Role, export
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(900)]
 EPOCHS = 3
 ALL = 60_000
 

@@ -89,14 +89,14 @@ def test_an_assistant_with_another_data_set_is_refused_and_the_run_goes_on(tmp_p
 def test_a_second_boss_is_refused_while_the_first_trains_on(tmp_path: Path) -> None:
     with roles() as start:
         broker, address, _ = start_broker(start, tmp_path)
-        boss = start("boss", HEAVY, "--broker", address, "--epochs", "12")
+        boss = start("boss", HEAVY, "--broker", address, "--epochs", "16")
         boss.wait_for("epoch 0:")
-        second = start("boss", HEAVY, "--broker", address, "--epochs", "12")
+        second = start("boss", HEAVY, "--broker", address, "--epochs", "16")
         assert second.end() == 2
         assert "another process is already boss-0" in second.text
         other = start("boss", HEAVY, "--broker", address, "--epochs", "7")
         assert other.end() == 2
-        assert "epochs: 12 here, 7 there" in other.text
+        assert "epochs: 16 here, 7 there" in other.text
         assert boss.end() == 0, boss.text
         assert broker.end() == 0, broker.text
 
