@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ class CompareCommand:
     out: Path | None = None
     """Directory for the runs, compare.json and compare.png; runs/compare-WORKLOAD if not given."""
     options: Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="[POLICY:]NAME=VALUE …")] = ()
-    """Settings of `autoassist run` for all runs, or those of one policy: batch_size=128 autoassist:noise_guard=true."""
+    """Settings of `autoassist run` for all runs, or those of one policy: batch_size=128 autoassist:noise_guard=auto."""
     train: Flat[TrainSettings] = TrainSettings()
     data: Flat[WorkloadSettings] = WorkloadSettings()
     log: Flat[LogSettings] = LogSettings()
@@ -85,10 +86,8 @@ class CompareCommand:
                 )
                 is_complete = runner.execute()
             if not is_complete:
-                count = len(runner.reports)
-                log.info(
-                    "stopped; %d of %d runs are finished, the same command goes on with the others", count, len(plan)
-                )
+                finished, again = f"{len(runner.reports)} of {len(plan)}", shlex.join(sys.argv[1:])
+                log.info("stopped; %s runs are finished and kept; autoassist %s goes on", finished, again)
                 return 128 + stop.number
             results = [RunResult.of(runner.reports[r.name], budget=r.budget, run_dir=r.name) for r in plan]
             self._conclude(self._comparison(results, fingerprint, metric), out)

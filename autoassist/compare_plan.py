@@ -49,7 +49,7 @@ class PlannedRun:
     @property
     def words(self) -> str:
         """For the terminal."""
-        return f"{self.settings.policy} with {self.budget:.0%} of the passes, seed {self.settings.seed}"
+        return f"{self.settings.policy} with {100 * self.budget:.0f} % of the passes, seed {self.settings.seed}"
 
     def paired(self, report: Report) -> PlannedRun:
         """With the drop rate that keeps as many as the run of ``report``; other policies than random-drop unchanged."""

@@ -13,7 +13,7 @@ from autoassist.compare_result import UNIFORM, Cell, Comparison, Difference, Sav
 MARK = "≈"
 LEAST_WIDTH = 100
 """Columns where the output is no terminal: a table in a log is not to be broken."""
-MEASURED = ("policy", "budget", "metric", "passes", "kept", "wall, s", "a pass", "exposed wait")
+MEASURED = ("policy", "budget", "metric", "passes", "kept", "wall, s", "a pass", "wait")
 SAVED = ("policy", "budget", "passes saved", "wall time saved", "above random-drop")
 
 
@@ -26,6 +26,7 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
     name = c.workload.rpartition("/")[2] + (f" {c.model}" if c.model else "")
     count = f"{len(c.seeds)} seed{'s' if len(c.seeds) > 1 else ''}"
     console.print(f"{name} · full training: {c.epochs} epochs, {c.full_passes} passes · {count}, mean ± s.d.")
+    console.print("a pass: its wall time relative to uniform's; wait: exposed, of the wall time\n")
     headings = [c.metric_name if heading == "metric" and c.metric_name else heading for heading in MEASURED]
     console.print(_table(headings, [(cell, measured_row(cell)) for cell in c.cells]))
     selecting = [(cell, saved_row(cell)) for cell in c.cells if cell.policy != UNIFORM]
@@ -40,9 +41,10 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
 
 def _table(headings: Sequence[str], rows: Sequence[tuple[Cell, list[str]]]) -> Table:
     """The policy's name stands in its first line only."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for heading in headings:
-        table.add_column(heading, justify="left" if heading == "policy" else "right")
+        is_name = heading == "policy"
+        table.add_column(heading, justify="left" if is_name else "right", no_wrap=is_name)
     policy = ""
     for cell, row in rows:
         if policy and cell.policy != policy:
@@ -53,15 +55,15 @@ def _table(headings: Sequence[str], rows: Sequence[tuple[Cell, list[str]]]) -> T
 
 
 def measured_row(cell: Cell) -> list[str]:
-    """All but the policy's name; ``a pass`` is its wall time, relative to uniform's at the same budget."""
+    """All but the policy's name."""
     return [
         f"{cell.budget:g}",
         with_sd(cell.metric, cell.metric_sd, ".4f"),
         f"{cell.passes:.0f}",
         f"{cell.kept_fraction:.0%}",
         with_sd(cell.wall_s, cell.wall_s_sd, ".1f"),
-        f"{1.0 + cell.overhead:.2f} x",
-        f"{cell.exposed_wait_s:.2f} s, {cell.exposed_wait_fraction:.1%}",
+        f"{1.0 + cell.overhead:.2f}",
+        f"{cell.exposed_wait_fraction:.1%}",
     ]
 
 

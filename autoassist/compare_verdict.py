@@ -83,7 +83,7 @@ def _sentence(
     metric_name: str,
     seeds: int,
 ) -> str:
-    at = f"{cell.policy} with {cell.budget:.0%} of the passes"
+    at = f"{cell.policy} with {_percent(cell.budget)} of the passes"
     reached = f"{at} reaches {metric_name} {cell.metric:.4f}"
     saved = f"{saving_in_words(cell.saving)} of the passes and {saving_in_words(cell.wall_saving)} of the wall time"
     spread = f"(95 % intervals over {seeds} seeds)"
@@ -99,7 +99,7 @@ def _sentence(
         )
     if outcome == PAYS:
         return (
-            f"Selection pays on {workload}: {reached}, at equal metric a saving of {saved} {spread}, "
+            f"Selection pays on {workload}{_in_what(cell)}: {reached}, at equal metric a saving of {saved} {spread}, "
             f"and is better than random-drop by {difference_in_words(cell.against_random_drop)}"
         )
     if outcome == WORSE:
@@ -108,10 +108,19 @@ def _sentence(
             f"{difference_in_words(cell.against_random_drop, -1.0)} (95 % interval over {seeds} seeds)"
         )
     if outcome == DOES_NOT_PAY and cell.kept_fraction >= NOTHING_LEFT_OUT:
-        return f"Selection does not pay on {workload}: {at} found nothing to leave out ({cell.kept_fraction:.1%} kept)"
+        return f"Selection does not pay on {workload}: {at} found nothing to leave out"
     if outcome == DOES_NOT_PAY:
         return f"Selection does not pay on {workload}: {reached}, at equal metric a saving of {saved} {spread}"
     return f"Whether selection pays on {workload} cannot be told: {reached}, {_doubt(cell, random_drop, saved, spread)}"
+
+
+def _in_what(cell: Cell) -> str:
+    """A saving of passes need not be one of time: reports and a machine shared with Assistants cost some."""
+    assert cell.wall_saving is not None
+    if cell.wall_saving.is_positive:
+        return ""
+    how = "not" if cell.wall_saving.is_refuted else "and it cannot be told whether"
+    return f" in Boss passes, {how} in wall time here"
 
 
 def _doubt(cell: Cell, random_drop: Cell | None, saved: str, spread: str) -> str:

@@ -1,0 +1,179 @@
+"""The runs of a comparison: their order, their settings, and which of them are not run again."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import tyro
+
+from autoassist.compare import CompareCommand
+from autoassist.compare_plan import PlannedRun, finished_before, look, make_plan, settings_of
+from autoassist.remembered import COMMAND_FILE, Remembered
+from autoassist.roles import WorkloadSettings
+from autoassist.run_command import RunCommand
+from boss.train import TrainSettings
+from broker.store import DATABASE
+from protocol.errors import SettingError
+from protocol.report import REPORT_FILE, encode_report
+from protocol.settings import RunSettings
+from tests.unit.autoassist.made_up import report_of
+
+COMMAND = RunCommand(workload="digits", train=TrainSettings(threads=2), data=WorkloadSettings(model="resnet8"))
+POLICIES = ("uniform", "random-drop", "infobatch", "autoassist")
+
+
+def plan_of(**changes: object) -> list[PlannedRun]:
+    given = {"n": 500, "epochs": 4, "policies": POLICIES, "budgets": (1.0, 0.6), "seeds": (1, 2), "options": ()}
+    return make_plan(COMMAND, **{**given, **changes})  # type: ignore[arg-type]
+
+
+def put(run: PlannedRun, out: Path, status: str = "finished", **report: object) -> Path:
+    """As if it had been run."""
+    run_dir = out / run.name
+    run_dir.mkdir(parents=True)
+    (run_dir / COMMAND_FILE).write_bytes(Remembered.of(run.command).encoded())
+    (run_dir / DATABASE).write_bytes(b"")
+    made_up = report_of(run.settings.policy, status=status, passes=run.passes, **report)  # type: ignore[arg-type]
+    (run_dir / REPORT_FILE).write_bytes(encode_report(made_up))
+    return run_dir
+
+
+def test_every_policy_meets_every_budget_and_seed_and_random_drop_comes_after_its_pair() -> None:
+    plan = plan_of()
+    assert len(plan) == len({run.name for run in plan}) == 4 * 2 * 2
+    assert [run.settings.policy for run in plan[:4]] == ["uniform", "infobatch", "autoassist", "random-drop"]
+    assert {run.settings.seed for run in plan[:8]} == {1}
+    assert [run.passes for run in plan[:8]] == [2000] * 4 + [1200] * 4
+    assert plan[7].pair == plan[6].name and not plan[6].pair
+
+
+def test_budgets_are_boss_instances_so_that_schedules_run_on_passes() -> None:
+    run = plan_of(n=1442, epochs=3, budgets=(1.0, 0.4))[-1]
+    assert run.settings.boss_instances == round(0.4 * 3 * 1442) and run.settings.epochs is None
+
+
+def test_without_the_default_random_drop_takes_the_rate_of_the_first_that_selects() -> None:
+    plan = plan_of(policies=("uniform", "random-drop", "rho", "infobatch"), options=("rho:irreducible_losses=x.npy",))
+    assert plan[2].settings.policy == "random-drop" and plan[2].pair == "rho-1-seed1"
+
+
+def test_random_drop_keeps_at_the_rate_of_its_pair() -> None:
+    """2,000 passes, 500 of the warm-up and 250 of the anneal whole; 2,500 offered, so 1,250 pass of 1,750."""
+    run = plan_of()[3].paired(report_of("autoassist", passes=2000, kept_fraction=0.8, n=500))
+    assert run.settings.drop_rate == pytest.approx(1 - 1250 / 1750, abs=1e-4)
+    other = plan_of()[2]
+    assert other.paired(report_of("autoassist")) is other
+
+
+def test_the_words_of_a_run_give_its_command_back(tmp_path: Path) -> None:
+    run = plan_of(options=("batch_size=32", "anneal_share=0.3333333333333333"))[3].paired(
+        report_of("autoassist", passes=2000, kept_fraction=0.8)
+    )
+    words = run.arguments(tmp_path, resume=False)
+    parsed = tyro.cli(RunCommand, args=words[1:])
+    assert parsed == dataclasses.replace(run.command, run_dir=str(tmp_path), live=False)
+    assert run.arguments(tmp_path, resume=True) == ["run", "--resume", str(tmp_path), "--no-live"]
+
+
+def test_settings_are_for_all_or_for_one_policy_which_go_before() -> None:
+    options = ("autoassist:floor=0.2", "floor=0.3", "noise-guard=on", "gate=false")
+    fixed = {"seed": 3, "boss_instances": 9}
+    ours = settings_of("autoassist", options, {"policy": "autoassist", **fixed})
+    assert ours == RunSettings(policy="autoassist", floor=0.2, noise_guard="on", gate=False, seed=3, boss_instances=9)
+    assert settings_of("uniform", options, {"policy": "uniform", **fixed}).floor == 0.3
+
+
+def test_a_finished_run_with_the_same_settings_is_not_run_again(tmp_path: Path) -> None:
+    run = plan_of()[0]
+    put(run, tmp_path)
+    found = look(run, tmp_path / run.name, "mine:1").report
+    assert found is not None and found.status == "finished"
+
+
+def test_a_stopped_run_goes_on_and_a_failed_one_begins_again(tmp_path: Path) -> None:
+    stopped, failed = plan_of()[:2]
+    assert not look(stopped, tmp_path / stopped.name, "mine:1").can_resume
+    put(stopped, tmp_path, status="stopped")
+    found = look(stopped, tmp_path / stopped.name, "mine:1")
+    assert found.report is None and found.can_resume
+    put(failed, tmp_path, status="failed")
+    found = look(failed, tmp_path / failed.name, "mine:1")
+    assert found.report is None and not found.can_resume
+
+
+@pytest.mark.parametrize(
+    "changes, named",
+    [
+        ({"epochs": 5}, "boss_instances: 2500 here, 2000 there"),
+        ({"options": ("floor=0.2",)}, "floor: 0.2 here, None there"),
+        ({"n": 600}, "boss_instances: 2400 here, 2000 there"),
+    ],
+)
+def test_a_directory_with_other_settings_is_refused_by_what_differs(
+    changes: dict[str, object], named: str, tmp_path: Path
+) -> None:
+    put(plan_of()[0], tmp_path)
+    with pytest.raises(
+        SettingError, match=rf"holds uniform-1-seed1 with other settings \({named}\); give another --out"
+    ):
+        finished_before(plan_of(**changes), tmp_path, "mine:1")
+
+
+def test_a_directory_with_another_model_or_other_data_is_refused(tmp_path: Path) -> None:
+    run = plan_of()[0]
+    put(run, tmp_path)
+    other = dataclasses.replace(run, command=dataclasses.replace(run.command, data=WorkloadSettings()))
+    with pytest.raises(SettingError, match=r"with other settings \(data: "):
+        look(other, tmp_path / run.name, "mine:1")
+    with pytest.raises(SettingError, match="was trained on mine:1, the data is mine:2 now"):
+        look(run, tmp_path / run.name, "mine:2")
+
+
+def test_random_drop_is_run_again_where_its_pair_kept_at_another_rate_since(tmp_path: Path) -> None:
+    plan = plan_of()[:4]
+    for run in plan[:3]:
+        put(run, tmp_path, kept_fraction=0.8)
+    put(plan[3].paired(report_of("autoassist", passes=2000, kept_fraction=0.8)), tmp_path)
+    assert finished_before(plan, tmp_path, "mine:1") == 4
+    (tmp_path / plan[2].name / REPORT_FILE).write_bytes(
+        encode_report(report_of("autoassist", passes=2000, kept_fraction=0.7))
+    )
+    assert finished_before(plan, tmp_path, "mine:1") == 3
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"policies": ("autoassist", "random-drop")}, "policies=autoassist random-drop: add uniform"),
+        ({"policies": ("uniform", "uniform")}, "policies=uniform uniform: name each of them once"),
+        ({"policies": ("uniform", "random-drop")}, "random-drop takes its rate from a policy that selects"),
+        ({"policies": ("uniform", "autoasist")}, "policy=autoasist: unknown policy"),
+        ({"budgets": (0.6,)}, "budgets=0.6: add 1.0"),
+        ({"budgets": (1.0, 1.5)}, "budgets=1.5: each must lie in"),
+        ({"budgets": (1.0, float("nan"))}, "budgets=nan: each must lie in"),
+        ({"budgets": (1.0, 0.001)}, "budgets=0.001: 4 passes: fewer than a step's 64"),
+        ({"seeds": 0}, "seeds=0: must lie in"),
+        ({"epochs": 0}, "epochs=0: must be at least 1"),
+        ({"options": ("floor",)}, "set floor: give NAME=VALUE"),
+        ({"options": ("florr=1",)}, "set florr=1: no setting florr; one of "),
+        ({"options": ("seed=2",)}, "set seed=2: the comparison decides seed itself"),
+        ({"options": ("floor=low",)}, "set floor=low: Expected `float | null`, got `str`"),
+        ({"options": ("floor=7",)}, "floor=7.0: must lie in"),
+        ({"options": ("infobatch:drop_rate=0.3",)}, "infobatch is none of the policies"),
+        ({"options": ("batch_size=5000", "staleness_bound=500")}, "batch_size=5000: exceeds the data set's 1442"),
+        ({"workload": ""}, "workload=: is missing"),
+    ],
+)
+def test_mistakes_are_refused_before_anything_is_run(given: dict[str, object], message: str, tmp_path: Path) -> None:
+    command = CompareCommand(**{"workload": "digits", "out": tmp_path / "out", **given})  # type: ignore[arg-type]
+    with pytest.raises(SettingError) as caught:
+        command.execute()
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_same_command_finds_its_directory_again() -> None:
+    command = CompareCommand(workload="my/task.py:Mine", data=WorkloadSettings(model="resnet8"))
+    assert command._out_dir() == Path("runs/compare-task.py-Mine-resnet8")

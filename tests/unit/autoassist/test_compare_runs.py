@@ -1,0 +1,217 @@
+"""Running a plan, with made-up processes: what a failure and a signal leave behind, and how the time left is told."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autoassist import compare_runs
+from autoassist.children import Child
+from autoassist.compare_plan import PlannedRun, make_plan
+from autoassist.compare_progress import Pace, ProgressView, duration_in_words
+from autoassist.compare_runs import RunFailed, Runner, locked
+from autoassist.notices import Notices
+from autoassist.remembered import COMMAND_FILE, Remembered
+from autoassist.run_command import RunCommand
+from broker.store import DATABASE
+from protocol.errors import SettingError
+from protocol.report import REPORT_FILE, Report, encode_report
+from protocol.signals import StopSignal
+from tests.unit.autoassist.made_up import report_of
+
+PLAN = make_plan(
+    RunCommand(workload="digits"),
+    n=500,
+    epochs=4,
+    policies=("uniform", "random-drop", "autoassist"),
+    budgets=(1.0, 0.6),
+    seeds=(1,),
+    options=(),
+)
+BY_NAME = {run.name: run for run in PLAN}
+
+
+class FakeChild(Child):
+    """Ends at once, and leaves what a run of its name would."""
+
+    started: list[str]
+    ends: dict[str, tuple[int, str]]
+    """Exit code and status by name; else 0 and finished."""
+    on_start: Callable[[str], None]
+    _code: int | None = None
+
+    def start(self, *, announce: bool = False) -> None:
+        FakeChild.started.append(self.name)
+        FakeChild.on_start(self.name)
+        self._code, status = FakeChild.ends.get(self.name, (0, "finished"))
+        self.said.append("error: the disk is full" if self._code else "fine")
+        if status:
+            run_dir = Path(self.arguments[self.arguments.index("--run-dir") + 1])
+            leave(BY_NAME[self.name], run_dir, status, self.arguments)
+
+    @property
+    def code(self) -> int | None:
+        return self._code
+
+    @property
+    def is_running(self) -> bool:
+        return False
+
+
+def leave(run: PlannedRun, run_dir: Path, status: str, words: list[str]) -> None:
+    run_dir.mkdir(parents=True)
+    pair = report_of("autoassist", passes=run.passes, kept_fraction=0.8)
+    command = run.paired(pair).command if "--drop-rate" in words else run.command
+    (run_dir / COMMAND_FILE).write_bytes(Remembered.of(command).encoded())
+    (run_dir / DATABASE).write_bytes(b"")
+    kept = 1.0 if run.settings.policy == "uniform" else 0.8
+    report = report_of(run.settings.policy, passes=run.passes, kept_fraction=kept, status=status, settings=command.run)
+    (run_dir / REPORT_FILE).write_bytes(encode_report(report))
+
+
+@pytest.fixture(autouse=True)
+def fake_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeChild.started, FakeChild.ends, FakeChild.on_start = [], {}, lambda name: None
+    monkeypatch.setattr(compare_runs, "Child", FakeChild)
+
+
+@pytest.fixture
+def stop() -> Iterator[StopSignal]:
+    found = StopSignal()
+    yield found
+    found.close()
+
+
+def runner(out: Path, stop: StopSignal) -> Runner:
+    return Runner(PLAN, out, "mine:1", stop=stop, notices=Notices(), view=ProgressView(PLAN, enabled=False))
+
+
+def test_all_runs_are_run_in_order_and_never_again(tmp_path: Path, stop: StopSignal) -> None:
+    first = runner(tmp_path, stop)
+    assert first.execute()
+    assert FakeChild.started == [run.name for run in PLAN] == list(first.reports)
+    FakeChild.started = []
+    second = runner(tmp_path, stop)
+    assert second.execute()
+    assert FakeChild.started == [] and second.reports == first.reports
+
+
+def test_a_failed_run_ends_the_comparison_with_its_error_and_code_and_is_begun_again(
+    tmp_path: Path, stop: StopSignal
+) -> None:
+    name = PLAN[1].name
+    FakeChild.ends = {name: (2, "failed")}
+    with pytest.raises(RunFailed, match=rf"^{name} ended with code 2: the disk is full .log: .*1 of 6 runs") as caught:
+        runner(tmp_path, stop).execute()
+    assert caught.value.exit_code == 2
+    FakeChild.started, FakeChild.ends = [], {}
+    assert runner(tmp_path, stop).execute()
+    assert FakeChild.started == [run.name for run in PLAN[1:]]
+
+
+def test_a_run_that_lost_its_assistant_is_set_aside_though_it_trained_to_the_end(
+    tmp_path: Path, stop: StopSignal
+) -> None:
+    name = PLAN[1].name
+    FakeChild.ends = {name: (1, "finished")}
+    for _ in range(2):
+        with pytest.raises(RunFailed, match=rf"^{name} ended with code 1"):
+            runner(tmp_path, stop).execute()
+        assert (tmp_path / f"{name}.failed" / REPORT_FILE).exists() and not (tmp_path / name).exists()
+
+
+def test_a_killed_run_gives_the_code_that_a_shell_would(tmp_path: Path, stop: StopSignal) -> None:
+    FakeChild.ends = {PLAN[0].name: (-signal.SIGKILL, "")}
+    with pytest.raises(RunFailed, match=r"was killed by signal 9 \(SIGKILL\)") as caught:
+        runner(tmp_path, stop).execute()
+    assert caught.value.exit_code == 137
+
+
+def test_a_signal_ends_it_after_the_current_run_which_goes_on_the_next_time(tmp_path: Path, stop: StopSignal) -> None:
+    name = PLAN[1].name
+    FakeChild.ends = {name: (143, "stopped")}
+    FakeChild.on_start = lambda started: setattr(stop, "requested", started == name)
+    first = runner(tmp_path, stop)
+    assert not first.execute()
+    assert FakeChild.started == [PLAN[0].name, name] and list(first.reports) == [PLAN[0].name]
+    run = PLAN[1]
+    assert compare_runs.look(run, tmp_path / name, "mine:1").can_resume
+
+
+def test_a_run_that_had_finished_when_the_signal_came_counts(tmp_path: Path, stop: StopSignal) -> None:
+    FakeChild.on_start = lambda started: setattr(stop, "requested", True)
+    first = runner(tmp_path, stop)
+    assert not first.execute()
+    assert list(first.reports) == [PLAN[0].name]
+
+
+def test_a_directory_serves_one_comparison_at_a_time(tmp_path: Path) -> None:
+    with (
+        locked(tmp_path / "out"),
+        pytest.raises(SettingError, match="another comparison uses it"),
+        locked(tmp_path / "out"),
+    ):
+        pass
+    with locked(tmp_path / "out"):
+        pass
+
+
+# Time left
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_the_time_left_is_told_from_the_runs_so_far() -> None:
+    """Ten seconds of overhead for each run, and the wall time by its passes."""
+    clock = Clock()
+    view = ProgressView(PLAN, enabled=False, clock=clock)
+    view.began(PLAN[0], resumed=False)
+    assert view.time_left() == "time left is known after the first run"
+    clock.now = 30.0
+    view.finished(PLAN[0], report_of("uniform", passes=2000), ran=True)
+    passes = sum(run.passes for run in PLAN[1:])
+    assert view.time_left() == f"about {duration_in_words(5 * 10 + passes / 100)} left" == "about 2 min left"
+    view.began(PLAN[1], resumed=False)
+    clock.now += 29.0
+    assert view.time_left() == f"about {duration_in_words(5 * 10 + passes / 100 - 29)} left"
+    clock.now += 1000.0
+    assert view.time_left() == f"about {duration_in_words(5 * 10 + passes / 100 - 30)} left"
+
+
+def test_what_an_earlier_call_has_finished_tells_the_pace_too() -> None:
+    pace = Pace()
+    assert pace.expected_s(100) is None
+    pace.add(report_of("uniform", passes=2000), None)
+    assert pace.expected_s(1000) == pytest.approx(2.0 + 10.0)
+
+
+@pytest.mark.parametrize("seconds, words", [(0, "0 s"), (59, "59 s"), (90, "2 min"), (7500, "2 h 5 min")])
+def test_durations_are_told_in_words(seconds: float, words: str) -> None:
+    assert duration_in_words(seconds) == words
+
+
+def test_the_bar_is_drawn_without_a_run_and_with_one(capsys: Any) -> None:
+    clock = Clock()
+    with ProgressView(PLAN, enabled=True, clock=clock) as view:
+        view.tick()
+        view.began(PLAN[0], resumed=True)
+        view.finished(PLAN[0], made_report(), ran=True)
+        view.began(PLAN[1], resumed=False)
+        clock.now = 5.0
+        view.tick()
+        assert 1.0 < view._share_of_current() + 1.0 <= 1.95
+    capsys.readouterr()
+
+
+def made_report() -> Report:
+    return report_of("uniform", passes=2000)

@@ -1,0 +1,238 @@
+"""The sentence of a comparison: pays, does not pay, worse than random-drop, cannot tell; on made-up runs."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from autoassist.compare_plot import plot
+from autoassist.compare_result import (
+    Cell,
+    Comparison,
+    Difference,
+    RunResult,
+    Saving,
+    Verdict,
+    make_cells,
+    read_comparison,
+    write_comparison,
+)
+from autoassist.compare_table import print_comparison
+from autoassist.compare_verdict import ORDER, judge, reference_budget
+from protocol.errors import DataError
+from tests.unit.autoassist.made_up import comparison_of, report_of
+
+UNIFORM = {1.0: 0.960, 0.8: 0.950, 0.6: 0.930, 0.4: 0.880}
+SMALL_NOISE = (0.0, 0.0004, -0.0004)
+"""A metric's noise by seed; shifted from policy to policy, so that differences have a spread."""
+
+
+def cells(
+    seeds: int = 3, kept: float = 0.7, room: float = 0.7, sign: float = 1.0, slower: float = 1.0, **metrics: float
+) -> list[Cell]:
+    """Uniform at four budgets; the others, by their metric at 0.6, there and at the full budget."""
+    runs = []
+    policies = {"uniform": UNIFORM} | {k.replace("_", "-"): {1.0: 0.960, 0.6: v} for k, v in metrics.items()}
+    for place, (policy, by_budget) in enumerate(policies.items()):
+        for (budget, metric), seed in itertools.product(by_budget.items(), range(seeds)):
+            runs.append(
+                RunResult(
+                    policy=policy,
+                    budget=budget,
+                    seed=seed,
+                    run_dir=f"{policy}-{budget}",
+                    metric=sign * (metric + SMALL_NOISE[(seed + place) % 3]),
+                    passes=round(10_000 * budget),
+                    wall_s=100.0 * budget * (slower if policy == "autoassist" else 1.0),
+                    exposed_wait_s=0.5,
+                    exposed_wait_fraction=0.005 / budget,
+                    kept_fraction=1.0 if policy == "uniform" else kept,
+                    room=room,
+                )
+            )
+    return make_cells(runs, policies=list(policies), higher_is_better=sign > 0)
+
+
+def verdict(found: list[Cell], seeds: int = 3) -> tuple[str, str]:
+    said = judge(found, workload="mine", metric_name="test_accuracy", seeds=seeds)
+    assert said.sentence.endswith(".") and "\n" not in said.sentence and ".." not in said.sentence
+    return said.outcome, said.sentence
+
+
+def test_selection_that_saves_and_beats_random_drop_pays() -> None:
+    outcome, sentence = verdict(cells(random_drop=0.930, autoassist=0.955))
+    assert outcome == "pays"
+    assert sentence.startswith(
+        "Selection pays on mine: autoassist with 60 % of the passes reaches test_accuracy 0.9550,"
+    )
+    assert "a saving of 33 % (3" in sentence and "of the wall time" in sentence and "over 3 seeds" in sentence
+    assert "better than random-drop by 0.0250" in sentence
+
+
+def test_a_saving_of_passes_that_is_none_of_time_is_said_to_be_that() -> None:
+    outcome, sentence = verdict(cells(slower=2.0, random_drop=0.930, autoassist=0.955))
+    assert outcome == "pays" and sentence.startswith("Selection pays on mine in Boss passes, not in wall time here: ")
+    _, sentence = verdict(cells(slower=1.505, random_drop=0.930, autoassist=0.955))
+    assert "in Boss passes, and it cannot be told whether in wall time here: " in sentence
+
+
+def test_a_saving_that_random_drop_has_too_does_not_count_as_selection() -> None:
+    outcome, sentence = verdict(cells(random_drop=0.955, autoassist=0.955))
+    assert outcome == "cannot-tell"
+    assert sentence.startswith("Whether selection pays on mine cannot be told:")
+    assert "not distinguishable from random-drop, random-drop 33 %; more seeds tell more" in sentence
+
+
+def test_a_saving_without_random_drop_beside_it_proves_nothing() -> None:
+    outcome, sentence = verdict(cells(autoassist=0.955))
+    assert outcome == "cannot-tell" and "random-drop was not run beside it" in sentence
+
+
+def test_worse_than_random_drop_does_not_pay_whatever_it_saves() -> None:
+    outcome, sentence = verdict(cells(random_drop=0.955, autoassist=0.940))
+    assert outcome == "worse-than-random-drop"
+    assert sentence.startswith("Selection does not pay on mine:")
+    assert "worse than dropping at random by 0.0150" in sentence
+
+
+def test_no_saving_does_not_pay() -> None:
+    outcome, sentence = verdict(cells(random_drop=0.920, autoassist=0.925))
+    assert outcome == "does-not-pay"
+    assert sentence.startswith("Selection does not pay on mine:") and "a saving of -" in sentence
+
+
+def test_a_metric_below_all_of_uniforms_saves_none() -> None:
+    outcome, sentence = verdict(cells(random_drop=0.850, autoassist=0.860))
+    assert outcome == "does-not-pay" and "a saving of none (none … none) of the passes" in sentence
+
+
+def test_a_metric_above_all_of_uniforms_saves_at_least_what_it_did_not_train() -> None:
+    outcome, sentence = verdict(cells(random_drop=0.930, autoassist=0.970))
+    assert outcome == "pays" and "a saving of at least 40 %" in sentence
+
+
+def test_a_saving_that_may_as_well_be_none_cannot_be_told() -> None:
+    outcome, sentence = verdict(cells(random_drop=0.925, autoassist=0.930))
+    assert outcome == "cannot-tell" and "which may as well be none; more seeds tell more" in sentence
+
+
+def test_one_seed_cannot_tell_however_good_it_looks() -> None:
+    outcome, sentence = verdict(cells(seeds=1, random_drop=0.930, autoassist=0.955), seeds=1)
+    assert outcome == "cannot-tell"
+    assert sentence.startswith("One seed cannot tell whether selection pays on mine:")
+    assert "a saving of 33 % of the passes" in sentence and sentence.endswith("; give --seeds 3 or more.")
+
+
+def test_a_policy_that_left_nothing_out_does_not_pay() -> None:
+    outcome, sentence = verdict(cells(kept=1.0, random_drop=0.930, autoassist=0.955))
+    assert outcome == "does-not-pay" and sentence.endswith("found nothing to leave out.")
+
+
+def test_without_room_between_warm_up_and_anneal_nothing_can_be_told() -> None:
+    outcome, sentence = verdict(cells(room=0.0, kept=1.0, random_drop=0.930, autoassist=0.955))
+    assert outcome == "cannot-tell" and sentence.endswith("raise --epochs.")
+
+
+def test_a_metric_of_which_less_is_better_is_turned_round() -> None:
+    outcome, sentence = verdict(cells(sign=-1.0, random_drop=0.930, autoassist=0.955))
+    assert outcome == "pays" and "a saving of 33 %" in sentence and "by 0.0250" in sentence
+
+
+def test_nothing_but_controls_says_what_to_add() -> None:
+    assert "--policies uniform random-drop autoassist" in verdict(cells())[1]
+    only_full = [cell for cell in cells(autoassist=0.955) if cell.budget == 1.0]
+    assert "--budgets 1.0 0.6" in verdict(only_full)[1]
+
+
+def test_of_several_policies_the_best_comes_first_and_the_others_after_it() -> None:
+    found = cells(random_drop=0.940, autoassist=0.925, infobatch=0.955, rho=0.940)
+    said = judge(found, workload="mine", metric_name="test_accuracy", seeds=3)
+    assert (said.outcome, said.policy, said.budget) == ("pays", "infobatch", 0.6)
+    assert said.by_policy == {"autoassist": "worse-than-random-drop", "infobatch": "pays", "rho": "cannot-tell"}
+    assert said.sentence.endswith("; of rho it cannot be told, autoassist is worse than random-drop.")
+
+
+@pytest.mark.parametrize(
+    "budgets, chosen", [((1.0, 0.8, 0.6, 0.4), 0.6), ((1.0, 0.7, 0.5), 0.5), ((1.0, 0.9), 0.9), ((1.0,), None)]
+)
+def test_the_budget_to_judge_at_does_not_depend_on_what_was_found(
+    budgets: tuple[float, ...], chosen: float | None
+) -> None:
+    assert reference_budget(budgets) == chosen
+
+
+def printed(comparison: Comparison) -> str:
+    stream = io.StringIO()
+    print_comparison(comparison, Console(file=stream, width=100))
+    return stream.getvalue()
+
+
+def test_the_table_marks_what_is_not_distinguishable_from_random_drop() -> None:
+    text = printed(comparison_of(cells(random_drop=0.930, autoassist=0.955)))
+    lines = [line for line in text.splitlines() if "0.6" in line]
+    assert "≈" not in "".join(lines)
+    assert "+0.0250 ± 0.0" in text and "33 % (3" in text and "Selection pays" in text
+    text = printed(comparison_of(cells(random_drop=0.955, autoassist=0.955)))
+    assert "≈ not distinguishable from random-drop at the same budget" in text
+    assert any(line.rstrip().endswith("≈") and "33 %" in line for line in text.splitlines())
+
+
+def test_the_table_explains_its_bounds_and_holes() -> None:
+    text = printed(comparison_of(cells(random_drop=0.850, autoassist=0.970)))
+    assert "none (none … none)" in text and "none: uniform does better" in text
+    assert "≥ 40 % (" in text and "≥: better than all that uniform reaches" in text
+
+
+def test_a_comparison_fits_into_eighty_columns() -> None:
+    stream = io.StringIO()
+    found = comparison_of(cells(random_drop=0.930, autoassist=0.955))
+    print_comparison(found, Console(file=stream, width=80, force_terminal=True, color_system=None))
+    lines = stream.getvalue().splitlines()[:-1]
+    assert max(map(len, lines)) <= 80
+    rows = [line for line in lines if line.startswith(("random-drop ", "autoassist "))]
+    assert len(rows) == 4 and all(line.count("±") == 2 or "%" in line for line in rows)
+
+
+def test_wall_time_and_overhead_are_measured_against_uniform_at_the_same_budget() -> None:
+    found = {(c.policy, c.budget): c for c in cells(random_drop=0.930, autoassist=0.955)}
+    cell = found["autoassist", 0.6]
+    assert cell.overhead == pytest.approx(0.0)
+    assert cell.wall_saving is not None and cell.wall_saving.value == pytest.approx(1 / 3, abs=0.02)
+    assert found["uniform", 0.6].saving is None and found["uniform", 0.6].against_random_drop is None
+
+
+def test_a_run_without_a_finite_metric_is_named() -> None:
+    with pytest.raises(DataError, match=r"^somewhere: test_accuracy=None at the end of a finished run"):
+        RunResult.of(report_of("uniform", metric=None), budget=1.0, run_dir="somewhere")
+
+
+def test_every_field_of_the_file_is_on_its_page() -> None:
+    text = (Path(__file__).resolve().parents[3] / "docs" / "COMPARE.md").read_text()
+    for kind in (Comparison, RunResult, Cell, Saving, Difference, Verdict):
+        for field in kind.__struct_fields__:
+            assert f"`{field}`" in text, f"{kind.__name__}.{field}"
+    for outcome in ORDER:
+        assert f"`{outcome}`" in text, outcome
+
+
+def test_the_file_is_read_back_as_it_was_written_and_refused_where_it_is_none(tmp_path: Path) -> None:
+    found = comparison_of(cells(random_drop=0.850, autoassist=0.970))
+    write_comparison(found, tmp_path)
+    assert read_comparison(tmp_path) == found
+    assert [path.name for path in tmp_path.iterdir()] == ["compare.json"]
+    (tmp_path / "compare.json").write_text('{"schema_version": 1}')
+    with pytest.raises(DataError, match=r"compare.json: .*missing required field"):
+        read_comparison(tmp_path)
+    with pytest.raises(DataError, match=r"compare.json: No such file"):
+        read_comparison(tmp_path / "nowhere")
+
+
+def test_the_plot_is_drawn_with_bands_and_without(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    for seeds in (1, 3):
+        path = plot(comparison_of(cells(seeds=seeds, random_drop=0.930, autoassist=0.955), seeds), tmp_path)
+        assert path.read_bytes().startswith(b"\x89PNG")
