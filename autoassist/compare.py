@@ -19,7 +19,7 @@ from assistant.policies import require_policy
 from autoassist.compare_plan import PlannedRun, finished_before, make_plan, split_option
 from autoassist.compare_plot import can_plot, plot
 from autoassist.compare_progress import ProgressView
-from autoassist.compare_result import UNIFORM, Comparison, RunResult, make_cells, write_comparison
+from autoassist.compare_result import UNIFORM, Comparison, RunResult, make_cells, uniform_gain, write_comparison
 from autoassist.compare_runs import Runner, locked
 from autoassist.compare_table import print_comparison
 from autoassist.compare_verdict import judge
@@ -140,6 +140,7 @@ class CompareCommand:
 
     def _comparison(self, results: list[RunResult], fingerprint: Fingerprint, metric: Metric) -> Comparison:
         cells = make_cells(results, policies=self.policies, higher_is_better=metric.higher_is_better)
+        gain = uniform_gain(results, higher_is_better=metric.higher_is_better)
         name = self.workload.rpartition("/")[2]
         return Comparison(
             workload=self.workload,
@@ -154,7 +155,8 @@ class CompareCommand:
             options=list(self.options),
             runs=results,
             cells=cells,
-            verdict=judge(cells, workload=name, metric_name=metric.name, seeds=self.seeds),
+            uniform_gain=gain,
+            verdict=judge(cells, gain, workload=name, metric_name=metric.name, seeds=self.seeds),
         )
 
     def _conclude(self, comparison: Comparison, out: Path) -> None:

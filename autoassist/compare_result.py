@@ -98,11 +98,17 @@ class Saving(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
-    """Metric less random-drop's at the same budget, seed by seed, positive where better; 95 % t interval."""
+    """Of two metrics, seed by seed, positive where the first is better; 95 % t interval."""
 
     value: float
     low: float | None  # null with one seed
     high: float | None
+
+    @classmethod
+    def between(cls, ours: list[RunResult], theirs: list[RunResult], sign: float) -> Difference:
+        """Of the same seeds in the same order."""
+        found = paired_difference(sign * _column(ours, "metric"), sign * _column(theirs, "metric"))
+        return cls(value=found.value, low=found.low, high=found.high)
 
     @property
     def reach(self) -> float | None:
@@ -132,7 +138,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     overhead: float  # wall time of one pass, relative to uniform's at this budget, less 1
     saving: Saving | None  # of Boss passes; null for uniform itself
     wall_saving: Saving | None
-    against_random_drop: Difference | None  # null where random-drop did not run, and for the controls
+    against_random_drop: Difference | None  # at the same budget; null where that did not run, and for the controls
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,6 +167,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     options: list[str]  # NAME=VALUE and POLICY:NAME=VALUE, as given by --set
     runs: list[RunResult]
     cells: list[Cell]
+    uniform_gain: Difference  # uniform's metric with the full training less that with its least budget, seed by seed
     verdict: Verdict
 
     @property
@@ -187,6 +194,13 @@ def make_cells(runs: Sequence[RunResult], *, policies: Sequence[str], higher_is_
     ]
 
 
+def uniform_gain(runs: Sequence[RunResult], *, higher_is_better: bool) -> Difference:
+    """What uniform gains from its least budget to its greatest."""
+    uniform = sorted((run for run in runs if run.policy == UNIFORM), key=lambda r: (r.budget, r.seed))
+    seeds = len({run.seed for run in uniform})
+    return Difference.between(uniform[-seeds:], uniform[:seeds], 1.0 if higher_is_better else -1.0)
+
+
 def _cell(
     found: list[RunResult],
     uniform: list[list[RunResult]],
@@ -200,10 +214,6 @@ def _cell(
     full = grouped[UNIFORM, budget]
     pass_s = float(_column(full, "wall_s").mean()) / float(_column(full, "passes").mean())
     control = grouped.get((RANDOM_DROP, budget))
-    difference = None
-    if control and policy not in CONTROLS:
-        found_difference = paired_difference(sign * _column(found, "metric"), sign * _column(control, "metric"))
-        difference = Difference(value=found_difference.value, low=found_difference.low, high=found_difference.high)
     return Cell(
         policy=policy,
         budget=budget,
@@ -219,7 +229,7 @@ def _cell(
         overhead=(wall_s / passes) / pass_s - 1.0 if passes and pass_s else 0.0,
         saving=_saving(found, uniform, "passes", sign) if policy != UNIFORM else None,
         wall_saving=_saving(found, uniform, "wall_s", sign) if policy != UNIFORM else None,
-        against_random_drop=difference,
+        against_random_drop=Difference.between(found, control, sign) if control and policy not in CONTROLS else None,
     )
 
 

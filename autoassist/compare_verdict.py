@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from autoassist.compare_result import CONTROLS, RANDOM_DROP, Cell, Difference, Saving, Verdict
 
 REFERENCE_BUDGET = 0.6
+LEAST_SEEDS = 3
+"""With two seeds, the bootstrap's interval is their range, and both lie on the same side of 0 every other time."""
 LEAST_ROOM = 0.1
 """Share of a run's passes between warm-up and anneal, below which a policy has no room to select in."""
 NOTHING_LEFT_OUT = 0.995
@@ -37,8 +39,8 @@ def reference_budget(budgets: Sequence[float]) -> float | None:
     return min(below, key=lambda b: (abs(b - REFERENCE_BUDGET), b)) if below else None
 
 
-def judge(cells: Sequence[Cell], *, workload: str, metric_name: str, seeds: int) -> Verdict:
-    """The verdict on all policies that select."""
+def judge(cells: Sequence[Cell], gain: Difference, *, workload: str, metric_name: str, seeds: int) -> Verdict:
+    """The verdict on all policies that select; ``gain`` is uniform's, from its least budget to the full training."""
     budget = reference_budget(sorted({cell.budget for cell in cells}))
     judged = [cell for cell in cells if cell.budget == budget and cell.policy not in CONTROLS]
     if budget is None or not judged:
@@ -50,7 +52,7 @@ def judge(cells: Sequence[Cell], *, workload: str, metric_name: str, seeds: int)
     first = min(judged, key=lambda c: (ORDER.index(by_policy[c.policy]), -_value(c.saving)))
     outcome = by_policy[first.policy]
     random_drop = next((c for c in cells if (c.policy, c.budget) == (RANDOM_DROP, budget)), None)
-    head = _sentence(first, outcome, random_drop, workload=workload, metric_name=metric_name, seeds=seeds)
+    head = _sentence(first, outcome, random_drop, gain, workload=workload, metric_name=metric_name, seeds=seeds)
     return Verdict(
         outcome=outcome,
         policy=first.policy,
@@ -64,7 +66,7 @@ def outcome_of(cell: Cell, *, seeds: int) -> str:
     """What one policy's cell shows."""
     assert cell.saving is not None
     difference = cell.against_random_drop
-    if seeds == 1 or cell.room < LEAST_ROOM:
+    if seeds < LEAST_SEEDS or cell.room < LEAST_ROOM:
         return CANNOT_TELL
     if difference is not None and difference.high is not None and difference.high < 0.0:
         return WORSE
@@ -78,6 +80,7 @@ def _sentence(
     cell: Cell,
     outcome: str,
     random_drop: Cell | None,
+    gain: Difference,
     *,
     workload: str,
     metric_name: str,
@@ -92,10 +95,10 @@ def _sentence(
             f"Whether selection pays on {workload} cannot be told: {at} has next to nothing to select from, since the "
             f"warm-up and the end of a run pass whole; raise --epochs"
         )
-    if seeds == 1:
+    if seeds < LEAST_SEEDS:
         return (
-            f"One seed cannot tell whether selection pays on {workload}: {reached}, at equal metric a saving of {saved}"
-            f"{_beside(random_drop)}; give --seeds 3 or more"
+            f"{'One seed' if seeds == 1 else 'Two seeds'} cannot tell whether selection pays on {workload}: {reached}, "
+            f"at equal metric a saving of {saved}{_beside(random_drop)}; give --seeds {LEAST_SEEDS} or more"
         )
     if outcome == PAYS:
         return (
@@ -111,7 +114,10 @@ def _sentence(
         return f"Selection does not pay on {workload}: {at} found nothing to leave out"
     if outcome == DOES_NOT_PAY:
         return f"Selection does not pay on {workload}: {reached}, at equal metric a saving of {saved} {spread}"
-    return f"Whether selection pays on {workload} cannot be told: {reached}, {_doubt(cell, random_drop, saved, spread)}"
+    return (
+        f"Whether selection pays on {workload} cannot be told: {reached}, at equal metric a saving of {saved} {spread}"
+        f"{_doubt(cell, random_drop, gain)}"
+    )
 
 
 def _in_what(cell: Cell) -> str:
@@ -123,15 +129,19 @@ def _in_what(cell: Cell) -> str:
     return f" in Boss passes, {how} in wall time here"
 
 
-def _doubt(cell: Cell, random_drop: Cell | None, saved: str, spread: str) -> str:
-    """Why it cannot be told, to come after what was reached."""
-    text = f"at equal metric a saving of {saved} {spread}"
+def _doubt(cell: Cell, random_drop: Cell | None, gain: Difference) -> str:
+    """Why it cannot be told, to come after the saving."""
     assert cell.saving is not None
+    if not cell.saving.is_positive and not (gain.is_distinguishable and gain.value > 0.0):
+        return (
+            f", which says little where uniform itself gains nothing beyond the spread from its least budget to the "
+            f"full training ({difference_in_words(gain)}); fewer --epochs tell more"
+        )
     if not cell.saving.is_positive:
-        return f"{text}, which may as well be none; more seeds tell more"
+        return ", which may as well be none; more seeds tell more"
     if random_drop is None:
-        return f"{text}, but random-drop was not run beside it (--policies uniform random-drop {cell.policy})"
-    return f"{text}, but it is not distinguishable from random-drop{_beside(random_drop)}; more seeds tell more"
+        return f", but random-drop was not run beside it (--policies uniform random-drop {cell.policy})"
+    return f", but it is not distinguishable from random-drop{_beside(random_drop)}; more seeds tell more"
 
 
 def _beside(random_drop: Cell | None) -> str:
@@ -143,7 +153,7 @@ def _beside(random_drop: Cell | None) -> str:
 
 def _others(outcomes: dict[str, str], seeds: int) -> str:
     """What was found of the other policies, as the end of the sentence."""
-    if not outcomes or seeds == 1:
+    if not outcomes or seeds < LEAST_SEEDS:
         return ""
     parts = []
     for outcome in ORDER:

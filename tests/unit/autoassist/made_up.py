@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from autoassist.compare_result import Cell, Comparison
+from autoassist.compare_result import Cell, Comparison, Difference
 from autoassist.compare_verdict import judge
 from protocol.report import (
     BossReport,
@@ -15,6 +15,8 @@ from protocol.report import (
     StalenessReport,
 )
 from protocol.settings import RunSettings
+
+GAIN = Difference(value=0.08, low=0.07, high=0.09)
 
 
 def report_of(
@@ -88,5 +90,6 @@ def comparison_of(cells: Sequence[Cell], seeds: int = 3) -> Comparison:
         options=[],
         runs=[],
         cells=list(cells),
-        verdict=judge(cells, workload="mine", metric_name="test_accuracy", seeds=seeds),
+        uniform_gain=GAIN,
+        verdict=judge(cells, GAIN, workload="mine", metric_name="test_accuracy", seeds=seeds),
     )

@@ -6,6 +6,7 @@ import io
 import itertools
 from pathlib import Path
 
+import msgspec
 import pytest
 from rich.console import Console
 
@@ -19,16 +20,33 @@ from autoassist.compare_result import (
     Verdict,
     make_cells,
     read_comparison,
+    uniform_gain,
     write_comparison,
 )
 from autoassist.compare_table import print_comparison
 from autoassist.compare_verdict import ORDER, judge, reference_budget
 from protocol.errors import DataError
-from tests.unit.autoassist.made_up import comparison_of, report_of
+from tests.unit.autoassist.made_up import GAIN, comparison_of, report_of
 
 UNIFORM = {1.0: 0.960, 0.8: 0.950, 0.6: 0.930, 0.4: 0.880}
 SMALL_NOISE = (0.0, 0.0004, -0.0004)
 """A metric's noise by seed; shifted from policy to policy, so that differences have a spread."""
+
+
+def run_of(policy: str, budget: float, seed: int, metric: float, *, kept: float = 1.0, room: float = 0.7) -> RunResult:
+    return RunResult(
+        policy=policy,
+        budget=budget,
+        seed=seed,
+        run_dir=f"{policy}-{budget}",
+        metric=metric,
+        passes=round(10_000 * budget),
+        wall_s=100.0 * budget,
+        exposed_wait_s=0.5,
+        exposed_wait_fraction=0.005 / budget,
+        kept_fraction=kept,
+        room=room,
+    )
 
 
 def cells(
@@ -39,26 +57,14 @@ def cells(
     policies = {"uniform": UNIFORM} | {k.replace("_", "-"): {1.0: 0.960, 0.6: v} for k, v in metrics.items()}
     for place, (policy, by_budget) in enumerate(policies.items()):
         for (budget, metric), seed in itertools.product(by_budget.items(), range(seeds)):
-            runs.append(
-                RunResult(
-                    policy=policy,
-                    budget=budget,
-                    seed=seed,
-                    run_dir=f"{policy}-{budget}",
-                    metric=sign * (metric + SMALL_NOISE[(seed + place) % 3]),
-                    passes=round(10_000 * budget),
-                    wall_s=100.0 * budget * (slower if policy == "autoassist" else 1.0),
-                    exposed_wait_s=0.5,
-                    exposed_wait_fraction=0.005 / budget,
-                    kept_fraction=1.0 if policy == "uniform" else kept,
-                    room=room,
-                )
-            )
+            noisy = sign * (metric + SMALL_NOISE[(seed + place) % 3])
+            run = run_of(policy, budget, seed, noisy, kept=1.0 if policy == "uniform" else kept, room=room)
+            runs.append(msgspec.structs.replace(run, wall_s=run.wall_s * (slower if policy == "autoassist" else 1.0)))
     return make_cells(runs, policies=list(policies), higher_is_better=sign > 0)
 
 
-def verdict(found: list[Cell], seeds: int = 3) -> tuple[str, str]:
-    said = judge(found, workload="mine", metric_name="test_accuracy", seeds=seeds)
+def verdict(found: list[Cell], seeds: int = 3, gain: Difference = GAIN) -> tuple[str, str]:
+    said = judge(found, gain, workload="mine", metric_name="test_accuracy", seeds=seeds)
     assert said.sentence.endswith(".") and "\n" not in said.sentence and ".." not in said.sentence
     return said.outcome, said.sentence
 
@@ -127,6 +133,24 @@ def test_one_seed_cannot_tell_however_good_it_looks() -> None:
     assert "a saving of 33 % of the passes" in sentence and sentence.endswith("; give --seeds 3 or more.")
 
 
+def test_two_seeds_cannot_tell_either() -> None:
+    outcome, sentence = verdict(cells(seeds=2, random_drop=0.920, autoassist=0.925), seeds=2)
+    assert outcome == "cannot-tell" and sentence.startswith("Two seeds cannot tell whether selection pays on mine:")
+
+
+def test_where_uniform_itself_gains_nothing_the_doubt_says_so() -> None:
+    flat = Difference(value=0.001, low=-0.002, high=0.004)
+    outcome, sentence = verdict(cells(random_drop=0.925, autoassist=0.930), gain=flat)
+    assert outcome == "cannot-tell" and "0.0010 (-0.0020 … 0.0040)); fewer --epochs tell more." in sentence
+
+
+def test_uniforms_gain_is_from_its_least_budget_to_the_full_training() -> None:
+    found = uniform_gain(
+        [run_of("uniform", b, s, 0.9 + b / 100 + s / 50) for b in (1.0, 0.4) for s in (2, 1)], higher_is_better=True
+    )
+    assert (found.value, found.low, found.high) == pytest.approx((0.006, 0.006, 0.006))
+
+
 def test_a_policy_that_left_nothing_out_does_not_pay() -> None:
     outcome, sentence = verdict(cells(kept=1.0, random_drop=0.930, autoassist=0.955))
     assert outcome == "does-not-pay" and sentence.endswith("found nothing to leave out.")
@@ -150,7 +174,7 @@ def test_nothing_but_controls_says_what_to_add() -> None:
 
 def test_of_several_policies_the_best_comes_first_and_the_others_after_it() -> None:
     found = cells(random_drop=0.940, autoassist=0.925, infobatch=0.955, rho=0.940)
-    said = judge(found, workload="mine", metric_name="test_accuracy", seeds=3)
+    said = judge(found, GAIN, workload="mine", metric_name="test_accuracy", seeds=3)
     assert (said.outcome, said.policy, said.budget) == ("pays", "infobatch", 0.6)
     assert said.by_policy == {"autoassist": "worse-than-random-drop", "infobatch": "pays", "rho": "cannot-tell"}
     assert said.sentence.endswith("; of rho it cannot be told, autoassist is worse than random-drop.")
