@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import itertools
 from pathlib import Path
 
 import pytest
 import tyro
 
+from autoassist import compare
 from autoassist.compare import CompareCommand
 from autoassist.compare_plan import PlannedRun, finished_before, look, make_plan, settings_of
+from autoassist.compare_result import RunResult, read_comparison
 from autoassist.remembered import COMMAND_FILE, Remembered
 from autoassist.roles import WorkloadSettings
 from autoassist.run_command import RunCommand
@@ -19,6 +23,7 @@ from protocol.errors import SettingError
 from protocol.report import REPORT_FILE, encode_report
 from protocol.settings import RunSettings
 from tests.unit.autoassist.made_up import report_of
+from workloads import Fingerprint, Metric
 
 COMMAND = RunCommand(workload="digits", train=TrainSettings(threads=2), data=WorkloadSettings(model="resnet8"))
 POLICIES = ("uniform", "random-drop", "infobatch", "autoassist")
@@ -177,3 +182,34 @@ def test_mistakes_are_refused_before_anything_is_run(given: dict[str, object], m
 def test_the_same_command_finds_its_directory_again() -> None:
     command = CompareCommand(workload="my/task.py:Mine", data=WorkloadSettings(model="resnet8"))
     assert command._out_dir() == Path("runs/compare-task.py-Mine-resnet8")
+
+
+def test_every_option_of_the_command_is_documented() -> None:
+    own = {field.name for field in dataclasses.fields(CompareCommand)} - {"workload", "train", "data", "log", "options"}
+    source = ast.parse(Path(compare.__file__).read_text())
+    (kind,) = [node for node in ast.walk(source) if isinstance(node, ast.ClassDef) and node.name == "CompareCommand"]
+    for node, after in zip(kind.body, kind.body[1:], strict=False):
+        if (
+            isinstance(node, ast.AnnAssign)
+            and isinstance(node.target, ast.Name)
+            and node.target.id in (*own, "options")
+        ):
+            assert isinstance(after, ast.Expr), node.target.id
+
+
+def test_without_matplotlib_the_figures_are_written_and_the_extra_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(compare, "can_plot", lambda: False)
+    results = [
+        RunResult.of(report_of(policy, seed=seed, passes=round(1000 * b), metric=b), budget=b, run_dir=policy)
+        for policy, b, seed in itertools.product(("uniform", "autoassist"), (1.0, 0.6), (1, 2, 3))
+    ]
+    command = CompareCommand(workload="digits", policies=("uniform", "autoassist"), budgets=(0.6, 1.0))
+    metric = Metric("test_accuracy", 0.1)
+    command._conclude(command._comparison(results, Fingerprint("mine:1", 500), metric), tmp_path)
+    assert "pip install 'autoassist[plot]'" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["compare.json"]
+    found = read_comparison(tmp_path)
+    assert (found.budgets, found.seeds, found.uniform_gain.value) == ([1.0, 0.6], [1, 2, 3], pytest.approx(0.4))
+    assert [(cell.policy, cell.budget) for cell in found.cells[:2]] == [("uniform", 1.0), ("uniform", 0.6)]
