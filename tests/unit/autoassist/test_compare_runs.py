@@ -149,6 +149,37 @@ def test_a_run_that_had_finished_when_the_signal_came_counts(tmp_path: Path, sto
     assert list(first.reports) == [PLAN[0].name]
 
 
+class StubbornChild(FakeChild):
+    """Ends when it is told to for the second time; the user presses Ctrl-C again when the first did not help."""
+
+    told: list[int]
+    stop: StopSignal
+
+    @property
+    def is_running(self) -> bool:
+        return len(StubbornChild.told) < 2
+
+    def tell(self, number: signal.Signals) -> None:
+        StubbornChild.told.append(number)
+        press_ctrl_c(StubbornChild.stop)
+
+
+def press_ctrl_c(stop: StopSignal) -> None:
+    stop._handle(signal.SIGINT, None)
+
+
+def test_every_ctrl_c_is_handed_on_to_the_current_run(
+    tmp_path: Path, stop: StopSignal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first lets it end in order, the second makes it end at once."""
+    StubbornChild.told, StubbornChild.stop = [], stop
+    monkeypatch.setattr(compare_runs, "Child", StubbornChild)
+    FakeChild.ends = {PLAN[0].name: (130, "stopped")}
+    FakeChild.on_start = lambda name: press_ctrl_c(stop)
+    assert not runner(tmp_path, stop).execute()
+    assert StubbornChild.told == [signal.SIGTERM, signal.SIGTERM]
+
+
 def test_a_directory_serves_one_comparison_at_a_time(tmp_path: Path) -> None:
     with (
         locked(tmp_path / "out"),
