@@ -17,6 +17,7 @@ from assistant.worker import Assistant, AssistantSettings
 from broker.loop import BrokerSettings
 from protocol.client import ConnectSettings
 from protocol.errors import BrokerUnreachable, DataError
+from protocol.finite import rows_not_finite
 from protocol.settings import RunSettings, require
 from protocol.signals import StopSignal
 
@@ -140,7 +141,7 @@ class AssistantCommand:
 
 
 def read_array(path: Path, dtype: np.dtype[Any], dimensions: int) -> NDArray[Any]:
-    """An .npy file, mapped into memory; raises DataError where it is none of this dtype and shape."""
+    """An .npy file, mapped into memory; raises DataError where it is none of this dtype and shape, or not finite."""
     try:
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
@@ -148,6 +149,12 @@ def read_array(path: Path, dtype: np.dtype[Any], dimensions: int) -> NDArray[Any
     if array.dtype != dtype or array.ndim != dimensions:
         expected = f"{dtype} with {dimensions} dimension{'s' if dimensions > 1 else ''}"
         raise DataError(f"{path}: {array.dtype} of shape {array.shape}; give {expected}, a row for each instance")
+    bad, first = rows_not_finite(array)
+    if bad:
+        raise DataError(
+            f"{path}: {bad} of {len(array)} rows hold NaN or infinity, the first of instance {first}; "
+            "fill them in, or leave the column out"
+        )
     return array
 
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from protocol.finite import rows_not_finite
 from workloads.base import Fingerprint, Metric, Workload
 from workloads.mistakes import blaming, method_of, wrong
 
@@ -111,7 +112,7 @@ class CheckedWorkload(Workload):
         return factor
 
     def features(self) -> NDArray[np.float32] | None:
-        """A float32 matrix with a row for each instance, or None."""
+        """A float32 matrix with a row for each instance, or None; all of it is read, and all of it must be finite."""
         what, n = method_of(self.workload, "features()"), self.fingerprint().n
         with blaming(self.workload, what):
             found: object = self.workload.features()
@@ -122,8 +123,10 @@ class CheckedWorkload(Workload):
             raise wrong(self.workload, what, type(found).__name__, expected)
         if found.dtype != np.float32 or found.ndim != 2 or len(found) != n or found.shape[1] < 1:
             raise wrong(self.workload, what, f"{found.dtype} of shape {found.shape}", expected)
-        if not np.isfinite(found[:2]).all():
-            raise wrong(self.workload, what, "NaN or infinity in its first rows", "finite numbers")
+        bad, first = rows_not_finite(found)
+        if bad:
+            what_is_wrong = f"NaN or infinity in {bad} of {n} rows, the first of instance {first}"
+            raise wrong(self.workload, what, what_is_wrong, "finite numbers; fill them in, or leave the column out")
         return found
 
     def labels(self) -> NDArray[np.int64] | None:
