@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import logging
@@ -11,11 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from protocol.errors import DataError
+from protocol.errors import AutoAssistError, DataError, StoreError
 
 log = logging.getLogger("autoassist.workloads")
 
 _BLOCK_BYTES = 1 << 20
+_DISK_FAILURES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
+"""What befalls a disk; any other refusal means that the folder was a wrong choice."""
 
 
 def cache_dir() -> Path:
@@ -25,12 +28,15 @@ def cache_dir() -> Path:
     ``~/Library/Caches/autoassist``. Read at each call, so that a test or a launcher may change the variable.
 
     Raises:
-        DataError: the folder cannot be created or written.
+        DataError: the folder cannot be created.
+        StoreError: the disk is full or fails.
     """
     folder = _cache_location()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        if error.errno in _DISK_FAILURES:
+            raise _unwritable(folder, error) from error
         raise DataError(
             f"cache folder {folder}: {error.strerror}; set AUTOASSIST_CACHE to a writable folder"
         ) from error
@@ -70,7 +76,8 @@ def replacing(path: Path) -> Iterator[Path]:
     synced: after a power loss it may be damaged, which the check at the next load finds.
 
     Raises:
-        DataError: the disk refuses, for example because it is full.
+        StoreError: the disk is full or fails.
+        DataError: the folder cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,8 +99,13 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
-def _unwritable(path: Path, error: OSError) -> DataError:
-    return DataError(f"cannot write {path}: {error.strerror or error}; free disk space or set AUTOASSIST_CACHE")
+def _unwritable(path: Path, error: OSError) -> AutoAssistError:
+    """A full disk is a failure, whoever has filled it; a folder that nobody may write is a mistake of the user's."""
+    problem = f"data cache: cannot write {path}: {error.strerror or error}"
+    if error.errno in _DISK_FAILURES:
+        elsewhere = "set XDG_CACHE_HOME or AUTOASSIST_CACHE to a folder on another disk"
+        return StoreError(f"{problem}; free space under {path.parent}, or {elsewhere}")
+    return DataError(f"{problem}; make {path.parent} writable, or set AUTOASSIST_CACHE to a folder that is")
 
 
 @contextmanager

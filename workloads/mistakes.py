@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from protocol.errors import UserError, WorkloadError
+from protocol.errors import AutoAssistError, WorkloadError
 from workloads.base import Workload
 
 REMEDY = "mend it there; --debug shows the whole traceback"
@@ -20,10 +20,10 @@ def method_of(workload: Workload, call: str) -> str:
 
 @contextmanager
 def blaming(workload: Workload, what: str) -> Iterator[None]:
-    """Whatever is raised within, ``sys.exit()`` too, is a WorkloadError that names ``what``; UserErrors pass."""
+    """Whatever is raised within, ``sys.exit()`` too, is a WorkloadError that names ``what``; errors of our own pass."""
     try:
         yield
-    except (UserError, KeyboardInterrupt):
+    except (AutoAssistError, KeyboardInterrupt):
         raise
     except BaseException as error:
         raised = f"raised {described(error)} at {place_of(error, _file_of(workload))}"

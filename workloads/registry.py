@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from protocol.errors import SettingError, UserError, WorkloadError
+from protocol.errors import AutoAssistError, SettingError, WorkloadError
 from workloads.base import Workload
 from workloads.mistakes import REMEDY, described, place_of
 
@@ -40,7 +40,7 @@ def load_workload(
     Raises:
         WorkloadError: the name is unknown, the import fails, or the class is not a usable Workload.
         SettingError: ``data`` or ``label`` for a workload whose constructor has no such keyword.
-        UserError: whatever the workload's constructor says of what it is given.
+        AutoAssistError: whatever the workload's constructor says of what it is given, or of the disk.
     """
     location, separator, class_name = BUILT_IN.get(spec, spec).rpartition(":")
     if not separator:
@@ -154,7 +154,7 @@ def _construct(
             raise SettingError(f"{key}={value}: workload {spec} reads no table; leave out --{key}, or run table")
     try:
         return cls(model=model, data_dir=data_dir, **table)
-    except (UserError, KeyboardInterrupt):
+    except (AutoAssistError, KeyboardInterrupt):
         raise
     except BaseException as error:
         raise WorkloadError(

@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.errors import DataError
+from protocol.errors import DataError, StoreError
 from workloads.cache import cache_dir, file_lock, sha256_hex, write_atomically
 from workloads.idx import parse_idx, read_maybe_gzipped
 
@@ -123,6 +123,7 @@ def load_set(
 
     Raises:
         DataError: a file of the user's is damaged, or nobody could serve.
+        StoreError: the disk of the cache folder is so full that not even the lock can be made.
     """
     reasons: list[str] = []
     with file_lock(cache_dir() / "locks" / f"{archive.name}.lock"):
@@ -202,7 +203,7 @@ def store_in_cache(archive: Archive, files: Files) -> None:
     try:
         for name in archive.sha256:
             write_atomically(cached_path(archive, name), files[name])
-    except DataError as error:
+    except (DataError, StoreError) as error:
         log.warning("%s: not kept in the cache: %s", archive.name, error)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from protocol.errors import DataError
+from protocol.errors import DataError, StoreError
 from workloads.cache import cache_dir, file_lock, replacing, sha256_of, write_atomically
 from workloads.digits import Digits
 
@@ -76,13 +76,15 @@ def test_what_a_killed_writer_left_does_not_pile_up(tmp_path: Path) -> None:
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("f", b"new")]
 
 
-def test_a_full_disk_is_a_data_error_that_names_file_and_remedy(tmp_path: Path) -> None:
+def test_a_full_disk_is_a_failure_that_names_file_and_remedy(tmp_path: Path) -> None:
     def fill() -> None:
         with replacing(tmp_path / "f"):
             raise OSError(28, "No space left on device")
 
-    with pytest.raises(DataError, match=r"cannot write .*/f: No space left on device; .*AUTOASSIST_CACHE"):
+    remedy = rf"free space under {tmp_path}, or set XDG_CACHE_HOME or AUTOASSIST_CACHE"
+    with pytest.raises(StoreError, match=rf"cannot write .*/f: No space left on device; {remedy}") as caught:
         fill()
+    assert caught.value.exit_code == 1
 
 
 def test_lock_excludes_and_tells_who_waits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
