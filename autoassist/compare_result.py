@@ -13,13 +13,15 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from autoassist.compare_statistics import Curve, Interval, mean_sd, paired_difference, saving
+from autoassist.compare_statistics import Curve, Interval, height, mean_sd, paired_difference, saving
 from protocol.errors import DataError
 from protocol.report import Report
 
 RESULT_FILE = "compare.json"
 UNIFORM = "uniform"
 RANDOM_DROP = "random-drop"
+LEAST_SAVING = 0.05
+"""What is less than this is not worth a selection."""
 CONTROLS = (UNIFORM, RANDOM_DROP)
 """Policies that do not select: what all others are measured against."""
 
@@ -92,9 +94,9 @@ class Saving(msgspec.Struct, frozen=True, kw_only=True):
         return self.low is not None and self.low > 0.0
 
     @property
-    def is_refuted(self) -> bool:
-        """Whether all of the interval lies at 0 or below; 'none' is below."""
-        return self.has_interval and (self.high is None or self.high <= 0.0)
+    def is_negative(self) -> bool:
+        """Whether all of the interval lies below 0; 'none' does."""
+        return self.has_interval and (self.high is None or self.high < 0.0)
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,6 +140,10 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     overhead: float  # wall time of one pass, relative to uniform's at this budget, less 1
     saving: Saving | None  # of Boss passes; null for uniform itself
     wall_saving: Saving | None
+    against_uniform: Difference | None  # at the same budget; null for uniform itself
+    worth: (
+        float  # what uniform gains, from this budget on, by 1/19 more passes: the gain that a saving of 5 % would show
+    )
     against_random_drop: Difference | None  # at the same budget; null where that did not run, and for the controls
 
 
@@ -229,6 +235,8 @@ def _cell(
         overhead=(wall_s / passes) / pass_s - 1.0 if passes and pass_s else 0.0,
         saving=_saving(found, uniform, "passes", sign) if policy != UNIFORM else None,
         wall_saving=_saving(found, uniform, "wall_s", sign) if policy != UNIFORM else None,
+        against_uniform=Difference.between(found, full, sign) if policy != UNIFORM else None,
+        worth=_worth(uniform, passes, sign),
         against_random_drop=Difference.between(found, control, sign) if control and policy not in CONTROLS else None,
     )
 
@@ -239,6 +247,12 @@ def _saving(found: list[RunResult], uniform: list[list[RunResult]], cost: str, s
         metrics=np.stack([sign * _column(runs, "metric") for runs in uniform]),
     )
     return Saving.of(*saving(curve, _column(found, cost), sign * _column(found, "metric")))
+
+
+def _worth(uniform: list[list[RunResult]], passes: float, sign: float) -> float:
+    costs = [float(_column(runs, "passes").mean()) for runs in uniform]
+    metrics = [sign * float(_column(runs, "metric").mean()) for runs in uniform]
+    return height(costs, metrics, passes / (1.0 - LEAST_SAVING)) - height(costs, metrics, passes)
 
 
 def _room(report: Report) -> float:

@@ -84,6 +84,11 @@ def first_crossing(costs: Sequence[float], metrics: Sequence[float], level: floa
     return math.inf
 
 
+def height(costs: Sequence[float], metrics: Sequence[float], cost: float) -> float:
+    """The line's metric at a cost; its ends' beyond them."""
+    return float(np.interp(cost, costs, metrics))
+
+
 def saving_of(costs: Sequence[float], metrics: Sequence[float], cost: float, metric: float) -> tuple[float, bool]:
     """(saving, whether it is a lower bound) of one point against the line; -inf where the line never crosses."""
     needed = first_crossing(costs, metrics, metric)

@@ -2,8 +2,10 @@
 
 Every policy is judged at one budget, chosen before anything is seen: that below 1 which is nearest to 0.6. The best of
 all budgets would be a best of noise. It pays where the whole interval of its saving lies above 0 **and** it is better
-than random-drop beyond the spread; a saving that dropping at random has too is none of the selection. Policies are
-judged one by one, without a correction for their number: of forty that select nothing, one would be said to pay.
+than random-drop beyond the spread; a saving that dropping at random has too is none of the selection. It does not pay
+where not even a saving of 5 % is left in the spread, where nothing was left out, or where random-drop is better.
+Policies are judged one by one, without a correction for their number: of forty that select nothing, one would be said
+to pay.
 """
 
 from __future__ import annotations
@@ -70,10 +72,17 @@ def outcome_of(cell: Cell, *, seeds: int) -> str:
         return CANNOT_TELL
     if difference is not None and difference.high is not None and difference.high < 0.0:
         return WORSE
-    if cell.kept_fraction >= NOTHING_LEFT_OUT or cell.saving.is_refuted:
+    if cell.kept_fraction >= NOTHING_LEFT_OUT or _is_refuted(cell):
         return DOES_NOT_PAY
     beats_random = difference is not None and difference.low is not None and difference.low > 0.0
     return PAYS if cell.saving.is_positive and beats_random else CANNOT_TELL
+
+
+def _is_refuted(cell: Cell) -> bool:
+    """Whether not even 5 % are saved: the gain over uniform at the same budget lies, with its whole t interval, below
+    what uniform itself would gain by so many more passes."""
+    gain = cell.against_uniform
+    return gain is not None and gain.high is not None and gain.high < cell.worth
 
 
 def _sentence(
@@ -125,7 +134,7 @@ def _in_what(cell: Cell) -> str:
     assert cell.wall_saving is not None
     if cell.wall_saving.is_positive:
         return ""
-    how = "not" if cell.wall_saving.is_refuted else "and it cannot be told whether"
+    how = "not" if cell.wall_saving.is_negative else "and it cannot be told whether"
     return f" in Boss passes, {how} in wall time here"
 
 
@@ -135,10 +144,10 @@ def _doubt(cell: Cell, random_drop: Cell | None, gain: Difference) -> str:
     if not cell.saving.is_positive and not (gain.is_distinguishable and gain.value > 0.0):
         return (
             f", which says little where uniform itself gains nothing beyond the spread from its least budget to the "
-            f"full training ({difference_in_words(gain)}); fewer --epochs tell more"
+            f"full training ({difference_in_words(gain)}); fewer --epochs, or more seeds, tell more"
         )
     if not cell.saving.is_positive:
-        return ", which may as well be none; more seeds tell more"
+        return ", and the spread allows for either; more seeds tell more"
     if random_drop is None:
         return f", but random-drop was not run beside it (--policies uniform random-drop {cell.policy})"
     return f", but it is not distinguishable from random-drop{_beside(random_drop)}; more seeds tell more"
