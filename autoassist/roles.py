@@ -23,8 +23,12 @@ from protocol.signals import StopSignal
 
 if TYPE_CHECKING:
     from workloads import Workload  # imports torch, which a broker does without
+    from workloads.base import FallBack
 
 log = logging.getLogger("autoassist")
+
+MOST_TITLE = 200
+"""Characters that the protocol has for a name; of a longer path the end tells more."""
 
 T = TypeVar("T")
 Flat = Annotated[T, tyro.conf.OmitArgPrefixes]
@@ -158,6 +162,14 @@ def read_array(path: Path, dtype: np.dtype[Any], dimensions: int) -> NDArray[Any
     return array
 
 
+def workload_title(name: str, model: str, fall_back: FallBack | None) -> str:
+    """What the report calls the workload: nobody shall take a small set's figures for those of the set he asked for."""
+    title = f"{name} {model}" if model else name
+    if fall_back is not None:
+        title += f" (fell back to {fall_back.served})"
+    return title[-MOST_TITLE:]
+
+
 def execute_boss(
     workload_name: str,
     run: RunSettings,
@@ -191,7 +203,7 @@ def execute_boss(
             dataset_id=fingerprint.dataset_id,
             connect_timeout_s=connect.connect_timeout_s,
             reconnect_timeout_s=connect.reconnect_timeout_s,
-            workload=workload_name if not data.model else f"{workload_name} {data.model}",
+            workload=workload_title(workload_name, data.model, workload.fall_back),
             settings=run,
             local=local,
             state=(state.run if state is not None else {}) if checkpoints.resume else None,

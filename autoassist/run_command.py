@@ -35,7 +35,8 @@ from protocol.errors import RoleFailed, SettingError
 from protocol.report import REPORT_FILE, read_report
 from protocol.settings import RunSettings, require
 from protocol.signals import StopSignal
-from workloads import validate_workload
+from workloads import CheckedWorkload, validate_workload
+from workloads.sources import FALL_BACK_VARIABLE
 
 log = logging.getLogger("autoassist.run")
 
@@ -65,31 +66,35 @@ class RunCommand:
         with Notices() as notices:
             if self.resume is not None:
                 command = self._resumed(self.resume)
-                command._require_possible()
-                return command._launch(self.resume, notices)
+                found = command._require_possible()
+                return command._launch(self.resume, notices, found)
             require(bool(self.workload), "workload", self.workload, "is missing; give a WORKLOAD, or --resume RUN_DIR")
             require(self.run_dir != "", "run_dir", self.run_dir, "is empty; give --run-dir a name, or leave it out")
             if self.run_dir:
                 require_unused(Path(self.run_dir))
-            self._require_possible()
-            return self._launch(Path(self.run_dir) if self.run_dir else free_name(_short(self.workload)), notices)
+            found = self._require_possible()
+            run_dir = Path(self.run_dir) if self.run_dir else free_name(_short(self.workload))
+            return self._launch(run_dir, notices, found)
 
-    def _require_possible(self) -> None:
+    def _require_possible(self) -> dict[str, str]:
         """Refuse here, once and before anything is made, what each role would refuse.
 
-        Costs the loading of the data set, and a Boss that is thrown away.
+        Returns, as environment variables, what no role shall find out about the data again. Costs the loading of the
+        data set, and a Boss that is thrown away.
         """
         require(0 <= self.port <= 65535, "port", self.port, "must lie in 0 … 65535")
         require(self.checkpoint_every >= 0, "checkpoint_every", self.checkpoint_every, "must not be negative")
         require_one_rank(self.run)
         self.train.resolved_device()
-        workload = self.data.load(self.workload)
+        workload = CheckedWorkload(self.data.load(self.workload))
         validate_workload(workload)
         n, size = workload.fingerprint().n, self.run.step_instances
         require(size <= n, "batch_size", size, f"exceeds the data set's {n} instances; lower --batch-size")
         require_policy(self.run, n, workload.labels())
+        fall_back = workload.fall_back
+        return {FALL_BACK_VARIABLE: fall_back.wanted} if fall_back is not None else {}
 
-    def _launch(self, run_dir: Path, notices: Notices) -> int:
+    def _launch(self, run_dir: Path, notices: Notices, found: dict[str, str]) -> int:
         """Start the roles, supervise them to the end, and sum up; returns the exit code."""
         live = self.live and sys.stdout.isatty() and not self.log.debug
         with StopSignal() as stop:
@@ -98,7 +103,7 @@ class RunCommand:
                 self.launch, run_dir, stop, notices, echo=not live, needs_assistants=self.run.deterministic
             )
             try:
-                self._start(launcher, run_dir, stop)
+                self._start(launcher, run_dir, stop, found)
                 if not stop.requested:
                     with LiveView(launcher.statistics_address, enabled=live):
                         launcher.supervise()
@@ -108,11 +113,12 @@ class RunCommand:
                     place.withdraw()
             return self._conclude(launcher, run_dir, stop, notices)
 
-    def _start(self, launcher: Launcher, run_dir: Path, stop: StopSignal) -> None:
+    def _start(self, launcher: Launcher, run_dir: Path, stop: StopSignal, found: dict[str, str]) -> None:
         address = launcher.start_broker(self._broker_arguments(run_dir))
         for name, arguments in self._role_arguments(address, run_dir).items():
             if not stop.requested:
-                launcher.start_role(name, arguments, {"OMP_NUM_THREADS": "1"} if name != BOSS else None)
+                threads = {"OMP_NUM_THREADS": "1"} if name != BOSS else {}
+                launcher.start_role(name, arguments, {**found, **threads})
 
     def _conclude(self, launcher: Launcher, run_dir: Path, stop: StopSignal, notices: Notices) -> int:
         """The exit code says what the report says: 0 for a finished run only."""

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from protocol.errors import WorkloadError
-from workloads.base import Fingerprint, Metric, Workload
+from workloads.base import FallBack, Fingerprint, Metric, Workload
 from workloads.binary_coding import TEST_FILE, TRAIN_FILE, BinarySet, adult_set, breast_cancer_set
 from workloads.fetch import MirrorSource, PypiSource
-from workloads.sources import Archive, CacheSource, DirectorySource, Source, load_set
+from workloads.sources import Archive, CacheSource, DirectorySource, Source, fall_back_of, load_set
 
 ADULT = Archive(
     name="adult",
@@ -88,6 +88,11 @@ class Adult(Workload):
     def fingerprint(self) -> Fingerprint:
         """Name of the set that was served, hash of its coded training part, and its size."""
         return self._fingerprint
+
+    @property
+    def fall_back(self) -> FallBack | None:
+        """The breast cancer set, where nothing serves Adult."""
+        return fall_back_of(self.table)
 
     def batch(self, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Features ``(len(ids), d)`` float32, values 0 and 1, and signs ``(len(ids),)`` float32, values -1 and 1."""

@@ -38,6 +38,17 @@ class Metric:
     """Whether a larger value is a better model."""
 
 
+@dataclass(frozen=True)
+class FallBack:
+    """A packaged small set that stands in for another, which no source could serve."""
+
+    wanted: str
+    """Name of the set that was asked for."""
+
+    served: str
+    """Name of the set that stands in."""
+
+
 class Workload(ABC):
     """A data set, a Boss model, a per-instance loss, an evaluation, and features for the Assistant.
 
@@ -85,6 +96,11 @@ class Workload(ABC):
         if progress < warmup:
             return 0.1 + 0.9 * progress / warmup
         return 0.5 * (1.0 + float(np.cos(np.pi * min(1.0, (progress - warmup) / (1.0 - warmup)))))
+
+    @property
+    def fall_back(self) -> FallBack | None:
+        """What stands in for the data that was asked for; None where that is what is served. Loads the data."""
+        return None
 
     def features(self) -> NDArray[np.float32] | None:
         """Assistant features, shape ``(n, d)`` float32, usually a read-only memory map; None if there are none.

@@ -47,6 +47,9 @@ class BinarySet:
     source: str
     """Who served it, for the log and the report."""
 
+    instead_of: str = ""
+    """Name of the set that it stands in for; "" where it is what was asked for."""
+
 
 def adult_set(files: Files, source: str) -> BinarySet:
     """UCI's two Adult files in a9a coding; quintiles and categories are those of the training part.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from protocol.finite import rows_not_finite
-from workloads.base import Fingerprint, Metric, Workload
+from workloads.base import FallBack, Fingerprint, Metric, Workload
 from workloads.mistakes import blaming, method_of, wrong
 
 
@@ -110,6 +110,16 @@ class CheckedWorkload(Workload):
         if factor is None or not math.isfinite(factor) or factor < 0:
             raise wrong(self.workload, what, repr(found)[:100], "a finite number of at least 0")
         return factor
+
+    @property
+    def fall_back(self) -> FallBack | None:
+        """A FallBack or None."""
+        what = method_of(self.workload, "fall_back")
+        with blaming(self.workload, what):
+            found: object = self.workload.fall_back
+        if found is not None and not isinstance(found, FallBack):
+            raise wrong(self.workload, what, repr(found)[:100], "a workloads.base.FallBack, or None")
+        return found
 
     def features(self) -> NDArray[np.float32] | None:
         """A float32 matrix with a row for each instance, or None; all of it is read, and all of it must be finite."""

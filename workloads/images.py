@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from workloads.base import Fingerprint, Metric, Workload
+from workloads.base import FallBack, Fingerprint, Metric, Workload
 from workloads.cache import cache_dir, file_lock, replacing
 from workloads.models import check_model, make_model
-from workloads.sources import ImageSet
+from workloads.sources import ImageSet, fall_back_of
 
 log = logging.getLogger("autoassist.workloads")
 
@@ -103,6 +103,11 @@ class ImageWorkload(Workload):
     def fingerprint(self) -> Fingerprint:
         """Name of the set that was served, hash of its training images and labels, and their number."""
         return self._fingerprint
+
+    @property
+    def fall_back(self) -> FallBack | None:
+        """The small set that stands in, where nothing serves the images that were asked for."""
+        return fall_back_of(self.images)
 
     def batch(self, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Images ``(len(ids), c, h, w)`` float32, standardised, and labels ``(len(ids),)`` int64; on the CPU."""

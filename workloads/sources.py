@@ -8,20 +8,30 @@ Only damage to what the *user* gave is final: to go on without it would train on
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from protocol.errors import DataError, StoreError
+from workloads.base import FallBack
 from workloads.cache import cache_dir, file_lock, sha256_hex, write_atomically
 from workloads.idx import parse_idx, read_maybe_gzipped
 
 log = logging.getLogger("autoassist.workloads")
+
+FALL_BACK_VARIABLE = "AUTOASSIST_FALL_BACK"
+"""Environment variable with the name of a set whose sources somebody has asked in vain already.
+
+The small set is taken at once then. The launcher sets it for its roles: they search no second time, and cannot end on
+another set than it did.
+"""
 
 TRAIN_IMAGES = "train-images-idx3-ubyte"
 TRAIN_LABELS = "train-labels-idx1-ubyte"
@@ -65,6 +75,9 @@ class ImageSet:
     source: str
     """Who served it, for the log and the report."""
 
+    instead_of: str = ""
+    """Name of the set that it stands in for; "" where it is what was asked for."""
+
 
 class SourceFailed(Exception):
     """A source cannot serve; the text is the reason. It never leaves this package."""
@@ -90,7 +103,9 @@ class Source(Protocol):
 
 
 class Loaded(Protocol):
-    """What is said of a set that was loaded."""
+    """What is said of a set that was loaded; a dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
     @property
     def name(self) -> str:
@@ -99,6 +114,10 @@ class Loaded(Protocol):
     @property
     def source(self) -> str:
         """Who served it."""
+
+    @property
+    def instead_of(self) -> str:
+        """Name of the set that it stands in for; "" where it is what was asked for."""
 
     @property
     def train_labels(self) -> NDArray[np.int64]:
@@ -119,12 +138,14 @@ def load_set(
     """Ask ``sources`` in order, then ``small``; the log names who served and why the others did not.
 
     ``read`` makes the set of the files and the name of their source. One process asks at a time (a file lock in the
-    cache folder), so roles that start together fetch once.
+    cache folder), so roles that start together fetch once. Nobody is asked where `FALL_BACK_VARIABLE` names the set.
 
     Raises:
         DataError: a file of the user's is damaged, or nobody could serve.
         StoreError: the disk of the cache folder is so full that not even the lock can be made.
     """
+    if small is not None and os.environ.get(FALL_BACK_VARIABLE) == archive.name:
+        return _serve_small(archive, small, [f"not asked again, {FALL_BACK_VARIABLE}={archive.name}"])
     reasons: list[str] = []
     with file_lock(cache_dir() / "locks" / f"{archive.name}.lock"):
         for source in sources:
@@ -159,7 +180,12 @@ def _serve_small(archive: Archive, small: Callable[[], L], reasons: Sequence[str
         found.source,
         archive.name,
     )
-    return found
+    return dataclasses.replace(found, instead_of=archive.name)
+
+
+def fall_back_of(loaded: Loaded) -> FallBack | None:
+    """What stands in for the set that was asked for, if anything does."""
+    return FallBack(wanted=loaded.instead_of, served=loaded.name) if loaded.instead_of else None
 
 
 def check_hashes(archive: Archive, files: Files) -> None:
