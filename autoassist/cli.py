@@ -16,6 +16,8 @@ from protocol.errors import AutoAssistError
 
 PARENT_VARIABLE = "AUTOASSIST_PARENT"
 PR_SET_PDEATHSIG = 1
+ALIASES = {"--connect-timeout": "--connect-timeout-s", "--reconnect-timeout": "--reconnect-timeout-s"}
+"""Options without their unit."""
 
 
 def _commands() -> dict[str, tuple[str, str]]:
@@ -83,6 +85,9 @@ def _parse(command: str, words: list[str]) -> Any:
 
     module, name = _commands()[command]
     kind = getattr(__import__(module, fromlist=[name]), name)
+    words = [
+        word.replace(name, ALIASES[name], 1) if (name := word.partition("=")[0]) in ALIASES else word for word in words
+    ]
     return tyro.cli(kind, args=words, prog=f"autoassist {command}")
 
 

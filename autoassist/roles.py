@@ -211,6 +211,8 @@ def execute_boss(
             boss = train(workload, feed, train_settings, stop=stop, saver=saver, state=state)
         if checkpoints.save is not None:
             save_weights(boss, checkpoints.save)
+        else:
+            log.warning("the trained weights are not kept: --save FILE was not given")
     if feed.ended == "failed":
         log.error("the broker ended the run as failed")
     elif not feed.close():

@@ -52,6 +52,7 @@ def rows(report: Report) -> list[tuple[str, str]]:
             "loss values dropped, not finite",
             f"{report.loss_reports.values_dropped}, {report.loss_reports.values_not_finite}",
         ),
+        ("steps without a finite gradient", f"{boss.gradients_dropped}"),
     ]
 
 

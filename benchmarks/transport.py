@@ -12,21 +12,28 @@ import multiprocessing
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import msgspec
 import numpy as np
+import psutil
+import torch
 import tyro
 import zmq
 
 from benchmarks.common import machine, print_table, spread
+from boss.feed import Feed
 from protocol.client import ConnectSettings, RoleClient, new_incarnation
 from protocol.codec import encode
 from protocol.messages import Batch, Credit, Envelope, EpochEnd, Goodbye, Hello, LossReport, Segment
 from protocol.settings import RunSettings
+
+WARM_UP_S = 5
+"""Before CPU time is counted: the first epoch is not filtered, and the Assistant has to join."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +51,12 @@ class TransportBenchmark:
 
     repetitions: int = 3
     """Repetitions of each, in turn."""
+
+    paced_steps_per_s: int = 100
+    """Pace at which the broker's CPU time is measured."""
+
+    paced_s: int = 10
+    """For how long."""
 
 
 def through_broker(settings: TransportBenchmark) -> float:
@@ -83,6 +96,42 @@ def _drive(settings: TransportBenchmark, address: str) -> float:
     client.drain(10.0)
     client.close()
     return rate
+
+
+def cpu_ms_per_step(settings: TransportBenchmark) -> float:
+    """CPU time of the broker process per step, with an Assistant that filters, at a fixed pace of the Boss."""
+    with tempfile.TemporaryDirectory() as folder:
+        words = [sys.executable, "-m", "autoassist", "broker", "--run-dir", folder, "--port", "0", "--announce"]
+        broker = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        assert broker.stdout is not None
+        address = msgspec.json.decode(broker.stdout.readline())["address"]
+        words = [sys.executable, "-m", "autoassist", "assistant", "--broker", address]
+        assistant = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+        feed = Feed.connect(address, n=20_000, batch_size=settings.batch_size, epochs=1000)
+        process, losses = psutil.Process(broker.pid), torch.rand(settings.batch_size) * 2
+        before = 0.0
+        for step, size in enumerate(_paced(feed, settings.paced_steps_per_s)):
+            if step == settings.paced_steps_per_s * WARM_UP_S:
+                before = sum(process.cpu_times()[:2])
+            feed.report(losses[:size])
+            if step == settings.paced_steps_per_s * (WARM_UP_S + settings.paced_s):
+                break
+        spent_s = sum(process.cpu_times()[:2]) - before
+        feed.close()
+        for process_ in (broker, assistant):
+            process_.wait(30)
+        broker.stdout.close()
+    return 1000 * spent_s / (settings.paced_steps_per_s * settings.paced_s)
+
+
+def _paced(feed: Feed, steps_per_s: int) -> Iterator[int]:
+    """Sizes of the batches, one by one, at a fixed pace."""
+    pace, due = threading.Event(), time.monotonic()
+    while not feed.ended:
+        for ids in feed:
+            pace.wait(max(0.0, due - time.monotonic()))
+            due = max(due, time.monotonic() - 1.0) + 1.0 / steps_per_s
+            yield len(ids)
 
 
 def through_relay(settings: TransportBenchmark) -> float:
@@ -159,14 +208,15 @@ def main(settings: TransportBenchmark) -> None:
         relay.append(through_relay(settings))
     ratios = [b / r for b, r in zip(broker, relay, strict=True)]
     starts = [start_time_s() for _ in range(5)]
+    paced = [cpu_ms_per_step(settings) for _ in range(settings.repetitions)]
     rows = [
         ["broker: batches/s, each with its loss report", spread(broker, ".0f")],
         ["bare ZeroMQ relay: the same bytes/s", spread(relay, ".0f")],
         ["ratio broker : relay", spread(ratios)],
         ["broker process listens after, s", spread(starts)],
+        [f"broker's CPU a step at {settings.paced_steps_per_s} steps/s, with an Assistant, ms", spread(paced)],
     ]
     print_table(["transport", "median (least … greatest)"], rows)
-    print(f"\n{Path(__file__).name}: at these rates a step of 10 ms uses {0.01 * 100 / 0.01 / broker[0]:.1%} of a core")
 
 
 if __name__ == "__main__":

@@ -65,6 +65,8 @@ class Feed:
         self._delivered = 0
         self._reports = 0
         self._closed = False
+        self.gradients_dropped = 0
+        """Steps that a training loop has left out since their gradient was not finite; it sets this, for the report."""
         atexit.register(self.close)  # a script that ends without it must not lose its last reports
 
     @classmethod
@@ -182,7 +184,7 @@ class Feed:
         Returns at once: values are copied and sent by another thread. Losses that are NaN or infinite are counted,
         named in a warning, left out of the mean, and never learned from by an Assistant. Where the network's *outputs*
         are not finite either, no mean can keep NaN out of the gradient: look at it before ``optimizer.step()``, as
-        ``boss.train.drop_poisoned_gradients`` does. Padding is left out of the mean too.
+        ``boss.gradients.drop_poisoned_gradients`` does. Padding is left out of the mean too.
 
         Raises FeedMisuse for a loss that is reduced or of another length, TrainingDiverged after ``HOPELESS_STEPS``
         steps without a finite loss.
@@ -314,6 +316,7 @@ class Feed:
             "off_plan_steps": float(self._plan.off_plan_steps),
             "values_dropped": float(self._reporter.values_dropped),
             "values_not_finite": float(self._reporter.values_not_finite),
+            "gradients_dropped": float(self.gradients_dropped),
             "report_us_p50": self._reporter.timing_us(0.5),
             "report_us_p99": self._reporter.timing_us(0.99),
         }

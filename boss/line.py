@@ -23,6 +23,8 @@ log = logging.getLogger("autoassist.boss")
 IDLE_S = 1.0
 COPY_POLL_S = 0.001
 DRAIN_S = 10.0
+AWAY_S = 4.0
+"""How long a broker that is away at the end is waited for: as long as one that is started again takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +168,7 @@ class BossLine:
             self._turn()
             if self.welcome is not None:
                 self._client.send(self._closing())
-                self.all_acknowledged = self._client.drain(DRAIN_S)
+                self.all_acknowledged = self._client.drain(DRAIN_S if self._client.is_open else AWAY_S)
                 if not self.all_acknowledged:
                     log.warning("the broker did not acknowledge the last reports")
         except AutoAssistError as error:

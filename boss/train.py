@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from boss.checkpoint import BossState, Saver, restore
 from boss.feed import Feed
+from boss.gradients import GradientGuard
 from protocol.errors import SettingError
 from protocol.settings import require
 from protocol.signals import StopSignal
@@ -91,6 +92,7 @@ def train(
         stop.on_stop = feed.stop
         if stop.requested:  # while the data was loaded
             feed.stop()
+    guard = GradientGuard(boss, feed)
     peak_lrs = [group["lr"] for group in optimizer.param_groups]
 
     if state is not None:
@@ -106,7 +108,7 @@ def train(
             loss = feed.report(losses)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
-            drop_poisoned_gradients(boss)
+            guard.check()
             optimizer.step()
             if saver is not None and saver.is_due(feed):
                 saver.save(feed, boss, optimizer)
@@ -121,18 +123,6 @@ def epochs(feed: Feed, dataset: InstanceDataset, device: torch.device) -> Iterat
     while not feed.ended:
         loader = feed.loader(dataset, collate_fn=lambda batch: batch, pin_memory=device.type == "cuda")
         yield ((x.to(device, non_blocking=True), y.to(device, non_blocking=True)) for x, y in loader)
-
-
-def drop_poisoned_gradients(boss: nn.Module) -> None:
-    """Set every gradient to zero where one of them is NaN or infinite; on a GPU without waiting for it."""
-    gradients = [p.grad for p in boss.parameters() if p.grad is not None]
-    is_finite = torch.nn.utils.get_total_norm(gradients).isfinite()
-    if is_finite.is_cuda:
-        for gradient in gradients:
-            gradient.copy_(torch.where(is_finite, gradient, 0.0))
-    elif not is_finite:
-        for gradient in gradients:
-            gradient.zero_()
 
 
 def autocast(device: torch.device, settings: TrainSettings) -> AbstractContextManager[object]:

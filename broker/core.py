@@ -7,6 +7,7 @@ What each event does lives beside what it is about: the stock and the cutting in
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import msgspec
@@ -50,6 +51,8 @@ from protocol.messages import (
     Stop,
 )
 
+NUMBERED = re.compile(r"-(\d{1,4})$")
+"""The number in the name of an Assistant: ``assistant-3``."""
 MAX_FENCED = 1024
 """Incarnations that a run remembers to refuse."""
 MAX_SLOTS = 64
@@ -159,14 +162,22 @@ class BrokerCore:
         state = self.state
         member = Member(row=row, slots=min(hello.slots, MAX_SLOTS))
         if row.role == "assistant":
-            taken = {m.row.index for m in state.assistants() if m.row is not row}
-            if row.index in taken:
-                row.index = min(set(range(len(taken) + 1)) - taken)
-                state.touch("peer", row.name, row)
+            self._number(row)
         else:
             member.yielded = min(state.planned_steps(), default=state.the_run.next_step) - 1
         state.members[hello.name] = member
         return member
+
+    def _number(self, row: PeerRow) -> None:
+        """Give an Assistant its number: its name's where it has one, so that the order of joining plays no part."""
+        state = self.state
+        taken = {m.row.index for m in state.assistants() if m.row is not row}
+        wanted = int(found[1]) if (found := NUMBERED.search(row.name)) else row.index
+        free = min(set(range(len(taken) + 1)) - taken)
+        index = wanted if wanted < state.settings.assistants and wanted not in taken else free
+        if index != row.index:
+            row.index = index
+            state.touch("peer", row.name, row)
 
     def _tell_again(self, member: Member) -> None:
         """Say what a role must hold and has not heard on this stream: it has restarted, or the broker has."""

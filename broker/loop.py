@@ -40,7 +40,7 @@ from broker.report import build_report, build_statistics, write_report
 from broker.store import RunStore, unwritable
 from protocol.channels import ZmqBrokerChannel, bind
 from protocol.codec import decode, encode
-from protocol.errors import ProtocolError, SettingError, UserError
+from protocol.errors import AutoAssistError, ProtocolError, SettingError, UserError
 from protocol.messages import Envelope, EpochResult, Goodbye, Heartbeat, Hello
 from protocol.session import SessionTimes
 from protocol.settings import require
@@ -104,8 +104,6 @@ class Broker:
 
     def __init__(self, settings: BrokerSettings, times: SessionTimes | None = None) -> None:
         self.settings = settings
-        self.store = RunStore(settings.run_dir)
-        self.core = self._restore()
         self.hub = Hub(times or SessionTimes())
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
@@ -114,9 +112,11 @@ class Broker:
             self.publisher.setsockopt(zmq.LINGER, 0)
             self.publisher.setsockopt(zmq.SNDHWM, 8)
             bind(self.publisher, settings.address_of(settings.statistics_port))
-        except UserError:
+            # The directory is touched last: an address that cannot be had must not leave an empty run there.
+            self.store = RunStore(settings.run_dir)
+            self.core = self._restore()
+        except AutoAssistError:
             self.context.destroy(linger=0)
-            self.store.close()
             raise
         self.statistics_address = self.publisher.getsockopt_string(zmq.LAST_ENDPOINT)
         self._write_addresses()

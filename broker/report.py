@@ -103,6 +103,7 @@ def _boss(state: State) -> BossReport:
         evaluation_s=figures.get("evaluation_s", 0.0),
         report_us_p50=figures.get("report_us_p50", 0.0),
         report_us_p99=figures.get("report_us_p99", 0.0),
+        gradients_dropped=int(figures.get("gradients_dropped", 0)),
     )
 
 

@@ -68,6 +68,22 @@ def test_debug_adds_the_traceback(tmp_path: Path) -> None:
     assert "Traceback" in role.text
 
 
+def test_a_broker_that_cannot_listen_leaves_the_run_directory_free(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        broker = Role("broker", "--port", port, "--run-dir", str(tmp_path / "run"))
+        assert broker.end() == 2 and "is in use" in broker.text
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_option_may_be_given_without_its_unit(tmp_path: Path) -> None:
+    boss = Role("boss", "digits", "--broker", "tcp://127.0.0.1:9", "--connect-timeout", "0.5", cwd=tmp_path)
+    assert boss.end() == 1
+    assert "no broker answers" in boss.text
+
+
 def test_a_port_in_use_is_named(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

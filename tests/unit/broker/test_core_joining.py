@@ -146,6 +146,17 @@ def test_an_assistant_without_a_data_set_takes_the_run_s() -> None:
     assert [e for e in effects if isinstance(e, Admit)]
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_an_assistant_has_the_number_of_its_name_whatever_the_order_of_joining(order: tuple[int, ...]) -> None:
+    """In deterministic mode the number decides who gets which window, and the export names who selected."""
+    made = World(RunSettings(epochs=2, batch_size=10, assistants=3), 100, assistants=3)
+    made.hello(made.boss.ranks[0])
+    for number in order:
+        made.hello(made.assistants[number].peer)
+    rows = made.core.state.peers
+    assert [rows[f"assistant-{i}"].index for i in range(3)] == [0, 1, 2]
+
+
 def test_a_second_boss_of_the_same_name_is_refused_while_the_first_is_alive() -> None:
     """The script is started again in another terminal, and the first one still runs."""
     made = world()

@@ -1,0 +1,115 @@
+"""The training loop: its learning rate runs on progress, and steps that would ruin the network train nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from boss.feed import HOPELESS_STEPS, Feed
+from boss.gradients import drop_poisoned_gradients
+from boss.train import TrainSettings, train
+from protocol.errors import TrainingDiverged
+from protocol.report import read_report
+from tests.harness.local_broker import local_broker
+from workloads.digits import Digits
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> Iterator[str]:
+    with local_broker(tmp_path) as found:
+        yield found
+
+
+def feed_of(workload: Digits, address: str, epochs: int) -> Feed:
+    fingerprint = workload.fingerprint()
+    return Feed.connect(
+        address, n=fingerprint.n, dataset_id=fingerprint.dataset_id, epochs=epochs, policy="uniform", batch_size=32
+    )
+
+
+class WatchedSgd(torch.optim.SGD):
+    """Notes the learning rate of each step."""
+
+    lrs: list[float]
+
+    def step(self, *arguments: object, **named: object) -> None:  # type: ignore[override]
+        self.lrs.append(self.param_groups[0]["lr"])
+        super().step(*arguments, **named)  # type: ignore[arg-type]
+
+
+class Watched(Digits):
+    """Digits with an optimizer that is looked at."""
+
+    def optimizer(self, boss: nn.Module) -> torch.optim.Optimizer:
+        self.used = WatchedSgd(boss.parameters(), lr=0.5)
+        self.used.lrs = []
+        return self.used
+
+
+def test_the_learning_rate_is_the_workload_s_at_the_progress_of_each_step(address: str) -> None:
+    workload = Watched()
+    with feed_of(workload, address, 2) as feed:
+        train(workload, feed, TrainSettings(device="cpu"))
+        steps, n, window = feed.steps, workload.fingerprint().n, 128
+    lrs = workload.used.lrs
+    assert len(lrs) == steps
+    per_epoch = -(-n // window)
+    for step in (0, steps // 2, steps - 1):
+        windows = min(2 * per_epoch, step * 32 // window + 1)
+        assert lrs[step] == pytest.approx(0.5 * workload.lr_factor(windows / (2 * per_epoch)), abs=0.05)
+    assert lrs[-1] < 0.01 < 0.3 < max(lrs), "it decays fully"
+
+
+class RootOfNothing(Digits):
+    """Finite losses whose gradient is NaN, as of a square root at zero; from the tenth step on for as many as asked."""
+
+    calls, bad_steps = 0, 10**9
+
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        losses = super().losses(outputs, targets)
+        self.calls += torch.is_grad_enabled()
+        if 10 <= self.calls < 10 + self.bad_steps:
+            losses = losses + torch.sqrt((outputs * 0).sum(1).abs())
+        return losses
+
+
+def test_steps_without_a_finite_gradient_are_left_out_counted_and_said(
+    address: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    workload = RootOfNothing()
+    workload.bad_steps = 5
+    with feed_of(workload, address, 3) as feed:
+        boss = train(workload, feed, TrainSettings(device="cpu"))
+    assert all(torch.isfinite(p).all() for p in boss.parameters())
+    report = read_report(tmp_path)
+    assert (report.status, report.boss.gradients_dropped) == ("finished", 5)
+    assert report.metric.value is not None and report.metric.value > 0.8
+    assert sum("the gradient is NaN or infinite" in r.getMessage() for r in caplog.records) == 1
+
+
+def test_a_training_in_which_no_gradient_is_finite_any_more_ends_with_an_error(address: str) -> None:
+    workload = RootOfNothing()
+    with pytest.raises(TrainingDiverged, match="no gradient was finite"), feed_of(workload, address, 30) as feed:
+        train(workload, feed, TrainSettings(device="cpu"))
+    assert workload.calls <= 10 + HOPELESS_STEPS
+
+
+def test_gradients_that_are_only_large_are_kept() -> None:
+    """Their norm in float32 would overflow; none of them is infinite."""
+    boss = nn.Linear(2, 1)
+    (boss(torch.ones(1, 2)) * 1e30).sum().backward()
+    assert bool(drop_poisoned_gradients(boss))
+    assert float(boss.weight.grad.abs().max()) == pytest.approx(1e30)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_one_gradient_that_is_not_finite_drops_all(value: float) -> None:
+    boss = nn.Linear(2, 1)
+    boss(torch.ones(1, 2)).sum().backward()
+    boss.weight.grad[0, 0] = value  # type: ignore[index]
+    assert not bool(drop_poisoned_gradients(boss))
+    assert all(not p.grad.any() for p in boss.parameters() if p.grad is not None)
