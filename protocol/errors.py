@@ -11,7 +11,7 @@
     │       └── PeerFenced             the run was taken back to a checkpoint; this process belongs to the time after it
     ├── ProtocolError          bytes from the wire that are not a message of ours
     ├── BrokerUnreachable      nobody answered within --connect-timeout-s
-    ├── StoreError             the run store cannot be read or written (a full disk, for one)
+    ├── StoreError             the run store or the data cache cannot be read or written (a full disk)
     ├── TrainingDiverged       no loss is finite any more
     └── RoleFailed             a role of a local run ended for good
 

@@ -81,7 +81,7 @@ def test_options_that_a_resume_would_ignore_are_refused(
 
 def test_a_run_that_is_going_on_is_not_resumed_beside_it(tmp_path: Path) -> None:
     with roles() as start:
-        run = start("run", HEAVY, "--epochs", "6", "--run-dir", str(tmp_path))
+        run = start("run", HEAVY, "--epochs", "16", "--run-dir", str(tmp_path))
         run.wait_for("epoch 0:")
         second = start("run", "--resume", str(tmp_path))
         assert second.end() == 2, second.text
