@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,21 @@ def test_a_restarted_assistant_goes_on_from_its_checkpoint(tmp_path: Path) -> No
         assert broker.end() == 0, broker.text
         statistics.close()
     assert_nothing_lost_or_doubled(tmp_path / "run", 30)
+
+
+def test_an_assistant_that_is_too_slow_filters_what_it_can_and_holds_nobody_up(tmp_path: Path) -> None:
+    """Two seconds for a window, of which the Boss trains several meanwhile."""
+    slow = (sys.executable, str(HERE / "slow_assistant.py"))
+    with roles() as start:
+        broker, address, _ = start_broker(start, tmp_path)
+        assistant = start("assistant", HEAVY, "--broker", address, within=slow)
+        assistant.wait_for("waiting for the broker")
+        boss = start("boss", HEAVY, "--broker", address, "--epochs", "12")
+        assert boss.end() == 0, boss.text
+        assert assistant.end() == 0, assistant.text
+        assert broker.end() == 0, broker.text
+    assert_nothing_lost_or_doubled(tmp_path, 12)
+    report = read_report(tmp_path)
+    assert report.selection.unfiltered_fraction > 0.5
+    assert report.assistants[0].windows + report.assistants[0].selections_late > 0, "it went on answering"
+    assert report.boss.exposed_wait_fraction <= 0.02

@@ -144,22 +144,20 @@ def test_a_network_that_has_diverged_ends_the_run_with_an_error(tmp_path: Path) 
     with roles() as start:
         run = start("run", f"{source}:Diverging", "--epochs", "5", "--run-dir", str(tmp_path / "run"))
         assert run.end() == 1, run.text
-    assert "the network has diverged" in run.text and "Traceback" not in run.text
+    assert "finite in the last" in run.text and "Traceback" not in run.text
     assert read_report(tmp_path / "run").status == "failed"
 
 
 def test_a_boss_that_is_simply_started_again_does_not_pass_fresh_weights_off_as_trained(tmp_path: Path) -> None:
     with roles() as start:
-        broker, address, statistics_address = start_broker(start, tmp_path)
-        statistics = Statistics(statistics_address)
+        broker, address, _ = start_broker(start, tmp_path)
         boss = start("boss", HEAVY, "--broker", address, "--epochs", "12")
         boss.wait_for("epoch 0:")
         boss.kill()
-        statistics.wait_until(lambda s: not s.peers, "the dead Boss given up")
+        broker.wait_for("boss-0 is silent")
         again = start("boss", HEAVY, "--broker", address, "--epochs", "12")
         assert again.end() == 2, again.text
         assert "fresh weights" in again.text and "--resume" in again.text
-        statistics.close()
         broker.terminate()
         assert broker.end() == 0, broker.text
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import shutil
 import signal
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -20,8 +22,6 @@ DETERMINISTIC = ("--epochs", "5", "--deterministic", "--seed", "1", "--checkpoin
 
 def boss_pid(run: Role) -> int:
     """Process ID of a launched Boss."""
-    import psutil
-
     for child in psutil.Process(run.process.pid).children():
         if "boss" in child.cmdline():
             return child.pid
@@ -116,7 +116,10 @@ def test_a_run_without_a_checkpoint_begins_again(tmp_path: Path, uninterrupted: 
     with roles() as start:
         run = start("run", SLOW, *DETERMINISTIC[:-1], "1000", "--run-dir", str(tmp_path))
         run.wait_for("epoch 1:")
+        children = psutil.Process(run.process.pid).children(recursive=True)
         run.kill()
+        psutil.wait_procs(children, timeout=60.0)
+    shutil.rmtree(tmp_path / "checkpoints", ignore_errors=True)  # a Boss that had the time has saved itself at the end
     resumed = Role("run", "--resume", str(tmp_path))
     assert resumed.end() == 0, resumed.text
     assert "resuming from the beginning" in resumed.text
