@@ -27,7 +27,7 @@ BROKER = "broker"
 TICK_S = 0.25
 START_S = 30.0
 """How long a broker may take until it listens."""
-BLAME_S = 3.0
+BLAME_S = 20.0
 """How long a Boss may take to fail after its Goodbye has ended the broker."""
 GRACE_S = 3.0
 """How long everybody has to end once nothing is left to save, or the order is lost."""

@@ -177,7 +177,7 @@ class RoleClient:
         timeout_s = self.settings.reconnect_timeout_s if was_open else self.settings.connect_timeout_s
         if now - since > timeout_s:
             where = f"{self.settings.broker} for {timeout_s:g} s"
-            if self.session.asked_to_wait:
+            if self.session.asked_to_wait and now - self.session.last_heard < self.session.times.silence_s:
                 raise PeerRefused(f"no way in at {where}: {self.session.asked_to_wait}")
             option = "--reconnect-timeout-s" if was_open else "--connect-timeout-s"
             raise BrokerUnreachable(f"no broker answers at {where}; start one, correct --broker, or raise {option}")

@@ -26,8 +26,8 @@ def test_roles_find_each_other_in_any_order(tmp_path: Path) -> None:
     port = free_port()
     address = f"tcp://127.0.0.1:{port}"
     with roles() as start:
-        assistant = start("assistant", "digits", "--broker", address)
-        boss = start("boss", "digits", "--broker", address, "--epochs", "2")
+        assistant = start("assistant", HEAVY, "--broker", address)
+        boss = start("boss", HEAVY, "--broker", address, "--epochs", "4")
         assistant.wait_for("waiting for the broker")
         boss.wait_for("waiting for the broker")
         broker = start("broker", "--run-dir", str(tmp_path), "--port", str(port))

@@ -1,0 +1,48 @@
+"""Who was asked to wait and is answered no more looks for a broker in vain; nobody refuses it."""
+
+from __future__ import annotations
+
+import pytest
+
+from protocol.channels import MemoryHub
+from protocol.client import ConnectSettings, RoleClient
+from protocol.codec import encode
+from protocol.errors import BrokerUnreachable, PeerRefused
+from protocol.messages import Envelope, Hello, Reject
+
+HELLO = Hello(role="assistant", name="assistant-0", incarnation="1", dataset_id="", n=0)
+WAIT = encode(Envelope(seq=0, span=1, ack=0, message=Reject(code="wait", reason="no Boss has started the run yet")))
+TAKEN = encode(Envelope(seq=0, span=1, ack=0, message=Reject(code="taken", reason="the name is taken")))
+
+
+class Site:
+    """A client whose clock and broker are the test's."""
+
+    def __init__(self) -> None:
+        self.now, self.hub = 100.0, MemoryHub()
+        settings = ConnectSettings(broker="inproc://broker", connect_timeout_s=5.0)
+        self.client = RoleClient(HELLO, settings, clock=lambda: self.now, channel=self.hub.connect())
+
+    def live(self, seconds: int, answer: list[bytes] | None) -> None:
+        """So long with this answer to every Hello; None for silence."""
+        for _ in range(seconds * 10):
+            self.now += 0.1
+            while (received := self.hub.receive()) is not None:
+                if answer is not None:
+                    self.hub.send(received[0], answer)
+            self.client.poll(0.0)
+
+
+def test_a_role_whose_broker_is_gone_says_that_nobody_answers() -> None:
+    site = Site()
+    site.live(20, WAIT)
+    with pytest.raises(BrokerUnreachable, match="no broker answers"):
+        site.live(20, None)
+    site.client.close()
+
+
+def test_a_role_that_is_asked_to_wait_for_its_name_is_refused_in_the_end() -> None:
+    site = Site()
+    with pytest.raises(PeerRefused, match="the name is taken"):
+        site.live(20, TAKEN)
+    site.client.close()
