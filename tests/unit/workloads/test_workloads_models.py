@@ -76,3 +76,14 @@ def test_unknown_model_lists_the_known_ones(name: str) -> None:
 def test_images_too_small_to_pool_are_refused() -> None:
     with pytest.raises(SettingError, match="3x9 are too small"):
         small_cnn(1, 3, 9, 10)
+
+
+def test_the_cnn_computes_with_the_channels_last_through_forward_and_backward() -> None:
+    """Half the time of a pass on the CPU."""
+    model = small_cnn(1, 28, 28, 10)
+    second = model[3]
+    seen: list[torch.Tensor] = []
+    second.register_forward_hook(lambda module, given, found: seen.append(found))
+    model(torch.zeros(2, 1, 28, 28)).sum().backward()
+    for tensor in (*seen, second.weight, second.weight.grad):
+        assert tensor.stride()[1] == 1
