@@ -55,11 +55,21 @@ class WorkloadSettings:
     label: str = ""
     """Column of the table that is learned."""
 
+    validation: bool = False
+    """Image workloads: hold a sixth of the training part out, and evaluate on it instead of the test part."""
+
     def load(self, workload: str) -> Workload:
         """The workload of this name, with these settings; see `workloads.load_workload` for the errors."""
         from workloads import load_workload
 
-        return load_workload(workload, model=self.model, data_dir=self.data_dir, data=self.data, label=self.label)
+        return load_workload(
+            workload,
+            model=self.model,
+            data_dir=self.data_dir,
+            data=self.data,
+            label=self.label,
+            validation=self.validation,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,9 +15,9 @@ class Digits(ImageWorkload):
 
     name = "digits"
 
-    def __init__(self, *, model: str = "", data_dir: Path | None = None) -> None:
+    def __init__(self, *, model: str = "", data_dir: Path | None = None, validation: bool = False) -> None:
         """Raises SettingError for a ``data_dir``; a subclass may have a use for one."""
-        super().__init__(model=model, data_dir=data_dir)
+        super().__init__(model=model, data_dir=data_dir, validation=validation)
         if data_dir is not None and type(self) is Digits:
             raise SettingError(
                 f"data_dir={data_dir}: {self.name} is packaged with scikit-learn and reads no files; "

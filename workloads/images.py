@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from workloads.base import FallBack, Fingerprint, Metric, Workload
 from workloads.cache import cache_dir, file_lock, replacing
+from workloads.changes import with_validation_part
 from workloads.models import check_model, make_model
 from workloads.sources import ImageSet, fall_back_of
 
@@ -54,22 +55,32 @@ class ImageWorkload(Workload):
     """Classification of small images: cross entropy, test accuracy, and standardised pixels as features.
 
     A subclass says where its images come from. A variant (rotated, noisy, imbalanced) subclasses a concrete set and
-    returns a changed copy, under another name, from ``load_images``; everything else, the fingerprint included, follows
+    returns a changed copy, under another name, from ``changed``; everything else, the fingerprint included, follows
     from the images themselves.
+
+    With ``validation`` a sixth of the training part, always the same, is trained on no more and evaluated on instead of
+    the test part: what is tuned, is tuned on that. It is held out of the set as it was served, before any change, so
+    that a variant's wrong labels or thinned classes are not in it.
     """
 
-    def __init__(self, *, model: str = "", data_dir: Path | None = None) -> None:
+    def __init__(self, *, model: str = "", data_dir: Path | None = None, validation: bool = False) -> None:
         super().__init__(model=model, data_dir=data_dir)
         check_model(model)
+        self.validation = validation
 
     @abstractmethod
     def load_images(self) -> ImageSet:
         """Fetch or make the images; called once, on first use. DataError if there is no way to them."""
 
+    def changed(self, images: ImageSet) -> ImageSet:
+        """What a variant makes of them; by default nothing."""
+        return images
+
     @cached_property
     def images(self) -> ImageSet:
         """The images, loaded on first use."""
-        return self.load_images()
+        served = self.load_images()
+        return self.changed(with_validation_part(served) if self.validation else served)
 
     @cached_property
     def classes(self) -> int:
@@ -126,7 +137,7 @@ class ImageWorkload(Workload):
         return F.cross_entropy(outputs, targets, reduction="none")
 
     def evaluate(self, boss: nn.Module, device: torch.device) -> Metric:
-        """Fraction of the test images whose greatest logit is the label's."""
+        """Fraction of the test images, or of the validation part, whose greatest logit is the label's."""
         tensors = self._tensors
         correct = torch.zeros((), dtype=torch.int64, device=device)
         with torch.no_grad():
@@ -134,7 +145,8 @@ class ImageWorkload(Workload):
                 images = tensors.test_images[start : start + _EVALUATION_BATCH].to(device)
                 labels = tensors.test_labels[start : start + _EVALUATION_BATCH].to(device)
                 correct += (boss(tensors.standardise(images)).argmax(dim=1) == labels).sum()
-        return Metric("test_accuracy", int(correct) / len(tensors.test_labels))
+        part = "validation" if self.validation else "test"
+        return Metric(f"{part}_accuracy", int(correct) / len(tensors.test_labels))
 
     def labels(self) -> NDArray[np.int64]:
         """Class of each training instance, shape ``(n,)``, read-only."""

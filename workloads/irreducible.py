@@ -50,6 +50,9 @@ class IrreducibleSettings:
     data_dir: Path | None = None
     """Directory that holds the data set's files."""
 
+    validation: bool = False
+    """Image workloads: without the part that --validation holds out of a run."""
+
     epochs: int = 3
     """Epochs of each half."""
 
@@ -112,7 +115,9 @@ def _scored(workload: Workload, boss: nn.Module, ids: NDArray[np.int64]) -> F32:
 
 def main(settings: IrreducibleSettings) -> None:
     """Train, score, write."""
-    workload = load_workload(settings.workload, model=settings.model, data_dir=settings.data_dir)
+    workload = load_workload(
+        settings.workload, model=settings.model, data_dir=settings.data_dir, validation=settings.validation
+    )
     validate_workload(workload)
     losses = irreducible_losses(workload, epochs=settings.epochs, batch_size=settings.batch_size, seed=settings.seed)
     settings.output.parent.mkdir(parents=True, exist_ok=True)

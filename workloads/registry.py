@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -20,13 +21,22 @@ BUILT_IN = {
     "digits": "workloads.digits:Digits",
     "mnist": "workloads.mnist:Mnist",
     "fashion-mnist": "workloads.fashion_mnist:FashionMnist",
+    "rotated-mnist": "workloads.variants:RotatedMnist",
+    "rotated-mnist-noisy": "workloads.variants:RotatedMnistNoisy",
+    "imbalanced-fashion-mnist": "workloads.variants:ImbalancedFashionMnist",
     "table": "workloads.table:Table",
 }
 """Name to class. Imported when asked for, so that a missing optional package harms nobody else."""
 
 
 def load_workload(
-    spec: str, *, model: str = "", data_dir: Path | None = None, data: Path | None = None, label: str = ""
+    spec: str,
+    *,
+    model: str = "",
+    data_dir: Path | None = None,
+    data: Path | None = None,
+    label: str = "",
+    validation: bool = False,
 ) -> Workload:
     """Make the workload that ``spec`` names.
 
@@ -36,18 +46,20 @@ def load_workload(
         data_dir: The ``--data-dir`` value.
         data: The ``--data`` value; given to the constructor only if it is there, as is ``label``.
         label: The ``--label`` value, "" for none.
+        validation: The ``--validation`` switch; given to the constructor only if it is on.
 
     Raises:
         WorkloadError: the name is unknown, the import fails, or the class is not a usable Workload.
-        SettingError: ``data`` or ``label`` for a workload whose constructor has no such keyword.
+        SettingError: ``data``, ``label`` or ``validation`` for a workload whose constructor has no such keyword.
         AutoAssistError: whatever the workload's constructor says of what it is given, or of the disk.
     """
     location, separator, class_name = BUILT_IN.get(spec, spec).rpartition(":")
     if not separator:
         raise _no_class_named(spec)
     module = _load_file(Path(location)) if location.endswith(".py") else _load_module(location)
-    table = {key: value for key, value in {"data": data, "label": label}.items() if value}
-    return _construct(_find_class(module, class_name, location), spec, model, data_dir, table)
+    wanted: dict[str, Path | str | bool | None] = {"data": data, "label": label, "validation": validation}
+    given = {key: value for key, value in wanted.items() if value}
+    return _construct(_find_class(module, class_name, location), spec, model, data_dir, given)
 
 
 def _no_class_named(spec: str) -> WorkloadError:
@@ -146,14 +158,19 @@ def _workload_classes(module: ModuleType) -> list[str]:
 
 
 def _construct(
-    cls: type[Workload], spec: str, model: str, data_dir: Path | None, table: dict[str, Path | str]
+    cls: type[Workload], spec: str, model: str, data_dir: Path | None, given: Mapping[str, Path | str | bool | None]
 ) -> Workload:
     taken = inspect.signature(cls).parameters
-    for key, value in table.items():
+    for key, value in given.items():
+        if key == "validation" and key not in taken:
+            raise SettingError(
+                f"validation={value}: workload {spec} has no such part to choose; leave out --validation, "
+                "or take the keyword validation in its constructor"
+            )
         if key not in taken:
             raise SettingError(f"{key}={value}: workload {spec} reads no table; leave out --{key}, or run table")
     try:
-        return cls(model=model, data_dir=data_dir, **table)
+        return cls(model=model, data_dir=data_dir, **given)
     except (AutoAssistError, KeyboardInterrupt):
         raise
     except BaseException as error:

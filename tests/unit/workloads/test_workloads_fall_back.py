@@ -21,11 +21,15 @@ from workloads.digits import Digits
 from workloads.fashion_mnist import FashionMnist
 from workloads.mnist import Mnist
 from workloads.sources import FALL_BACK_VARIABLE, Archive, Files, SourceFailed, fall_back_of, load_images
+from workloads.variants import ImbalancedFashionMnist, RotatedMnist, RotatedMnistNoisy
 
 FALLING_BACK = [
     (Adult, "adult", "breast-cancer"),
     (Mnist, "mnist", "mnist-5k"),
     (FashionMnist, "fashion-mnist", "mnist-5k"),
+    (RotatedMnist, "mnist", "rotated-mnist-5k"),
+    (RotatedMnistNoisy, "mnist", "rotated-mnist-5k-noisy"),
+    (ImbalancedFashionMnist, "fashion-mnist", "imbalanced-mnist-5k"),
 ]
 
 

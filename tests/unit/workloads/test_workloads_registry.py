@@ -79,7 +79,13 @@ def test_a_workload_made_from_a_built_in_one_may_have_a_use_for_a_data_dir(folde
     ("typed", "meant"), [("fashion_mnist", "fashion-mnist"), ("Digit", "digits"), ("mnits", "mnist")]
 )
 def test_an_unknown_name_suggests_the_nearest_and_lists_all(typed: str, meant: str) -> None:
-    fails(typed, repr(typed), f"did you mean {meant!r}?", "digits, fashion-mnist, mnist", "path/to/file.py:ClassName")
+    fails(
+        typed,
+        repr(typed),
+        f"did you mean {meant!r}?",
+        "digits, fashion-mnist, imbalanced-fashion-mnist, mnist",
+        "path/to/file.py:ClassName",
+    )
 
 
 def test_a_name_like_nothing_has_no_suggestion() -> None:
