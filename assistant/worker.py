@@ -15,7 +15,7 @@ from assistant.core import AssistantCore
 from assistant.policies import make_policy
 from protocol.client import ConnectSettings, RoleClient, new_incarnation
 from protocol.errors import DataError, PeerFenced
-from protocol.messages import AnyMessage, Goodbye, Hello, Stop, Welcome, history_id
+from protocol.messages import MOST_SET_ASIDE, AnyMessage, Goodbye, Hello, Stop, Welcome, history_id
 from protocol.session import SessionTimes
 from protocol.settings import require
 from protocol.signals import StopSignal
@@ -188,8 +188,15 @@ class Assistant:
             self.client.send(message)
 
     def _leave(self, reason: str) -> None:
-        figures = {**self.core.figures, **self.core.policy.figures} if self.core is not None else {}
         if self.client.is_open:
-            self.client.send(Goodbye(reason=reason, figures=figures))  # type: ignore[arg-type]
+            self.client.send(goodbye(self.core, reason))
             if not self.client.drain(DRAIN_S):
                 log.warning("the broker did not acknowledge the Goodbye")
+
+
+def goodbye(core: AssistantCore | None, reason: str) -> Goodbye:
+    """Last words: the figures, and the first of the instances that are set aside."""
+    if core is None:
+        return Goodbye(reason=reason)  # type: ignore[arg-type]
+    figures = {**core.figures, **core.policy.figures}
+    return Goodbye(reason=reason, figures=figures, set_aside=core.policy.set_aside[:MOST_SET_ASIDE])  # type: ignore[arg-type]

@@ -34,6 +34,7 @@ from broker.routing import accept_report, catch_up, start_replay
 from broker.rows import EpochRow, PeerRow, Row, RunRow, StepRow, WindowRow
 from broker.state import Member, State
 from protocol.messages import (
+    MOST_SET_ASIDE,
     NO_RESTORE,
     AnyMessage,
     Batch,
@@ -248,6 +249,8 @@ class BrokerCore:
         state = self.state
         row = state.peers[name]
         row.figures = {name: value for name, value in message.figures.items() if math.isfinite(value)}
+        ids = message.set_aside[:MOST_SET_ASIDE]
+        row.set_aside = ids[(ids >= 0) & (ids < state.the_run.n)].tolist()
         state.touch("peer", name, row)
         self._lost(name)
         if row.role == "boss" and row.rank == 0 and not state.the_run.ended:

@@ -160,7 +160,8 @@ def _assistant(row: PeerRow) -> AssistantReport:
         "leases_expired",
         "records_dropped",
     )
-    return AssistantReport(name=row.name, figures=row.figures, **{name: counts.get(name, 0) for name in names})
+    numbers = {name: counts.get(name, 0) for name in names}
+    return AssistantReport(name=row.name, figures=row.figures, set_aside=row.set_aside, **numbers)
 
 
 def _versions() -> dict[str, str]:

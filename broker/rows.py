@@ -79,6 +79,7 @@ class PeerRow(msgspec.Struct, kw_only=True):
     committed: int = 0  # highest number of its stream that is in the store
     counters: dict[str, float] = msgspec.field(default_factory=dict)
     figures: dict[str, float] = msgspec.field(default_factory=dict)
+    set_aside: list[int] = msgspec.field(default_factory=list)  # IDs, as it said in its Goodbye
 
 
 class EpochRow(msgspec.Struct, kw_only=True):

@@ -26,6 +26,9 @@ OLDEST_SPOKEN_VERSION = 1
 NO_RESTORE = -2
 """``Hello.restore_step`` of a role that does not resume."""
 
+MOST_SET_ASIDE = 1000
+"""IDs in ``Goodbye.set_aside``; the figure of the same name counts all of them."""
+
 # What a number or a name may be, checked on receipt. Sums and differences of two numbers still fit in 64 bits.
 Number = Annotated[int, msgspec.Meta(ge=-(1 << 62), le=1 << 62)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
@@ -267,6 +270,7 @@ class Goodbye(Message, frozen=True, tag="goodbye"):
 
     reason: Literal["finished", "stopped", "failed"]
     figures: dict[str, float] = msgspec.field(default_factory=dict)
+    set_aside: I64 = msgspec.field(default_factory=empty_i64)  # IDs that an Assistant's noise guard leaves out
 
 
 AnyMessage = (

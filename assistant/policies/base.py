@@ -11,7 +11,7 @@ from numpy import float32, int64
 from numpy.typing import NDArray
 
 from assistant.estimates import State
-from protocol.arrays import F32, I64
+from protocol.arrays import F32, I64, empty_i64
 from protocol.messages import LossRecord
 from protocol.settings import RunSettings
 
@@ -97,3 +97,8 @@ class Policy(ABC):
     def figures(self) -> Mapping[str, float]:
         """What is worth a line under this Assistant in the report."""
         return {}
+
+    @property
+    def set_aside(self) -> I64:
+        """IDs that are left out because their labels seem wrong, the most certain first."""
+        return empty_i64()

@@ -74,6 +74,11 @@ class Guarded(Policy):
         aside = {} if self.noise is None else {"set_aside": float(len(self.noise.set_aside))}
         return {**self.policy.figures, "lift": value, "lift_error": error, **aside}
 
+    @property
+    def set_aside(self) -> I64:
+        """The noise guard's; the policy's own without one."""
+        return self.policy.set_aside if self.noise is None else self.noise.set_aside
+
     def observe(self, record: LossRecord) -> None:
         """Judge the rule on the record, then let all learn from it."""
         ids, losses = record.ids, record.losses

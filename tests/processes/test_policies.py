@@ -48,6 +48,7 @@ def test_a_run_with_every_option_is_the_same_to_the_bit_when_it_is_done_again(tm
     assert any(p < 1.0 for batch in export(first) for p in batch["keep_probabilities"])
     (assistant,) = read_report(first).assistants
     assert assistant.figures["lift"] > 0 and assistant.figures["set_aside"] >= 0  # type: ignore[operator]
+    assert len(assistant.set_aside) == assistant.figures["set_aside"]
 
 
 def test_a_run_by_irreducible_losses(tmp_path: Path) -> None:

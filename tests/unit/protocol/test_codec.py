@@ -187,7 +187,7 @@ FIELDS: dict[type, dict[str, SearchStrategy[Any]]] = {
     },
     Heartbeat: {"seq": counts, "cpu_percent": floats, "rss_bytes": counts},
     Stop: {"reason": reasons, "detail": words},
-    Goodbye: {"reason": reasons, "figures": st.dictionaries(names, floats, max_size=5)},
+    Goodbye: {"reason": reasons, "figures": st.dictionaries(names, floats, max_size=5), "set_aside": i64},
 }
 
 
