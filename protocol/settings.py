@@ -89,8 +89,9 @@ class RunSettings:
     gate: bool = True
     """Shrink only while the policy's measured lift is clearly positive; without it a published rule is applied bare."""
 
-    warmup_epochs: int = 1
-    """Epochs at the beginning in which everything passes."""
+    warmup_epochs: float = 1
+    """Epochs at the beginning in which everything passes. A fraction, such as 0.1, lets selection begin within an epoch,
+    for data that is seen only once."""
 
     anneal_share: float = 0.125
     """Share of the run at its end in which everything passes again."""
@@ -146,6 +147,8 @@ class RunSettings:
             value = getattr(self, name)
             require(value is None or value >= 1, name, value, "must be at least 1")
             require(value is None or value <= MAX_COUNT, name, value, f"must be at most {MAX_COUNT}")
+        warmup = self.warmup_epochs
+        require(math.isfinite(warmup), "warmup_epochs", warmup, "must be a number of epochs")
         for name in ("window_size", "seed", "warmup_epochs"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
         require(self.seed < 2**63, "seed", self.seed, "must be below 2**63")
@@ -153,6 +156,8 @@ class RunSettings:
             value = getattr(self, name)
             require(math.isfinite(value) and value > 0, name, value, "must be a positive number of seconds")
         self._require_selection()
+        if warmup == int(warmup):  # on the wire as it was when it had to be whole, for peers of that time
+            object.__setattr__(self, "warmup_epochs", int(warmup))
         self._require_sizes()
         depth = self.pipeline_steps
         require(

@@ -33,6 +33,7 @@ class Guarded(Policy):
         self.policy = policy
         self.settings = settings
         self.floor = given.floor
+        self.n = given.n
         self.gate = Lift() if settings.gate and policy.wants_gate else None
         guard = settings.noise_guard
         self.noise = NoiseGuard(given.n, by_itself=guard == "auto") if guard != "off" else None
@@ -92,7 +93,7 @@ class Guarded(Policy):
     def keep_probability(self, ids: I64, moment: Moment) -> F32:
         """See the class."""
         keep = np.ones(len(ids), dtype=np.float32)
-        if moment.epoch < self.settings.warmup_epochs:
+        if self._is_warming_up(moment):
             return keep
         if moment.progress <= 1.0 - self.settings.anneal_share and self._is_open:
             keep = self._proposed(ids, moment)
@@ -102,6 +103,14 @@ class Guarded(Policy):
         if self.labels is not None:
             keep = with_class_floor(keep, self.labels[ids], self.settings.class_floor)
         return keep
+
+    def _is_warming_up(self, moment: Moment) -> bool:
+        whole = int(self.settings.warmup_epochs)
+        if moment.epoch != whole or whole == self.settings.warmup_epochs:
+            return moment.epoch < whole
+        # Within an epoch the run's progress tells; until then all has passed, so a pass is an offer.
+        epochs = self.settings.epoch_budget or (self.settings.boss_instances or 0) / self.n
+        return moment.progress * epochs <= self.settings.warmup_epochs
 
     @property
     def _is_open(self) -> bool:

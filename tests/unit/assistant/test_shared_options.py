@@ -56,6 +56,19 @@ def test_every_policy_passes_everything_in_the_warm_up_and_in_the_anneal(name: s
     assert (policy.keep_probability(ALL, Moment(2, 0.76)) == 1.0).all()
 
 
+@pytest.mark.parametrize("budget", [{"epochs": 2}, {"boss_instances": 2 * N}])
+def test_a_warm_up_of_a_fraction_ends_within_an_epoch(budget: dict[str, int]) -> None:
+    """Progress is that of the whole run, of two epochs here."""
+    policy = make_policy(RunSettings(policy="random-drop", warmup_epochs=0.4, **budget), N)  # type: ignore[arg-type]
+    passing = [(0, 0.0), (0, 0.2)], [(0, 0.21), (0, 0.5), (1, 0.51), (1, 0.1)]
+    for moments, expected in zip(passing, (1.0, 0.5), strict=True):
+        for epoch, progress in moments:
+            assert policy.keep_probability(ALL[:1], Moment(epoch, progress))[0] == expected
+    policy = make_policy(RunSettings(policy="random-drop", warmup_epochs=1.5, **budget), N)  # type: ignore[arg-type]
+    kept = [policy.keep_probability(ALL[:1], Moment(*at))[0] for at in ((0, 0.5), (1, 0.6), (1, 0.75), (1, 0.76))]
+    assert kept == [1.0, 1.0, 1.0, 0.5]
+
+
 def test_without_warm_up_and_anneal_a_policy_shrinks_from_the_first_epoch_to_the_last() -> None:
     policy = known(RunSettings(policy="random-drop", warmup_epochs=0, anneal_share=0.0))
     assert policy.keep_probability(ALL[:1], Moment(0, 0.01))[0] == 0.5

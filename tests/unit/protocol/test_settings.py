@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -52,6 +53,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "negative drop rate": ({"drop_rate": -0.1}, "drop_rate=-0.1: must lie in [0, 1)"),
     "no number for the gate": ({"gate": 0}, "gate=0: must be true or false"),
     "negative warm-up": ({"warmup_epochs": -1}, "warmup_epochs=-1: must not be negative"),
+    "a warm-up that is no number": ({"warmup_epochs": math.nan}, "warmup_epochs=nan: must be a number of epochs"),
     "endless warm-up": ({"warmup_epochs": 1 << 63}, f"warmup_epochs={1 << 63}: must be at most"),
     "anneal beyond the run": ({"anneal_share": 1.5}, "anneal_share=1.5: must lie in [0, 1]"),
     "anneal that is no number": ({"anneal_share": math.nan}, "anneal_share=nan: must lie in [0, 1]"),
@@ -105,6 +107,16 @@ def test_a_bad_setting_is_refused_with_its_name_its_value_and_a_remedy(
     with pytest.raises(SettingError) as refused:
         RunSettings(**given_settings)
     assert says in str(refused.value)
+
+
+def test_a_whole_warm_up_travels_as_when_it_had_to_be_whole_and_a_part_of_an_epoch_as_it_is() -> None:
+    """A role of an earlier version knows only whole numbers there."""
+    for given_warmup, sent in ((1.0, 1), (2, 2), (0, 0), (0.1, 0.1)):
+        settings = RunSettings(warmup_epochs=given_warmup)
+        raw = msgspec.msgpack.encode(settings)
+        found = msgspec.msgpack.decode(raw)["warmup_epochs"]
+        assert (found, type(found)) == (sent, type(sent))
+        assert msgspec.msgpack.decode(raw, type=RunSettings) == settings
 
 
 def test_every_setting_of_a_run_has_a_refusal_above() -> None:
