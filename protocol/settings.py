@@ -90,8 +90,8 @@ class RunSettings:
     """Shrink only while the policy's measured lift is clearly positive; without it a published rule is applied bare."""
 
     warmup_epochs: float = 1
-    """Epochs at the beginning in which everything passes. A fraction, such as 0.1, lets selection begin within an epoch,
-    for data that is seen only once."""
+    """Epochs at the beginning in which everything passes. With a fraction, such as 0.1, selection begins within an
+    epoch, for data that is seen only once."""
 
     anneal_share: float = 0.125
     """Share of the run at its end in which everything passes again."""
