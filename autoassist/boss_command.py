@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 from autoassist.roles import Flat, LogSettings, WorkloadName, WorkloadSettings, execute_boss
@@ -26,7 +27,12 @@ class BossCommand:
     log: Flat[LogSettings] = LogSettings()
 
     def execute(self) -> int:
-        """Train until the run ends."""
+        """Train until the run ends; several ranks that nobody has launched are launched here."""
+        if self.run.world_size > 1:
+            from autoassist.rank_launch import are_launched, launch_ranks
+
+            if not are_launched():
+                return launch_ranks(self.run.world_size, sys.argv[1:])
         return execute_boss(
             self.workload,
             self.run,

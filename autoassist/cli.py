@@ -27,6 +27,7 @@ def _commands() -> dict[str, tuple[str, str]]:
         "assistant": ("autoassist.roles", "AssistantCommand"),
         "boss": ("autoassist.boss_command", "BossCommand"),
         "compare": ("autoassist.compare", "CompareCommand"),
+        "compare-oracle": ("autoassist.oracle_command", "OracleCommand"),  # one run of compare's, not in the usage
         "export": ("autoassist.export", "ExportCommand"),
         "top": ("autoassist.top", "TopCommand"),
     }
@@ -107,6 +108,8 @@ def _die_with_parent() -> None:
     parent = os.environ.get(PARENT_VARIABLE)
     if parent is None or not sys.platform.startswith("linux"):
         return
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    # Ranks whose agent was killed must not say Goodbye for the run: it goes on from their checkpoint.
+    number = signal.SIGKILL if "RANK" in os.environ else signal.SIGTERM
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number)
     if os.getppid() != int(parent):
         raise SystemExit(1)

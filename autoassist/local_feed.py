@@ -18,7 +18,8 @@ from assistant.policies import require_policy
 from autoassist.children import Child
 from autoassist.remembered import free_name, require_unused
 from boss.feed import Feed as BossFeed
-from boss.given import settings_from
+from boss.joining import settings_from
+from boss.ranks import ranks_here, require_ranks
 from protocol.errors import RoleFailed
 from protocol.settings import RunSettings, require
 
@@ -122,7 +123,8 @@ class Feed(BossFeed):
         Raises SettingError for a bad setting or a directory that holds a run, RoleFailed where the broker does not
         start.
         """
-        run = settings or settings_from({**run_settings, "assistants": max(1, assistants)})
+        require_ranks(ranks_here(), 1)  # each rank would start a broker of its own
+        run = settings or settings_from({**run_settings, "assistants": max(1, assistants)}, ranks=1)
         require_policy(run, len(dataset), labels)
         require(assistants >= 0, "assistants", assistants, "must not be negative")
         roles = LocalRoles(Path(run_dir) if run_dir is not None else free_name("feed"))

@@ -123,12 +123,23 @@ def _reported(run_dir: Path) -> str:
 
 def stored_end(run_dir: Path) -> str:
     """How the run has ended, as the broker's store knows before any role and the report do; "" if it has not."""
+    row = _stored_run(run_dir)
+    return row.ended if row is not None else ""
+
+
+def stored_ranks(run_dir: Path) -> int:
+    """With how many Boss ranks the run was trained last; 0 where the broker's store does not say."""
+    row = _stored_run(run_dir)
+    return row.settings.world_size if row is not None else 0
+
+
+def _stored_run(run_dir: Path) -> RunRow | None:
     try:
         store = RunStore(run_dir, writable=False)
     except AutoAssistError:
-        return ""
+        return None
     try:
-        return next((row.ended for _, row in store.rows() if isinstance(row, RunRow)), "")
+        return next((row for _, row in store.rows() if isinstance(row, RunRow)), None)
     finally:
         store.close()
 

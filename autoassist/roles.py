@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import sys
@@ -22,6 +23,8 @@ from protocol.settings import RunSettings, require
 from protocol.signals import StopSignal
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from workloads import Workload  # imports torch, which a broker does without
     from workloads.base import FallBack
 
@@ -191,19 +194,19 @@ def execute_boss(
     local: object,
 ) -> int:
     """Train; returns the exit code."""
-    from boss.checkpoint import CheckpointSettings, open_checkpoints, save_weights
+    from boss.checkpoint import CheckpointSettings, after_elastic_restart, open_checkpoints
     from boss.feed import Feed
-    from boss.given import require_one_rank
     from boss.line import LocalSettings
+    from boss.ranks import process_group, ranks_here
     from boss.train import TrainSettings, train
     from workloads import CheckedWorkload, validate_workload
 
     assert isinstance(train_settings, TrainSettings) and isinstance(checkpoints, CheckpointSettings)
     assert isinstance(local, LocalSettings)
-    require_one_rank(run)
-    saver, state = open_checkpoints(checkpoints)
-    with StopSignal() as stop:
-        train_settings.resolved_device()
+    checkpoints = after_elastic_restart(checkpoints)
+    device = train_settings.resolved_device()
+    with StopSignal() as stop, process_group(device):
+        saver, state = open_checkpoints(checkpoints)
         workload = CheckedWorkload(data.load(workload_name))
         validate_workload(workload)
         fingerprint = workload.fingerprint()
@@ -214,18 +217,25 @@ def execute_boss(
             connect_timeout_s=connect.connect_timeout_s,
             reconnect_timeout_s=connect.reconnect_timeout_s,
             workload=workload_title(workload_name, data.model, workload.fall_back),
-            settings=run,
+            settings=run if run.world_size > 1 else dataclasses.replace(run, world_size=ranks_here()),
             local=local,
             state=(state.run if state is not None else {}) if checkpoints.resume else None,
         ) as feed:
             boss = train(workload, feed, train_settings, stop=stop, saver=saver, state=state)
-        if checkpoints.save is not None:
-            save_weights(boss, checkpoints.save)
-        else:
-            log.warning("the trained weights are not kept: --save FILE was not given")
+        if feed.rank == 0:
+            _keep(boss, checkpoints.save)
     if feed.ended == "failed":
         log.error("the broker ended the run as failed")
     elif not feed.close():
         kept = f"; the weights are in {checkpoints.save}" if checkpoints.save is not None else ""
         raise BrokerUnreachable(f"the broker at {connect.broker} did not acknowledge the run's last reports{kept}")
     return {"finished": 0, "stopped": 0}.get(feed.ended, 1)
+
+
+def _keep(boss: nn.Module, path: Path | None) -> None:
+    from boss.checkpoint import save_weights
+
+    if path is not None:
+        save_weights(boss, path)
+    else:
+        log.warning("the trained weights are not kept: --save FILE was not given")

@@ -25,11 +25,11 @@ from autoassist.remembered import (
     free_name,
     require_unfinished,
     require_unused,
+    stored_ranks,
 )
 from autoassist.roles import Flat, LogSettings, WorkloadName, WorkloadSettings
 from autoassist.summary import print_summary
 from boss.checkpoint import CheckpointSettings
-from boss.given import require_one_rank
 from boss.train import TrainSettings
 from protocol.errors import RoleFailed, SettingError
 from protocol.report import REPORT_FILE, read_report
@@ -59,6 +59,9 @@ class RunCommand:
     """Steps between two checkpoints of the whole run; 0 for none."""
     resume: Path | None = None
     """Directory of a run to go on with from its newest checkpoint, with the settings that it began with."""
+    ranks: int | None = None
+    """Boss ranks, each a process of its own here. Beside --resume the run goes on with so many; if not given, with as
+    many as before."""
     live: Annotated[bool, tyro.conf.arg(help="Show a live view where standard output is a terminal.")] = True
 
     def execute(self) -> int:
@@ -72,9 +75,13 @@ class RunCommand:
             require(self.run_dir != "", "run_dir", self.run_dir, "is empty; give --run-dir a name, or leave it out")
             if self.run_dir:
                 require_unused(Path(self.run_dir))
-            found = self._require_possible()
+            command = self if self.ranks is None else self._with_ranks(self.ranks)
+            found = command._require_possible()
             run_dir = Path(self.run_dir) if self.run_dir else free_name(_short(self.workload))
-            return self._launch(run_dir, notices, found)
+            return command._launch(run_dir, notices, found)
+
+    def _with_ranks(self, ranks: int) -> RunCommand:
+        return dataclasses.replace(self, run=dataclasses.replace(self.run, world_size=ranks))
 
     def _require_possible(self) -> dict[str, str]:
         """Refuse here, once and before anything is made, what each role would refuse.
@@ -84,7 +91,6 @@ class RunCommand:
         """
         require(0 <= self.port <= 65535, "port", self.port, "must lie in 0 … 65535")
         require(self.checkpoint_every >= 0, "checkpoint_every", self.checkpoint_every, "must not be negative")
-        require_one_rank(self.run)
         self.train.resolved_device()
         workload = CheckedWorkload(self.data.load(self.workload))
         validate_workload(workload)
@@ -152,7 +158,7 @@ class RunCommand:
             raise SettingError(f"--run-dir {self.run_dir}: contradicts --resume {run_dir}; leave it out")
         began.require_agreement(Remembered.of(self), run_dir)
         require_unfinished(run_dir)
-        return dataclasses.replace(
+        command = dataclasses.replace(
             self,
             workload=began.workload,
             run=began.run,
@@ -160,6 +166,7 @@ class RunCommand:
             data=began.data,
             checkpoint_every=began.checkpoint_every,
         )
+        return command._with_ranks(self.ranks or stored_ranks(run_dir) or began.run.world_size)
 
     def _role_arguments(self, address: str, run_dir: Path) -> dict[str, list[str]]:
         data = [self.workload, "--broker", address, *as_words(self.data, WorkloadSettings())]
@@ -181,14 +188,14 @@ class RunCommand:
         return roles
 
     def _shared_train_settings(self) -> TrainSettings:
-        """A Boss on the CPU leaves one core to the other roles of this machine.
+        """A Boss on the CPU leaves one core to the other roles of this machine; its ranks share what is left.
 
         With a thread for every core, each of its parallel regions would wait for the thread that lost its core to them.
         """
         if self.train.threads or self.train.resolved_device().type != "cpu":
             return self.train
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return dataclasses.replace(self.train, threads=max(1, cores - 1))
+        return dataclasses.replace(self.train, threads=max(1, (cores - 1) // self.run.world_size))
 
     def _assistant_count(self) -> int:
         """The uniform policy passes everything, so there is nothing for an Assistant to do."""

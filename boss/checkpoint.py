@@ -6,6 +6,7 @@ the same step, nothing after it in either.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 import os
@@ -56,6 +57,12 @@ class CheckpointSettings:
         )
 
 
+def after_elastic_restart(settings: CheckpointSettings) -> CheckpointSettings:
+    """torchrun has started the ranks again: they go on from their newest checkpoint."""
+    is_again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    return dataclasses.replace(settings, resume=True) if is_again and settings.checkpoint_dir is not None else settings
+
+
 class Entry(msgspec.Struct, frozen=True):
     """One checkpoint in the index."""
 
@@ -76,16 +83,20 @@ class BossState:
     rng: dict[str, Any]
 
 
-def capture(step: int, run: dict[str, Any], boss: nn.Module, optimizer: torch.optim.Optimizer) -> BossState:
-    """The Boss's state now."""
+def capture(feed: Feed, boss: nn.Module, optimizer: torch.optim.Optimizer) -> BossState:
+    """The Boss's state after the step that was reported last; all ranks call it at the same step."""
     rng: dict[str, Any] = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         rng["cuda"] = torch.cuda.get_rng_state_all()
-    return BossState(step, run, boss.state_dict(), optimizer.state_dict(), rng)
+    ranks = {"ranks": feed.gather(rng)} if feed.settings.world_size > 1 else {}
+    return BossState(feed.steps - 1, feed.state_dict(), boss.state_dict(), optimizer.state_dict(), {**rng, **ranks})
 
 
-def restore(state: BossState, boss: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put a state back; raises DataError where it is of another model."""
+def restore(state: BossState, boss: nn.Module, optimizer: torch.optim.Optimizer, *, rank: int = 0) -> None:
+    """Put a state back; raises DataError where it is of another model.
+
+    Each rank goes on with its own random numbers; one that was not there before keeps those that it has.
+    """
     try:
         boss.load_state_dict(state.boss)
         optimizer.load_state_dict(state.optimizer)
@@ -94,9 +105,12 @@ def restore(state: BossState, boss: nn.Module, optimizer: torch.optim.Optimizer)
         raise DataError(
             f"checkpoint of step {state.step} is of another model: {reason}; give the same --model"
         ) from None
-    torch.set_rng_state(state.rng["cpu"])
-    if torch.cuda.is_available() and "cuda" in state.rng:
-        torch.cuda.set_rng_state_all(state.rng["cuda"])
+    of_ranks = state.rng.get("ranks", [state.rng])
+    if rank >= len(of_ranks):
+        return
+    torch.set_rng_state(of_ranks[rank]["cpu"])
+    if torch.cuda.is_available() and "cuda" in of_ranks[rank]:
+        torch.cuda.set_rng_state_all(of_ranks[rank]["cuda"])
 
 
 class CheckpointDir:
@@ -175,33 +189,58 @@ class Saver:
     def save(self, feed: Feed, boss: nn.Module, optimizer: torch.optim.Optimizer) -> bool:
         """Write one; False, with a warning, where the broker or the disk does not let it count.
 
-        The file counts only once the broker keeps its snapshot too, so neither is ever without the other.
+        The file counts only once the broker keeps its snapshot too, so neither is ever without the other. All ranks
+        call it at the same step; rank 0 writes.
         """
         self._tried = feed.steps
-        if not feed.is_connected:
-            return self._without(feed.steps - 1, "the broker is away")
-        if feed.has_diverged:
-            return self._without(feed.steps - 1, "no loss is finite any more")
+        step = feed.steps - 1
+        if why := first_reason(feed.gather(_why_not(feed))):
+            return self._without(step, why)
+        staged: tuple[Path, Entry] | None = None
         with feed.clocks.checkpoint():
-            state = capture(feed.steps - 1, feed.state_dict(), boss, optimizer)
-            try:
-                part, entry = self.directory.stage(state)
-            except OSError as error:
-                return self._without(state.step, f"{self.directory.path} cannot be written ({error})")
+            state = capture(feed, boss, optimizer)
+            if feed.rank == 0:
+                staged, why = self._stage(state)
+            if why := first_reason(feed.gather(why)):
+                return self._without(step, why)
         if not feed.cut():
-            part.unlink(missing_ok=True)
-            return self._without(state.step, "the broker did not answer")
+            if staged is not None:
+                staged[0].unlink(missing_ok=True)
+            return self._without(step, "the broker did not answer")
+        if staged is None:
+            return True
         try:
-            self.directory.publish(part, entry)
+            self.directory.publish(*staged)
         except OSError as error:
-            part.unlink(missing_ok=True)
-            return self._without(state.step, f"{self.directory.path} cannot be written ({error})")
+            staged[0].unlink(missing_ok=True)
+            return self._without(step, self._unwritable(error))
         return True
+
+    def _stage(self, state: BossState) -> tuple[tuple[Path, Entry] | None, str]:
+        try:
+            return self.directory.stage(state), ""
+        except OSError as error:
+            return None, self._unwritable(error)
+
+    def _unwritable(self, error: OSError) -> str:
+        return f"{self.directory.path} cannot be written ({error})"
 
     @staticmethod
     def _without(step: int, why: str) -> bool:
         log.warning("no checkpoint of step %d: %s; the one before it still counts", step, why)
         return False
+
+
+def _why_not(feed: Feed) -> str:
+    """Why this rank cannot be saved now; "" where it can."""
+    if not feed.is_connected:
+        return "the broker is away"
+    return "no loss is finite any more" if feed.has_diverged else ""
+
+
+def first_reason(reasons: list[str]) -> str:
+    """The first that is one, "" where none is."""
+    return next((reason for reason in reasons if reason), "")
 
 
 def open_checkpoints(settings: CheckpointSettings) -> tuple[Saver | None, BossState | None]:

@@ -11,7 +11,6 @@ import atexit
 import logging
 from collections.abc import Iterator, Sized
 from contextlib import AbstractContextManager
-from importlib import metadata
 from typing import Any, Self
 
 import torch
@@ -19,14 +18,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from boss.clocks import Clocks
-from boss.given import require_one_rank, settings_from, size_of
+from boss.joining import boss_hello, in_turn, require_same_state, settings_from, size_of
 from boss.line import BossLine, LocalSettings
 from boss.plan import BossPlan, RankBatch
+from boss.ranks import RankGroup, ranks_here, require_ranks
 from boss.reporter import Reporter
 from boss.weights import mean_loss
-from protocol.client import ConnectSettings, RoleClient, new_incarnation
+from protocol.client import ConnectSettings, RoleClient
 from protocol.errors import FeedMisuse, TrainingDiverged
-from protocol.messages import NO_RESTORE, EpochEnd, EpochResult, Goodbye, Hello, Stop
+from protocol.messages import EpochEnd, EpochResult, Hello, Stop
 from protocol.session import SessionTimes
 from protocol.settings import RunSettings
 
@@ -51,15 +51,17 @@ class Feed:
         *,
         local: LocalSettings,
         times: SessionTimes | None = None,
+        group: RankGroup | None = None,
     ) -> None:
         self.settings = settings
+        self.rank = hello.rank
         self.clocks = Clocks()
         self._n = hello.n
         self._plan = BossPlan(hello.rank, settings, hello.n)
         self._reporter = Reporter(hello.rank)
         local_after_s = local.local_after_s if local.on_broker_loss == "local" else None
         client = RoleClient(hello, connect, times=times)
-        self._line = BossLine(client, self._plan, self._reporter, local_after_s=local_after_s)
+        self._line = BossLine(client, self._plan, self._reporter, local_after_s=local_after_s, group=group)
         self._instances = 0
         self._epoch = 0
         self._delivered = 0
@@ -86,44 +88,44 @@ class Feed:
         workload: str = "",
         **run_settings: Any,
     ) -> Self:
-        """Join a run as Boss rank 0, or start it; blocks until the broker answers.
+        """Join a run as Boss, or start it; blocks until the broker answers.
 
-        ``run_settings`` are the fields of ``RunSettings``, ``batch_size`` and ``epochs`` for example. ``state`` is a
-        ``state_dict`` of an earlier feed of the same run, or ``{}`` for the run's beginning: the broker takes back all
-        that came after it. ``workload`` is what the report calls the run.
+        Under torch.distributed every rank calls it, at the same point; ``batch_size`` is a rank's. ``run_settings`` are
+        the fields of ``RunSettings``, ``batch_size`` and ``epochs`` for example. ``state`` is a ``state_dict`` of an
+        earlier feed of the same run, or ``{}`` for the run's beginning: the broker takes back all that came after it.
+        ``workload`` is what the report calls the run.
 
         Raises SettingError for a bad setting, PeerRefused where the broker's run differs, BrokerUnreachable after
-        ``connect_timeout_s``.
+        ``connect_timeout_s``, FeedMisuse where torchrun has started ranks and torch.distributed is not initialised, and
+        RoleFailed where another rank could not join.
         """
-        settings = settings or settings_from(run_settings)
-        require_one_rank(settings)
-        hello = Hello(
-            role="boss",
-            name="boss-0",
-            incarnation=new_incarnation(),
-            dataset_id=dataset_id,
-            n=size_of(dataset) if n is None else n,
-            settings=settings,
-            package_version=metadata.version("autoassist"),
-            restore_step=NO_RESTORE if state is None else int(state.get("step", -1)),
-            run_id=(state or {}).get("run_id", ""),
-            workload=workload,
-        )
+        ranks = ranks_here()
+        settings = settings or settings_from(run_settings, ranks)
+        require_ranks(settings.world_size, ranks)
+        size = size_of(dataset) if n is None else n
         connect = ConnectSettings(
             broker=broker, connect_timeout_s=connect_timeout_s, reconnect_timeout_s=reconnect_timeout_s
         )
-        feed = cls(settings, connect, hello, local=local or LocalSettings(), times=times)
-        feed._open(state or {})
+        group = RankGroup() if ranks > 1 else None
+        require_same_state(group, state)
+        rank = group.rank if group is not None else 0
+        hello = boss_hello(settings, state, rank=rank, dataset_id=dataset_id, n=size, workload=workload)
+        feed: Self | None = None
+        try:
+            with in_turn(group):
+                feed = cls(settings, connect, hello, local=local or LocalSettings(), times=times, group=group)
+                feed._open(state or {})
+        except BaseException:
+            if feed is not None:
+                feed.close("failed")
+            raise
+        feed._line.share()
         return feed
 
     def _open(self, state: dict[str, Any]) -> None:
         if state:
             self._load_state_dict(state)
-        try:
-            self._line.wait_for_welcome()
-        except BaseException:
-            self.close("failed")
-            raise
+        self._line.wait_for_welcome()
 
     # Batches
 
@@ -205,7 +207,7 @@ class Feed:
         self._line.wake()
         self.clocks.reported()
         self._reports += 1
-        self._instances += len(losses) - batch.padding
+        self._instances += batch.instances
         return mean_loss(losses, batch, self.settings)
 
     @property
@@ -239,7 +241,7 @@ class Feed:
 
     @property
     def instances(self) -> int:
-        """Instances trained by this rank."""
+        """Instances trained, by all ranks."""
         return self._instances
 
     def evaluation(self) -> AbstractContextManager[None]:
@@ -247,7 +249,9 @@ class Feed:
         return self.clocks.evaluation()
 
     def record_metric(self, name: str, value: float) -> None:
-        """Tell the broker what the evaluation after an epoch gave; it goes into the report."""
+        """Tell the broker what the evaluation after an epoch gave; it goes into the report. Rank 0's counts."""
+        if self.rank:
+            return
         self._line.say(
             EpochResult(
                 epoch=self._epoch,
@@ -267,6 +271,7 @@ class Feed:
         state: dict[str, Any] = {"step": plan.last_reported, "epochs_done": plan.epochs_done}
         state.update(
             off_plan_steps=plan.off_plan_steps,
+            returned=plan.returned,
             progress=plan.progress,
             instances=self._instances,
             clocks=self.clocks.state_dict(),
@@ -275,19 +280,23 @@ class Feed:
         return {**state, "reports_sent": self._reporter.sent, "run_id": welcome.run_id if welcome is not None else ""}
 
     def _load_state_dict(self, state: dict[str, Any]) -> None:
-        self._plan.go_on_from(state["step"], state["epochs_done"], state["progress"], state["off_plan_steps"])
+        self._plan.go_on_from(state)
         self._instances, self._epoch = state["instances"], max(0, state["epochs_done"])
         self._reporter.sent = state["reports_sent"]
         self.clocks.load_state_dict(state["clocks"])
 
     def cut(self, timeout_s: float = CUT_TIMEOUT_S) -> bool:
-        """Make the step that was reported last one to which the run can be taken back.
+        """Make the step that was reported last one to which the run can be taken back. All ranks call it at one step.
 
         Sends all reports and waits, outside the training clocks, until the broker keeps a snapshot; False where it does
         not answer in time, and then a checkpoint of this step must not be relied on.
         """
         with self.clocks.checkpoint():
             return self._line.cut(self._plan.last_reported, timeout_s)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, by rank; all ranks call it at the same step."""
+        return self._line.gather(value)
 
     @property
     def is_connected(self) -> bool:
@@ -300,8 +309,9 @@ class Feed:
         return self._plan.last_reported + 1
 
     def stop(self) -> None:
-        """End the iteration after the batch at hand, as if the broker had said Stop. May be called from a signal."""
-        self._line.interrupt(Stop(reason="stopped"))
+        """End the iteration after the batch at hand, as if the broker had said Stop; with several ranks, after the
+        batches that all of them know of. May be called from a signal."""
+        self._line.stop()
 
     def figures(self) -> dict[str, float]:
         """The Boss's own figures for the report."""
@@ -327,7 +337,7 @@ class Feed:
             self._closed = True
             atexit.unregister(self.close)
             ended: Any = reason or self.ended or "stopped"
-            self._line.close(lambda: Goodbye(reason=ended, figures=self.figures()))
+            self._line.close(ended, self.figures)
         return self._line.all_acknowledged
 
     def __enter__(self) -> Self:

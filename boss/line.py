@@ -9,13 +9,15 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from boss.plan import BossPlan, Item
+from boss.ranks import RankGroup
 from boss.reporter import Reporter
+from boss.shared_stream import SharedStream
 from protocol.client import RoleClient
 from protocol.errors import AutoAssistError
-from protocol.messages import AnyMessage, Checkpoint, Goodbye, Return, Welcome
+from protocol.messages import AnyMessage, Checkpoint, Goodbye, Return, Stop, Welcome
 from protocol.settings import require
 
 log = logging.getLogger("autoassist.boss")
@@ -23,6 +25,8 @@ log = logging.getLogger("autoassist.boss")
 IDLE_S = 1.0
 COPY_POLL_S = 0.001
 DRAIN_S = 10.0
+Ended = Literal["finished", "stopped", "failed"]
+
 AWAY_S = 4.0
 """How long a broker that is away at the end is waited for: as long as one that is started again takes."""
 
@@ -45,7 +49,13 @@ class BossLine:
     """Owns the client in a thread of its own; hands items over under one short lock."""
 
     def __init__(
-        self, client: RoleClient, plan: BossPlan, reporter: Reporter, *, local_after_s: float | None = None
+        self,
+        client: RoleClient,
+        plan: BossPlan,
+        reporter: Reporter,
+        *,
+        local_after_s: float | None = None,
+        group: RankGroup | None = None,
     ) -> None:
         self._local_after_s = local_after_s
         self._is_local = False
@@ -62,6 +72,10 @@ class BossLine:
         self.all_acknowledged = False
         """Whether the broker had committed everything when this line was closed."""
         self._error: BaseException | None = None
+        self._is_settled = False
+        """Whether the broker has committed all that was to be said when ``_settle`` began to wait."""
+        self._group = group
+        self._shared = SharedStream(group, plan, self._changed, self._fail) if group is not None else None
         self.welcome: Welcome | None = None
         self._thread = threading.Thread(target=self._run, name="autoassist-boss-line", daemon=True)
         self._thread.start()
@@ -99,7 +113,9 @@ class BossLine:
             self._changed.wait(left)
             return self._plan.pull()
         self._is_local = True
-        return self._plan.draw()
+        self._plan.draw()
+        self._changed.notify_all()  # the other ranks are to be told
+        return self._plan.pull()
 
     @property
     def is_open(self) -> bool:
@@ -124,16 +140,45 @@ class BossLine:
             return
 
     def cut(self, step: int, timeout_s: float) -> bool:
-        """Send every report up to ``step`` and wait until the broker keeps the run so; False after ``timeout_s``."""
+        """Send every report up to ``step`` and wait until the broker keeps the run so; False after ``timeout_s``.
+
+        All ranks call it at the same step, and get the same answer.
+        """
+        if self._group is None:
+            return self._cut(step, timeout_s)
+        if not self._group.agree(self._settle(timeout_s)):
+            return False
+        return self._group.agree(self._group.rank > 0 or self._cut(step, timeout_s))
+
+    def _cut(self, step: int, timeout_s: float) -> bool:
         self.say(Checkpoint(step=step))
+        return self._wait(lambda: self._plan.checkpoint_taken >= step, timeout_s)
+
+    def _settle(self, timeout_s: float) -> bool:
+        """Whether the broker commits all that is to be said, in time."""
+        with self._changed:
+            self._is_settled = False
+        self.wake()
+        return self._wait(lambda: self._is_settled, timeout_s)
+
+    def _wait(self, is_done: Callable[[], bool], timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s
         with self._changed:
-            while self._plan.checkpoint_taken < step and self._error is None:
+            while not is_done() and self._error is None:
                 left = deadline - time.monotonic()
                 if left <= 0 or self._plan.is_stopping:
                     return False
                 self._changed.wait(left)
         return self._error is None
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, by rank; all ranks call it at the same step."""
+        return [value] if self._group is None else self._group.gather(value)
+
+    def share(self) -> None:
+        """Every rank has joined the run: the stream may flow between them."""
+        if self._shared is not None:
+            self._shared.start()
 
     def wait_for_welcome(self) -> Welcome:
         """Block until the broker answers; raises what ended the I/O thread."""
@@ -145,15 +190,22 @@ class BossLine:
             raise self._error
         return self.welcome
 
-    def interrupt(self, item: Item) -> None:
-        """Put an item before all others: the training thread gets it next."""
+    def stop(self) -> None:
+        """End the run after the batch at hand; with several ranks, after what all of them know of. May be called from
+        a signal."""
         with self._changed:
-            self._plan.ready.appendleft(item)
-            self._changed.notify_all()
+            if self._plan.rank:
+                assert self._shared is not None
+                self._shared.ask_for_stop()
+            else:
+                self._plan.stop(Stop(reason="stopped"))
+                self._changed.notify_all()
 
-    def close(self, goodbye: Callable[[], Goodbye]) -> None:
-        """Send what is left, then the Goodbye that is made once all reports are under way; waits for ``DRAIN_S``."""
-        self._closing = goodbye
+    def close(self, reason: Ended, figures: Callable[[], dict[str, float]]) -> None:
+        """Send what is left, then a Goodbye, with figures of once all reports are under way; waits for ``DRAIN_S``."""
+        if self._shared is not None:
+            self._shared.close(Stop(reason=reason))
+        self._closing = lambda: Goodbye(reason=reason, figures=figures())
         self.wake()
         self._thread.join(DRAIN_S + 5.0)
         self._wake_reader.close()
@@ -200,8 +252,12 @@ class BossLine:
             self._client.send(Return(steps=returned))
         while self._outbox and not (self._reporter.is_waiting and isinstance(self._outbox[0], Checkpoint)):
             self._client.send(self._outbox.popleft())
-        if self._client.is_open:
+        if self._client.is_open and self._plan.rank == 0:
             self._client.send(credit)
+        if not (self._is_settled or self._reporter.is_waiting or self._outbox) and self._client.is_acknowledged:
+            with self._changed:
+                self._is_settled = True
+                self._changed.notify_all()
 
     def _take(self, message: AnyMessage) -> bool:
         if isinstance(message, Welcome):

@@ -1,24 +1,24 @@
 """The Boss's side of the plan: one totally ordered stream of items, each exactly once. No I/O, no thread.
 
-A step is a position in this stream. Batches that the script has pulled wait here for their losses, in order; what is
-pulled and never reported is yielded again.
+A step is a position in this stream. Rank 0 makes it, of what the broker sends and of what it draws by itself; the
+other ranks are told of each item as it becomes part of the stream, and decide nothing. Batches that the script has
+pulled wait here for their losses, in order; what is pulled and never reported is yielded again.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from boss.weights import instance_weights
 from protocol.arrays import F32, I64
 from protocol.errors import FeedMisuse
 from protocol.messages import AnyMessage, Batch, CheckpointTaken, Credit, EpochEnd, Stop
+from protocol.off_plan import draw_off_plan, even_counts
 from protocol.settings import RunSettings
-
-OFF_PLAN_STREAM = 2
-"""Keeps these numbers apart from those of the epoch order and of the drawing, which use the same seed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,57 +32,63 @@ class RankBatch:
     keep_probabilities: F32
     padding: int = 0
     """Trailing IDs at weight 0."""
-    staleness: int | None = None
-    """Of the global batch when it was cut, in steps; None where all of it is unfiltered."""
-    off_plan_before: int = 0
-    """Off-plan steps that the broker knew of when it cut the batch."""
     off_plan: bool = False
-    """Drawn here, while no batch came; ``step`` then counts the off-plan steps."""
+    """Drawn by rank 0, while no batch came; ``step`` then counts the off-plan steps."""
+    instances: int = 0
+    """Of the step, all ranks', padding left out."""
+    share: float = 1.0
+    """Weight of this rank's instances in the step, relative to an equal share: what makes an average over the ranks of
+    their means the mean over all instances."""
 
 
 Item = RankBatch | EpochEnd | Stop
+Shared = Batch | EpochEnd | Stop
+"""What the ranks are told."""
 
 
-def rank_batch(batch: Batch, rank: int) -> RankBatch:
+def rank_batch(batch: Batch, rank: int, settings: RunSettings) -> RankBatch:
     """A rank's part of the global batch of a step."""
     start = sum(batch.rank_counts[:rank])
     stop = start + batch.rank_counts[rank]
-    padding = min(stop - start, max(0, stop - (len(batch.ids) - batch.padding)))
+    real = len(batch.ids) - batch.padding
     return RankBatch(
         step=batch.step,
         epoch=batch.epoch,
         progress=batch.progress,
         ids=batch.ids[start:stop],
         keep_probabilities=batch.keep_probabilities[start:stop],
-        padding=padding,
-        staleness=max(
-            (batch.step - s.learned_through for s in batch.segments if s.learned_through is not None), default=None
-        ),
-        off_plan_before=batch.off_plan_before,
+        padding=min(stop - start, max(0, stop - real)),
+        off_plan=batch.kind == "off_plan",
+        instances=real,
+        share=_share(batch.keep_probabilities[:real], start, stop, len(batch.rank_counts), settings),
     )
 
 
-def draw_locally(settings: RunSettings, n: int, number: int) -> I64:
-    """IDs of the off-plan step ``number``: distinct, uniform over all instances, a function of (seed, number)."""
-    rng = np.random.Generator(np.random.Philox(key=[settings.seed, number], counter=[0, 0, 0, OFF_PLAN_STREAM]))
-    size = min(settings.batch_size, n)
-    ids: I64 = np.empty(0, dtype=np.int64)
-    while len(ids) < size:
-        ids = np.concatenate([ids, rng.integers(0, n, size=2 * size)])
-        _, first = np.unique(ids, return_index=True)
-        ids = ids[np.sort(first)]
-    return ids[:size]
+def _share(keep_probabilities: F32, start: int, stop: int, ranks: int, settings: RunSettings) -> float:
+    if ranks == 1:
+        return 1.0
+    weights = instance_weights(keep_probabilities, settings)
+    if weights is None:
+        weights = np.ones(len(keep_probabilities), dtype=np.float32)
+    return ranks * float(weights[start:stop].sum()) / float(weights.sum())
+
+
+def staleness_of(batch: Batch) -> int | None:
+    """Of a batch when it was cut, in steps; None where all of it is unfiltered."""
+    return max((batch.step - s.learned_through for s in batch.segments if s.learned_through is not None), default=None)
 
 
 @dataclass(slots=True)
 class BossPlan:
-    """The stream of one rank."""
+    """The stream, as one rank sees it."""
 
     rank: int
     settings: RunSettings
     n: int
     ready: deque[Item] = field(default_factory=deque)
     pulled: deque[RankBatch] = field(default_factory=deque)
+    to_share: deque[Shared] = field(default_factory=deque)
+    """Rank 0: items of the stream that the other ranks have not been told of."""
     last_step: int = -1
     """Highest step that has come."""
     last_pulled: int = -1
@@ -98,46 +104,90 @@ class BossPlan:
     """Off-plan steps drawn so far."""
     to_return: list[int] = field(default_factory=list)
     """Steps that off-plan steps have made too stale; to be given back untrained."""
+    returned: int = 0
+    """Steps given back so far."""
     ended: Literal["", "finished", "stopped", "failed"] = ""
     detail: str = ""
+    is_closed: bool = False
+    """Whether the stream has its last item."""
+    _given_back: list[int] = field(default_factory=list)
+    """Steps given back beyond those that were pulled."""
 
-    def go_on_from(self, step: int, epochs_done: int, progress: float, off_plan_steps: int) -> None:
-        """Stand where a checkpoint was taken: everything up to ``step`` is pulled and reported."""
-        self.last_step = self.last_pulled = self.last_reported = step
-        self.last_epoch = self.epochs_done = epochs_done
-        self.progress = progress
-        self.off_plan_steps = off_plan_steps
+    def go_on_from(self, state: dict[str, Any]) -> None:
+        """Stand where a checkpoint was taken, ``state`` as ``Feed.state_dict`` gives it: everything up to its step is
+        pulled and reported."""
+        self.last_step = self.last_pulled = self.last_reported = state["step"]
+        self.last_epoch = self.epochs_done = state["epochs_done"]
+        self.progress = state["progress"]
+        self.off_plan_steps, self.returned = state["off_plan_steps"], state.get("returned", 0)
 
     def receive(self, message: AnyMessage) -> bool:
-        """Take an item into the stream; a repeated one changes nothing. Whether there is something new to pull."""
+        """Take what the broker says; a repeated item changes nothing. Whether there is something new.
+
+        Only rank 0 makes items of it.
+        """
         match message:
-            case Batch(step=step) if step > self.last_step:
-                self.last_step = step
-                self.ready.append(rank_batch(message, self.rank))
-                return True
-            case EpochEnd(epoch=epoch) if epoch > self.last_epoch:
-                self.last_epoch = epoch
-                self.ready.append(message)
-                return True
             case CheckpointTaken(step=step):
                 self.checkpoint_taken = max(self.checkpoint_taken, step)
                 return True
-            case Stop():
-                self.ready.clear()
-                self.ready.append(message)
+            case Batch(step=step) if self.rank == 0 and step > self.last_step:
+                self.last_step = step
+                if self._is_too_stale(message):
+                    self._give_back(step)
+                else:
+                    self._append(message)
                 return True
+            case EpochEnd(epoch=epoch, last=last, returns=returns) if self.rank == 0 and epoch > self.last_epoch:
+                if last and returns < self.returned:
+                    return False  # the broker will cut what is given back, and say the end again
+                self.last_epoch = epoch
+                self._append(message)
+                return True
+            case Stop() if self.rank == 0:
+                return self.stop(message)
         return False
 
+    def stop(self, message: Stop) -> bool:
+        """End the stream: at once where this is the only rank, else behind what all ranks are told of already.
+
+        Whether it had no end before.
+        """
+        if self.is_closed and self.settings.world_size > 1:
+            return False
+        if self.settings.world_size == 1:
+            self.ready.clear()
+        self._append(message)
+        return True
+
+    def follow(self, message: Shared) -> None:
+        """Another rank than 0: the next item of the stream."""
+        match message:
+            case Batch(kind="off_plan"):
+                self.off_plan_steps += 1
+            case Batch(step=step):
+                self.last_step = step
+            case EpochEnd(epoch=epoch):
+                self.last_epoch = epoch
+        self._append(message)
+
+    def _append(self, message: Shared) -> None:
+        if self.is_closed and self.settings.world_size > 1:
+            return
+        self.ready.append(rank_batch(message, self.rank, self.settings) if isinstance(message, Batch) else message)
+        self.is_closed = isinstance(message, Stop) or (isinstance(message, EpochEnd) and message.last)
+        if self.rank == 0 and self.settings.world_size > 1:
+            self.to_share.append(message)
+
     def credit(self) -> Credit:
-        """How far the broker may send: the prefetch beyond what the script has pulled."""
-        return Credit(limit=self.last_pulled + self.settings.prefetch_batches, yielded=self.last_pulled)
+        """How far the broker may send: the prefetch beyond what the script has pulled, or was given back."""
+        self._given_back = [step for step in self._given_back if step > self.last_pulled]
+        gone = self.last_pulled + len(self._given_back)
+        return Credit(limit=gone + self.settings.prefetch_batches, yielded=gone)
 
     def pull(self) -> Item | None:
         """The next item; None where nothing is ready. A batch waits for its report from now on."""
         if self.ended:
             return Stop(reason=self.ended, detail=self.detail)
-        while self.ready and self._is_too_stale(self.ready[0]):
-            self._give_back()
         if not self.ready:
             return None
         item = self.ready.popleft()
@@ -152,39 +202,40 @@ class BossPlan:
                 self.ended, self.detail = reason, detail
         return item
 
-    def _is_too_stale(self, item: Item) -> bool:
-        if not isinstance(item, RankBatch) or item.staleness is None:
+    def _is_too_stale(self, batch: Batch) -> bool:
+        """With the off-plan steps before it of which the broker did not know; those after it cannot be drawn before
+        it is pulled."""
+        staleness = staleness_of(batch)
+        if staleness is None:
             return False
-        since_cut = self.off_plan_steps - item.off_plan_before
-        return item.staleness + since_cut > self.settings.staleness_bound
+        return staleness + self.off_plan_steps - batch.off_plan_before > self.settings.staleness_bound
 
-    def _give_back(self) -> None:
-        batch = self.ready.popleft()
-        assert isinstance(batch, RankBatch)
-        self.last_pulled = max(self.last_pulled, batch.step)
-        self.to_return.append(batch.step)
-        if self.ready and isinstance(end := self.ready[-1], EpochEnd) and end.last:
-            self.ready.pop()  # the run does not end there: the broker will cut what is given back, and say so again
-            self.last_epoch = end.epoch - 1
+    def _give_back(self, step: int) -> None:
+        self.to_return.append(step)
+        self._given_back.append(step)
+        self.returned += 1
 
     def may_draw_locally(self) -> bool:
-        """Whether the run allows a step off the plan: it has begun, is not over, and is not deterministic."""
-        return not (self.settings.deterministic or self.ended) and self.last_step >= 0
+        """Whether a step off the plan may be made here: by rank 0, in a run that has begun, is not over, and is not
+        deterministic."""
+        is_over = self.ended or self.is_closed
+        return self.rank == 0 and not (self.settings.deterministic or is_over) and self.last_step >= 0
 
-    def draw(self) -> RankBatch:
-        """An off-plan batch; like any other, it waits for its report."""
-        ids = draw_locally(self.settings, self.n, self.off_plan_steps)
-        batch = RankBatch(
+    def draw(self) -> None:
+        """Put an off-plan batch into the stream."""
+        ids = draw_off_plan(self.settings, self.n, self.off_plan_steps)
+        batch = Batch(
             step=self.off_plan_steps,
             epoch=self.last_epoch + 1,
             progress=self.progress,
             ids=ids,
             keep_probabilities=np.ones(len(ids), dtype=np.float32),
-            off_plan=True,
+            rank_counts=even_counts(len(ids), self.settings.world_size),
+            segments=[],
+            kind="off_plan",
         )
         self.off_plan_steps += 1
-        self.pulled.append(batch)
-        return batch
+        self._append(batch)
 
     @property
     def is_stopping(self) -> bool:

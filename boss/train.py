@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from boss.checkpoint import BossState, Saver, restore
 from boss.feed import Feed
@@ -44,7 +46,9 @@ class TrainSettings:
         """The torch device; raises SettingError for a GPU that is not there."""
         if self.device == "cuda" and not torch.cuda.is_available():
             raise SettingError("device=cuda: torch finds no GPU; use --device cpu or install a CUDA build of torch")
-        return torch.device("cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu")
+        if self.device == "cpu" or not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
 class InstanceDataset(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
@@ -94,9 +98,11 @@ def train(
             feed.stop()
     guard = GradientGuard(boss, feed)
     peak_lrs = [group["lr"] for group in optimizer.param_groups]
-
+    model = boss if feed.settings.world_size == 1 else DistributedDataParallel(boss)
+    if feed.rank:  # as many weights as rank 0, but other random numbers
+        torch.manual_seed(feed.settings.seed + (feed.rank << 32))
     if state is not None:
-        restore(state, boss, optimizer)
+        restore(state, boss, optimizer, rank=feed.rank)
 
     for batches in epochs(feed, InstanceDataset(workload), device):
         boss.train()
@@ -104,7 +110,7 @@ def train(
             for group, peak_lr in zip(optimizer.param_groups, peak_lrs, strict=True):
                 group["lr"] = peak_lr * workload.lr_factor(feed.progress)
             with autocast(device, settings):
-                losses = workload.losses(boss(inputs), targets)
+                losses = workload.losses(model(inputs), targets)
             loss = feed.report(losses)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -133,8 +139,8 @@ def autocast(device: torch.device, settings: TrainSettings) -> AbstractContextMa
 
 
 def evaluate(workload: Workload, boss: nn.Module, feed: Feed, device: torch.device) -> None:
-    """Evaluate on held-out data, off the training clocks, and record the metric."""
-    if feed.ended in ("stopped", "failed"):
+    """Evaluate on held-out data, off the training clocks, and record the metric; rank 0 does it for all."""
+    if feed.rank or feed.ended in ("stopped", "failed"):
         return
     with feed.evaluation(), torch.no_grad():
         boss.eval()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from boss.plan import RankBatch
 from protocol.arrays import F32
 from protocol.settings import RunSettings
+
+if TYPE_CHECKING:
+    from boss.plan import RankBatch
 
 
 def mean_loss(losses: Tensor, batch: RankBatch, settings: RunSettings) -> Tensor:
@@ -16,15 +20,17 @@ def mean_loss(losses: Tensor, batch: RankBatch, settings: RunSettings) -> Tensor
 
     Weighed: Σ w_i·loss_i / Σ w_i with w_i = min(1/π_i, clip), so the weights of a batch have mean 1 and a batch of rare
     instances takes no longer step. Price: a mean so normalised is biased by a part that falls with the batch's size.
+    With several ranks it is the rank's share of the mean over all of them, times their number: averaged over the ranks,
+    as DDP does with gradients, it is that mean.
     """
     real = losses[: len(losses) - batch.padding]
     finite = torch.isfinite(real)
     clean = torch.where(finite, real, 0.0)
     weights = instance_weights(batch.keep_probabilities[: len(real)], settings)
     if weights is None:
-        return clean.sum() / finite.sum().clamp(min=1)
+        return batch.share * clean.sum() / finite.sum().clamp(min=1)
     scale = torch.where(finite, torch.from_numpy(weights).to(real.device, non_blocking=True), 0.0)
-    return (scale * clean).sum() / scale.sum().clamp(min=1e-12)
+    return batch.share * (scale * clean).sum() / scale.sum().clamp(min=1e-12)
 
 
 def instance_weights(keep_probabilities: F32, settings: RunSettings) -> F32 | None:

@@ -109,7 +109,8 @@ def _duplicate(state: State, event: HelloReceived) -> Refuse | None:
         reason = f"another process is already {hello.name}, or was until a moment ago"
         if hello.role == "assistant":
             return Refuse(hello.name, "taken", reason, "give this one another --name")
-        code: RefusalCode = "taken" if hello.restore_step != NO_RESTORE else "duplicate"
+        # The ranks of a group that was started again come before the broker has missed those that were killed.
+        code: RefusalCode = "taken" if hello.restore_step != NO_RESTORE or hello.rank else "duplicate"
         return Refuse(hello.name, code, reason, "stop it first")
     rival = state.boss(hello.rank) if hello.role == "boss" else None
     if rival is not None and rival.row.name != hello.name:

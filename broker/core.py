@@ -33,6 +33,7 @@ from broker.recut import forget_partial_reports, recut
 from broker.routing import accept_report, catch_up, start_replay
 from broker.rows import EpochRow, PeerRow, Row, RunRow, StepRow, WindowRow
 from broker.state import Member, State
+from broker.stock import epoch_end
 from protocol.messages import (
     MOST_SET_ASIDE,
     NO_RESTORE,
@@ -204,7 +205,7 @@ class BrokerCore:
 
     def _epoch_end(self, row: EpochRow) -> EpochEnd:
         last = self.state.the_run.cutting_done and row.epoch == self.state.the_run.cut_epoch
-        return EpochEnd(epoch=row.epoch, after_step=row.after_step, last=last)
+        return epoch_end(self.state, row, last=last)
 
     # Talking
 
@@ -231,7 +232,7 @@ class BrokerCore:
                 row = state.epoch(message.epoch)
                 row.result = message
                 state.touch_epoch(row)
-            case Checkpoint(step=step) if member.row.role == "boss" and state.stands_at(step):
+            case Checkpoint(step=step) if (member.row.role, member.row.rank) == ("boss", 0) and state.stands_at(step):
                 state.effects.append(TakeSnapshot(step))
                 state.send(name, CheckpointTaken(step=step))
             case Goodbye():
@@ -297,6 +298,8 @@ class BrokerCore:
                     state.epochs[row.epoch] = row
                 case _:
                     raise msgspec.ValidationError(f"unknown kind of row {kind}")
+        own = [row.batch for row in state.steps.values() if row.batch.kind == "off_plan"]
+        state.off_plan = {b.off_plan_before: b.step for b in sorted(own, key=lambda b: b.off_plan_before)}
         stocked = [w for w in state.windows.values() if w.state == "stocked"]
         for window in sorted(stocked, key=lambda w: w.order):
             if state.epoch_of(window.window) <= state.the_run.cut_epoch:

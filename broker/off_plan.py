@@ -1,62 +1,85 @@
 """What the Boss did without the plan: steps that it drew by itself, and batches that it gives back.
 
 An off-plan step gets the next number that no batch has, so that steps stay the one clock by which staleness is counted.
-One rank only: with several, all would have to draw and give back the same.
+All ranks draw the same step, and whichever is heard first tells of it; each brings its own losses.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from broker.routing import log_step_of_its_own
-from broker.rows import WindowRow
+from broker.routing import acknowledge, log_complete, log_untrained_step, rank_slice
+from broker.rows import StepRow, WindowRow
 from broker.state import Member, State
 from protocol.arrays import I64, empty_f32, empty_i64
 from protocol.messages import Batch, OffPlanReport, Return
+from protocol.off_plan import draw_off_plan, even_counts
+
+MAX_MERGED = 1 << 20
+"""Most off-plan steps that one report may acknowledge."""
 
 
 def accept_off_plan(state: State, member: Member, report: OffPlanReport) -> None:
     """Count and log off-plan steps; a repeated report changes nothing."""
     run, name = state.the_run, member.row.name
-    single = report.number == report.through
-    fits = len(report.ids) == len(report.losses) and (single or not len(report.ids))
-    known = not len(report.ids) or (report.ids.min() >= 0 and report.ids.max() < run.n)
-    ahead = report.through - run.off_plan_steps
-    if (
-        state.settings.world_size > 1
-        or not fits
-        or not known
-        or report.number > run.off_plan_steps
-        or ahead > MAX_MERGED
-    ):
+    is_single = report.number == report.through
+    fits = len(report.ids) == len(report.losses) and (is_single or not len(report.ids))
+    if not fits or report.number > run.off_plan_steps or report.through - run.off_plan_steps > MAX_MERGED:
         state.count_for(name, "reports_refused")
         return
-    if report.through < run.off_plan_steps:
+    first_open = next(iter(state.off_plan), run.off_plan_steps)
+    if report.number < first_open:
         state.count_for(name, "reports_repeated")
-    for _ in range(run.off_plan_steps, report.through + 1):
-        step = run.next_step
-        run.next_step += 1
-        run.off_plan_steps += 1
-        run.off_plan_ranges = _with(run.off_plan_ranges, step, min(member.yielded, run.log_step))
-        run.instances_cut += len(report.ids) if state.settings.boss_instances else 0
-        state.count("off_plan_instances", len(report.ids))
-        state.count("reports_delivered")
-        batch = Batch(
-            step=step,
-            epoch=run.cut_epoch,
-            progress=0.0,
-            ids=report.ids,
-            keep_probabilities=np.ones(len(report.ids), dtype=np.float32),
-            rank_counts=[len(report.ids)],
-            segments=[],
-            off_plan_before=run.off_plan_steps - 1,
-            kind="off_plan",
-        )
-        log_step_of_its_own(state, batch, report.losses)
+    for number in range(max(report.number, first_open), report.through + 1):
+        if number == run.off_plan_steps:
+            if is_single and not _is_drawn(state, number, member.row.rank, report.ids):
+                state.count_for(name, "reports_refused")
+                return
+            _number_next(state)
+        row = state.steps[state.off_plan[number]]
+        if member.row.rank in row.reported:
+            state.count_for(name, "reports_repeated")
+        else:
+            acknowledge(state, name, row, rank=member.row.rank, losses=report.losses)
+    log_complete(state)
 
 
-MAX_MERGED = 1 << 20
-"""Most off-plan steps that one report may acknowledge."""
+def _is_drawn(state: State, number: int, rank: int, ids: I64) -> bool:
+    """Whether these are what a rank trains in the off-plan step ``number``, where it says at all."""
+    mine = rank_slice(_drawn(state, number), rank)
+    return not len(ids) or np.array_equal(ids, draw_off_plan(state.settings, state.the_run.n, number)[mine])
+
+
+def _drawn(state: State, number: int) -> Batch:
+    run, settings = state.the_run, state.settings
+    ids = draw_off_plan(settings, run.n, number)
+    return Batch(
+        step=run.next_step,
+        epoch=run.cut_epoch,
+        progress=0.0,
+        ids=ids,
+        keep_probabilities=np.ones(len(ids), dtype=np.float32),
+        rank_counts=even_counts(len(ids), settings.world_size),
+        segments=[],
+        off_plan_before=number,
+        kind="off_plan",
+    )
+
+
+def _number_next(state: State) -> None:
+    """The next off-plan step becomes a step of the run."""
+    run, boss = state.the_run, state.boss()
+    batch = _drawn(state, run.off_plan_steps)
+    step, instances = batch.step, len(batch.ids)
+    yielded = boss.yielded if boss is not None else -1
+    run.next_step += 1
+    run.off_plan_steps += 1
+    run.off_plan_ranges = _with(run.off_plan_ranges, step, min(yielded, run.log_step))
+    run.instances_cut += instances if state.settings.boss_instances else 0
+    state.count("off_plan_instances", instances)
+    state.steps[step] = StepRow(batch=batch)
+    state.off_plan[batch.off_plan_before] = step
+    state.touch("step", step, state.steps[step])
 
 
 def _with(ranges: list[tuple[int, int]], step: int, settled: int) -> list[tuple[int, int]]:
@@ -70,14 +93,15 @@ def _with(ranges: list[tuple[int, int]], step: int, settled: int) -> list[tuple[
 def accept_return(state: State, member: Member, message: Return) -> None:
     """Put the instances of untrained steps back at the head of the line, unfiltered; their numbers stay unused."""
     run = state.the_run
+    state.count("returns_heard", len(message.steps))
     for step in sorted(message.steps, reverse=True):
         row = state.steps.get(step)
-        if state.settings.world_size > 1 or row is None or row.reported or row.batch.kind != "plan":
+        if member.row.rank or row is None or row.reported or row.batch.kind != "plan":
             state.count_for(member.row.name, "returns_refused")
             continue
         state.count("returned_steps")
-        run.instances_cut -= len(row.batch.ids)
-        position = len(row.batch.ids)
+        run.instances_cut -= len(row.batch.ids) - row.batch.padding
+        position = len(row.batch.ids) - row.batch.padding
         for segment in reversed(row.batch.segments):
             _put_back(state, segment.window, row.batch.ids[position - segment.count : position])
             position -= segment.count
@@ -87,12 +111,12 @@ def accept_return(state: State, member: Member, message: Return) -> None:
             progress=row.batch.progress,
             ids=empty_i64(),
             keep_probabilities=empty_f32(),
-            rank_counts=[0],
+            rank_counts=[0] * state.settings.world_size,
             segments=[],
             kind="returned",
         )
         del state.steps[step]
-        log_step_of_its_own(state, empty, empty_f32())
+        log_untrained_step(state, empty)
     if run.cutting_done and state.line:
         run.cutting_done = False
         epoch = state.epoch(run.cut_epoch)

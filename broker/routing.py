@@ -30,14 +30,13 @@ def accept_report(state: State, member: Member, report: LossReport) -> None:
         if report.rank in state.steps[step].reported:
             state.count_for(name, "reports_repeated")
         else:
-            _acknowledge(state, name, state.steps[step], report)
-    _log_complete(state)
+            acknowledge(state, name, state.steps[step], rank=report.rank, losses=report.losses)
+    log_complete(state)
 
 
-def _acknowledge(state: State, name: str, row: StepRow, report: LossReport) -> None:
+def acknowledge(state: State, name: str, row: StepRow, *, rank: int, losses: F32) -> None:
     """A rank has trained a step; its losses wait here until those before them are in the log."""
-    expected = row.batch.rank_counts[report.rank]
-    losses = report.losses
+    expected = row.batch.rank_counts[rank]
     if len(losses) not in (0, expected):
         state.count_for(name, "reports_refused")
         losses = empty_f32()
@@ -46,34 +45,36 @@ def _acknowledge(state: State, name: str, row: StepRow, report: LossReport) -> N
         state.count("values_dropped", expected)
     elif not np.isfinite(losses).all():
         state.count("values_not_finite", int((~np.isfinite(losses)).sum()))
-    row.reported.append(report.rank)
-    if report.rank == 0:
+    row.reported.append(rank)
+    if rank == 0 and row.batch.kind == "plan":
         state.the_run.reported_step = max(state.the_run.reported_step, row.batch.step)
-    row.losses[report.rank] = losses
+    row.losses[rank] = losses
     state.touch("step", row.batch.step, row)
 
 
-def log_step_of_its_own(state: State, batch: Batch, losses: F32) -> None:
-    """Log a step that the Boss did not train from the plan, in its turn; one rank only."""
-    state.steps[batch.step] = StepRow(batch=batch, reported=[0], losses={0: losses})
-    state.touch("step", batch.step, state.steps[batch.step])
-    _log_complete(state)
+def log_untrained_step(state: State, batch: Batch) -> None:
+    """Log a step that no rank has trained, in its turn."""
+    ranks = range(state.settings.world_size)
+    row = StepRow(batch=batch, reported=list(ranks), losses={rank: empty_f32() for rank in ranks})
+    state.steps[batch.step] = row
+    state.touch("step", batch.step, row)
+    log_complete(state)
 
 
-def rank_slice(row: StepRow, rank: int) -> slice:
+def rank_slice(batch: Batch, rank: int) -> slice:
     """Where a rank's instances stand in the batch."""
-    start = sum(row.batch.rank_counts[:rank])
-    return slice(start, start + row.batch.rank_counts[rank])
+    start = sum(batch.rank_counts[:rank])
+    return slice(start, start + batch.rank_counts[rank])
 
 
-def _log_complete(state: State) -> None:
+def log_complete(state: State) -> None:
     """Move reports to the log, in order, as far as there is no hole."""
     run = state.the_run
     while (row := state.steps.get(run.log_step)) is not None and run.log_rank in row.losses:
         rank, step = run.log_rank, run.log_step
         losses = row.losses.pop(rank)
         last_rank = rank == state.settings.world_size - 1
-        place = rank_slice(row, rank)
+        place = rank_slice(row.batch, rank)
         real: I64 = np.arange(place.start, min(place.stop, len(row.batch.ids) - row.batch.padding))
         record = LossRecord(
             position=run.log_records,
@@ -93,6 +94,8 @@ def _log_complete(state: State) -> None:
             state.append(AppendBatch(row.batch))
             del state.steps[step]
             state.forget("step", step)
+            if row.batch.kind == "off_plan":
+                del state.off_plan[row.batch.off_plan_before]
         else:
             state.touch("step", step, row)
         state.touch_run()

@@ -60,6 +60,8 @@ class State:
     lease_deadlines: dict[int, float] = field(default_factory=dict)
     line: deque[int] = field(default_factory=deque)
     """Windows whose instances are cut next: a remainder, then the epoch being cut, in order of arrival."""
+    off_plan: dict[int, int] = field(default_factory=dict)
+    """Off-plan steps that are not in the log: their number among the off-plan steps → their step."""
     ahead: dict[int, list[int]] = field(default_factory=dict)
     """Windows in stock of epochs after the one being cut."""
     hungry_since: float | None = None

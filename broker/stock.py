@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from broker.effects import AppendWindow, Send
-from broker.rows import StepRow, WindowRecord, WindowRow
+from broker.rows import EpochRow, StepRow, WindowRecord, WindowRow
 from broker.state import State
 from protocol.arrays import F32, I64
 from protocol.messages import Batch, EpochEnd, Segment
+from protocol.off_plan import even_counts
 
 
 def put_in_stock(
@@ -137,7 +138,7 @@ def _end_epoch(state: State, *, last: bool) -> None:
     row = state.epoch(run.cut_epoch)
     row.ended, row.after_step = True, run.next_step - 1
     state.touch_epoch(row)
-    _tell_boss(state, EpochEnd(epoch=row.epoch, after_step=row.after_step, last=last))
+    _tell_boss(state, epoch_end(state, row, last=last))
     if last:
         run.cutting_done = True
     else:
@@ -145,6 +146,12 @@ def _end_epoch(state: State, *, last: bool) -> None:
         for window in state.ahead.pop(run.cut_epoch, []):
             _append_to_line(state, state.windows[window])
     state.touch_run()
+
+
+def epoch_end(state: State, row: EpochRow, *, last: bool) -> EpochEnd:
+    """What the Boss is told of an epoch's end."""
+    returns = int(state.the_run.counters.get("returns_heard", 0))
+    return EpochEnd(epoch=row.epoch, after_step=row.after_step, last=last, returns=returns)
 
 
 def _cut_step(state: State, count: int) -> None:
@@ -155,7 +162,6 @@ def _cut_step(state: State, count: int) -> None:
     if padding:
         state.count("padded_instances", padding)
     repeated = np.resize(np.arange(count), count + padding)
-    base, extra = divmod(count + padding, settings.world_size)
     run.next_step += 1
     run.instances_cut += count
     batch = Batch(
@@ -164,7 +170,7 @@ def _cut_step(state: State, count: int) -> None:
         progress=_progress(state, segments),
         ids=ids[repeated],
         keep_probabilities=keep[repeated],
-        rank_counts=[base + (rank < extra) for rank in range(settings.world_size)],
+        rank_counts=even_counts(count + padding, settings.world_size),
         segments=segments,
         padding=padding,
         off_plan_before=run.off_plan_steps,

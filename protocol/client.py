@@ -186,11 +186,15 @@ class RoleClient:
             why = self.session.asked_to_wait or "no answer yet"
             log.info("waiting for the broker at %s: %s", self.settings.broker, why)
 
+    @property
+    def is_acknowledged(self) -> bool:
+        """Whether the broker has committed everything that was sent."""
+        return not (self.session.stream.bare or self.session.stream.waiting)
+
     def drain(self, timeout_s: float) -> bool:
         """Wait until the broker has committed everything that was sent; False where it took too long."""
         deadline = self.clock() + timeout_s
-        stream = self.session.stream
-        while stream.bare or stream.waiting:
+        while not self.is_acknowledged:
             left = deadline - self.clock()
             if left <= 0:
                 return False

@@ -177,6 +177,7 @@ class EpochEnd(Message, frozen=True, tag="epoch_end"):
     epoch: Count
     after_step: Number  # the epoch's last step
     last: bool = False
+    returns: Count = 0  # steps given back that the broker knew of; an end that does not know of all is said again
 
 
 class LossReport(Message, frozen=True, tag="loss_report"):
@@ -194,7 +195,7 @@ class OffPlanReport(Message, frozen=True, tag="off_plan_report"):
 
     number: Count  # counts the Boss's off-plan steps from 0
     through: Count
-    ids: I64  # drawn by the Boss, π = 1; empty where values were dropped
+    ids: I64  # this rank's part of ``protocol.off_plan.draw_off_plan``, π = 1; empty where values were dropped
     losses: F32
 
 

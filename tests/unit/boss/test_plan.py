@@ -26,12 +26,22 @@ def batch(step: int, counts: tuple[int, ...] = (2, 2), padding: int = 0) -> Batc
     )
 
 
+RUN = RunSettings(prefetch_batches=4, batch_size=8)
+
+
 def plan(rank: int = 0) -> BossPlan:
-    return BossPlan(rank, RunSettings(prefetch_batches=4, batch_size=8), n=50)
+    return BossPlan(rank, RUN, n=50)
+
+
+def drawn(p: BossPlan) -> RankBatch:
+    p.draw()
+    item = p.pull()
+    assert isinstance(item, RankBatch)
+    return item
 
 
 def test_each_rank_takes_its_part_of_the_step() -> None:
-    first, second = (rank_batch(batch(1, (3, 2)), rank) for rank in (0, 1))
+    first, second = (rank_batch(batch(1, (3, 2)), rank, RUN) for rank in (0, 1))
     assert first.ids.tolist() == [100, 101, 102] and second.ids.tolist() == [103, 104]
     assert np.concatenate([first.keep_probabilities, second.keep_probabilities]).tolist() == pytest.approx(
         np.linspace(0.1, 1.0, 5).tolist()
@@ -39,7 +49,7 @@ def test_each_rank_takes_its_part_of_the_step() -> None:
 
 
 def test_padding_belongs_to_the_last_ranks() -> None:
-    parts = [rank_batch(batch(0, (1, 1, 1, 1), padding=2), rank).padding for rank in range(4)]
+    parts = [rank_batch(batch(0, (1, 1, 1, 1), padding=2), rank, RUN).padding for rank in range(4)]
     assert parts == [0, 0, 1, 1]
 
 
@@ -103,42 +113,125 @@ def test_off_plan_steps_are_drawn_from_the_seed_and_give_no_credit() -> None:
     for p in (first, second):
         p.receive(batch(0))
         p.pull()
-    drawn = [first.draw() for _ in range(3)]
-    assert [b.ids.tolist() for b in drawn] == [second.draw().ids.tolist() for _ in range(3)]
-    assert drawn[0].ids.tolist() != drawn[1].ids.tolist()
-    for b in drawn:
+    batches = [drawn(first) for _ in range(3)]
+    assert [b.ids.tolist() for b in batches] == [drawn(second).ids.tolist() for _ in range(3)]
+    assert batches[0].ids.tolist() != batches[1].ids.tolist()
+    for b in batches:
         assert len(set(b.ids.tolist())) == 8 and b.ids.min() >= 0 and b.ids.max() < 50 and b.off_plan
     assert first.credit().limit == 4
 
 
-def test_a_batch_that_off_plan_steps_made_too_stale_is_given_back_untrained() -> None:
+def after_off_plan(steps: int) -> BossPlan:
     p = BossPlan(0, RunSettings(prefetch_batches=4, staleness_bound=20), n=50)
+    for _ in range(steps):
+        drawn(p)
+    return p
+
+
+def test_a_batch_that_off_plan_steps_made_too_stale_is_given_back_untrained() -> None:
+    p = after_off_plan(6)
     p.receive(selected(10, learned_through=-5))
     p.receive(selected(11, learned_through=5))
-    for _ in range(6):
-        p.draw()
-    assert isinstance(fresh := p.pull(), RankBatch) and fresh.step == 11
     assert p.to_return == [10]
-    assert p.last_pulled == 11
+    assert isinstance(fresh := p.pull(), RankBatch) and fresh.step == 11
+
+
+def test_what_is_given_back_leaves_room_for_more() -> None:
+    p = after_off_plan(6)
+    p.receive(batch(9))
+    p.receive(selected(10, learned_through=-5))
+    p.pull()
+    assert p.credit().limit == 9 + 1 + 4
+    p.receive(batch(11))
+    p.pull()
+    assert p.credit().limit == 11 + 4
 
 
 def test_a_batch_that_was_cut_after_the_off_plan_steps_is_fresh() -> None:
-    p = BossPlan(0, RunSettings(prefetch_batches=4, staleness_bound=20), n=50)
-    for _ in range(30):
-        p.draw()
+    p = after_off_plan(30)
     p.receive(selected(40, learned_through=30, off_plan_before=30))
     assert isinstance(p.pull(), RankBatch) and not p.to_return
 
 
-def test_giving_back_near_the_end_takes_the_end_back_too() -> None:
-    """The broker cuts what is given back once more, and says the end again."""
-    p = BossPlan(0, RunSettings(prefetch_batches=4, staleness_bound=20), n=50)
+def test_off_plan_steps_after_a_batch_do_not_make_it_stale() -> None:
+    """It was pulled before them, and comes first again: its place in the stream is before theirs."""
+    p = after_off_plan(0)
     p.receive(selected(10, learned_through=-5))
-    p.receive(EpochEnd(epoch=2, after_step=10, last=True))
+    p.pull()
     for _ in range(6):
-        p.draw()
-    assert p.pull() is None and not p.ended
-    assert p.receive(batch(17)) and p.receive(EpochEnd(epoch=2, after_step=17, last=True))
+        drawn(p)
+    p.put_back()
+    assert isinstance(again := p.pull(), RankBatch) and again.step == 10
+
+
+def test_the_runs_end_counts_only_once_the_broker_has_cut_again_what_was_given_back() -> None:
+    """An end that was on its way while a batch was given back is not the end."""
+    p = after_off_plan(6)
+    p.receive(selected(10, learned_through=-5))
+    assert not p.receive(EpochEnd(epoch=2, after_step=10, last=True))
+    assert p.receive(batch(17)) and p.receive(EpochEnd(epoch=2, after_step=17, last=True, returns=1))
+    p.pull()
+    p.pull()
+    assert p.ended == "finished"
+
+
+def ranks(count: int) -> list[BossPlan]:
+    run = RunSettings(prefetch_batches=4, batch_size=2, world_size=count, staleness_bound=20)
+    return [BossPlan(rank, run, n=50) for rank in range(count)]
+
+
+def share(leader: BossPlan, *others: BossPlan) -> None:
+    for item in leader.to_share:
+        for other in others:
+            other.follow(item)
+    leader.to_share.clear()
+
+
+def test_other_ranks_have_the_stream_of_rank_0_and_nothing_else() -> None:
+    leader, other = ranks(2)
+    leader.receive(batch(0))
+    assert not other.receive(batch(0)), "what the broker says to another rank is no item"
+    leader.pull()
+    leader.draw()
+    leader.receive(selected(1, learned_through=-20))
+    leader.receive(EpochEnd(epoch=0, after_step=1))
+    share(leader, other)
+    mine, theirs = ([p.pull() for _ in range(3)] for p in (leader, other))
+    first, drawn_there, end = theirs
+    assert isinstance(first, RankBatch) and first.ids.tolist() == [2, 3]
+    assert isinstance(drawn_there, RankBatch) and drawn_there.off_plan
+    assert isinstance(mine[0], RankBatch) and not set(mine[0].ids.tolist()) & set(drawn_there.ids.tolist())
+    assert isinstance(end, EpochEnd) and mine[1] == end
+    assert other.off_plan_steps == leader.off_plan_steps == 1 and leader.to_return == [1]
+
+
+def test_another_rank_draws_nothing_by_itself() -> None:
+    leader, other = ranks(2)
+    leader.receive(batch(0))
+    share(leader, other)
+    assert leader.may_draw_locally() and not other.may_draw_locally()
+
+
+def test_a_stop_comes_behind_what_the_other_ranks_know_of_already() -> None:
+    leader, other = ranks(2)
+    leader.receive(batch(0))
+    assert leader.stop(Stop(reason="stopped")) and not leader.stop(Stop(reason="stopped"))
+    leader.receive(batch(1))
+    share(leader, other)
+    for p in (leader, other):
+        assert isinstance(p.pull(), RankBatch) and isinstance(p.pull(), Stop) and p.ended == "stopped"
+
+
+def test_shares_make_the_average_over_ranks_the_mean_over_all_instances() -> None:
+    given = batch(0, (3, 2))
+    run = RunSettings(world_size=2, policy="importance")
+    losses = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
+    weights = np.minimum(1 / given.keep_probabilities, run.weight_clip)
+    for settings, w in ((RunSettings(world_size=2), np.ones(5)), (run, weights)):
+        parts = [rank_batch(given, rank, settings) for rank in range(2)]
+        means = [np.average(losses[s], weights=w[s]) for s in (slice(0, 3), slice(3, 5))]
+        average = np.mean([part.share * mean for part, mean in zip(parts, means, strict=True)])
+        assert average == pytest.approx(np.average(losses, weights=w), rel=1e-6)
 
 
 def test_deterministic_runs_never_leave_the_plan() -> None:

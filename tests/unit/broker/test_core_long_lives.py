@@ -17,14 +17,15 @@ EVENTS = 100
 
 
 def tight(dice: random.Random) -> tuple[RunSettings, int]:
-    """A run of one rank whose staleness bound is as low as its pipeline allows."""
-    batch_size = dice.randint(1, 4)
-    n = batch_size * dice.randint(1, 6) + dice.randint(0, batch_size - 1)
+    """A run whose staleness bound is as low as its pipeline allows; most have one rank."""
+    batch_size, ranks = dice.randint(1, 4), dice.choice([1, 1, 1, 2, 3])
+    n = batch_size * ranks * dice.randint(1, 6) + dice.randint(0, batch_size - 1)
     by_epochs = dice.random() < 0.7
     run = RunSettings(
         epochs=dice.randint(1, 6) if by_epochs else None,
         boss_instances=None if by_epochs else dice.randint(1, 5 * n),
         batch_size=batch_size,
+        world_size=ranks,
         window_size=dice.choice([batch_size, batch_size, 2 * batch_size + 1]),
         prefetch_batches=dice.choice([1, 2, 4, 6]),
         stock_batches=dice.randint(1, 6),
@@ -55,7 +56,8 @@ def one_event(machine: BrokerMachine, dice: random.Random) -> None:
     match dice.choices(range(9), weights=[30, 10, 20, 10, 8, 6, 3, 5, 6])[0]:
         case 0:
             machine.boss_pulls(pulls=dice.randint(0, 2), tells=True)
-            machine.boss_reports(rank=0, kind="values", also=dice.randint(0, 2))
+            for rank in range(machine.world.settings.world_size):
+                machine.boss_reports(rank=rank, kind="values", also=dice.randint(0, 2))
         case 1:
             machine.everybody_works(
                 turns=1, rate=rate, awake=dice.randint(0, 3), learning=dice.randint(0, 3), trains=dice.randint(0, 3)

@@ -113,7 +113,7 @@ class BrokerMachine(RuleBasedStateMachine):
         """No batch comes, the broker being dead for one, so the Boss draws some by itself."""
         boss, chosen = self.world.boss, self.world.settings
         over = boss.finished or bool(boss.ranks[0].stopped)
-        if chosen.world_size == 1 and not chosen.deterministic and not boss.items and boss.last_step >= 0 and not over:
+        if not chosen.deterministic and not boss.items and boss.last_step >= 0 and not over:
             self.world.train_off_plan(steps, values=values)
 
     @rule(epoch=st.integers(-1, 5))

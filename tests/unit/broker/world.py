@@ -34,7 +34,7 @@ from broker.effects import (
     Tick,
 )
 from broker.rows import decode_row, encode_row
-from protocol.arrays import empty_f32, empty_i64
+from protocol.arrays import I64, empty_f32, empty_i64
 from protocol.messages import (
     AnyMessage,
     Batch,
@@ -51,6 +51,7 @@ from protocol.messages import (
     Stop,
     Window,
 )
+from protocol.off_plan import draw_off_plan, even_counts
 from protocol.settings import RunSettings
 from tests.unit.broker.world_audit import Audit
 
@@ -101,6 +102,8 @@ class SimBoss:
     is_new: bool = False
     """It has not joined since its process was started."""
     to_return: list[int] = field(default_factory=list)
+    given_back: list[int] = field(default_factory=list)
+    returned: int = 0
 
     def __post_init__(self) -> None:
         world_size = self.settings.world_size
@@ -112,11 +115,18 @@ class SimBoss:
             case Batch() if message.step > self.last_step:
                 assert message.step <= self.told_again or self.asked, "a batch beyond the Boss's credit"
                 self.asked = max(0, self.asked - 1) if self.asked is not None else None
-                self.in_hand += 1
                 self.last_step = message.step
+                if self._is_too_stale(message):
+                    self.to_return.append(message.step)
+                    self.given_back.append(message.step)
+                    self.returned += 1
+                    return
+                self.in_hand += 1
                 self.items.append(message)
                 self.next_report = [message.step if s < 0 else s for s in self.next_report]
             case EpochEnd() if message.epoch > self.last_epoch:
+                if message.last and message.returns < self.returned:
+                    return
                 assert self.last_epoch in (-1, message.epoch - 1), "an epoch's end is missing"
                 assert self.last_step in (-1, message.after_step) or self.off_plan_steps, "an epoch's end out of place"
                 self.last_epoch = message.epoch
@@ -132,13 +142,8 @@ class SimBoss:
                 self.finished = self.finished or item.last
                 continue
             self.last_pulled = item.step
-            if not self._is_too_stale(item):
-                self.pulled[item.step] = item
-                return True
-            self.to_return.append(item.step)
-            if self.items and isinstance(end := self.items[-1], EpochEnd) and end.last:
-                self.items.pop()
-                self.last_epoch = end.epoch - 1
+            self.pulled[item.step] = item
+            return True
         return False
 
     def _is_too_stale(self, batch: Batch) -> bool:
@@ -151,7 +156,9 @@ class SimBoss:
         """As ``boss.plan`` says it: the prefetch beyond what was pulled, and a new process counts from -1."""
         self.in_hand = sum(isinstance(item, Batch) for item in self.items)
         self.asked = max(0, self.settings.prefetch_batches - self.in_hand)
-        return Credit(limit=self.last_pulled + self.settings.prefetch_batches, yielded=self.last_pulled)
+        self.given_back = [step for step in self.given_back if step > self.last_pulled]
+        gone = self.last_pulled + len(self.given_back)
+        return Credit(limit=gone + self.settings.prefetch_batches, yielded=gone)
 
     def reportable(self, rank: int) -> list[int]:
         """Steps that this rank has trained and not reported, in order."""
@@ -164,6 +171,7 @@ class SimBoss:
         self.last_step = self.last_epoch = self.last_pulled = -1
         self.next_report = [-1] * len(self.ranks)
         self.finished, self.asked, self.to_return, self.is_new = False, None, [], True
+        self.given_back = []
         for peer in self.ranks:
             peer.restart()
 
@@ -336,6 +344,9 @@ class World:
         outgoing, self._outgoing = self._outgoing, []
         for effect in outgoing:
             self._deliver(effect)
+        if self.boss.to_return:
+            self.give_back()
+            self.grant()
         self._check_never_blocked()
         while self._todo and not self.holding:
             peer, message, seq = self._todo.popleft()
@@ -474,26 +485,34 @@ class World:
     # Whole turns, for runs without faults
 
     def pull(self) -> bool:
-        """The Boss takes a batch for training, and gives back what off-plan steps have made too stale."""
-        found = self.boss.pull()
+        """The Boss takes a batch for training."""
+        return self.boss.pull()
+
+    def give_back(self) -> None:
+        """The Boss gives back what came, and off-plan steps had made too stale."""
         if self.boss.to_return:
             steps, self.boss.to_return = self.boss.to_return, []
             self.say(self.boss.ranks[0], Return(steps=steps))
-        return found
 
     def train_off_plan(self, steps: int = 1, *, values: bool = True) -> None:
         """The Boss waits in vain for a batch and draws some by itself; several without values are told as one."""
-        boss, size = self.boss, min(self.settings.batch_size, self.n)
-        first = boss.off_plan_steps
-        boss.off_plan_steps += steps
-        if not values:
-            message = OffPlanReport(number=first, through=first + steps - 1, ids=empty_i64(), losses=empty_f32())
-            self.say(boss.ranks[0], message)
-            return
-        for number in range(first, first + steps):
-            ids = np.random.default_rng([self.settings.seed, number]).permutation(self.n)[:size]
-            losses = np.full(size, number, np.float32)
-            self.say(boss.ranks[0], OffPlanReport(number=number, through=number, ids=ids, losses=losses))
+        first = self.boss.off_plan_steps
+        self.boss.off_plan_steps += steps
+        for peer in self.boss.ranks:
+            if not values:
+                told = {"number": first, "through": first + steps - 1, "ids": empty_i64(), "losses": empty_f32()}
+                self.say(peer, OffPlanReport(**told))
+                continue
+            for number in range(first, first + steps):
+                ids = self.drawn(number, peer.rank)
+                losses = np.full(len(ids), number + peer.rank / 64, np.float32)
+                self.say(peer, OffPlanReport(number=number, through=number, ids=ids, losses=losses))
+
+    def drawn(self, number: int, rank: int) -> I64:
+        """What a rank trains in an off-plan step."""
+        ids = draw_off_plan(self.settings, self.n, number)
+        counts = even_counts(len(ids), self.settings.world_size)
+        return ids[sum(counts[:rank]) : sum(counts[: rank + 1])]
 
     def grant(self) -> None:
         """The Boss says how far batches may come; lost while nobody listens."""

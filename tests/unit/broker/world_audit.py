@@ -12,6 +12,7 @@ from broker.effects import Event, HelloReceived, MessageReceived
 from broker.order import EpochOrder
 from broker.rows import EpochRow, PeerRow, Row, StepRow, WindowRow, decode_row, encode_row
 from protocol.messages import AnyMessage, Batch, EpochEnd, LossRecord, LossReport, OffPlanReport, Return, Segment
+from protocol.off_plan import draw_off_plan
 from protocol.settings import RunSettings
 
 
@@ -80,6 +81,8 @@ class Audit:
                 assert _same(batch, self.batches[batch.step]), "a batch has changed"
             elif batch.step == len(self.batches):
                 self._cut(batch) if batch.kind == "plan" else self._off_plan(batch, message)
+        if isinstance(event, MessageReceived) and isinstance(message, OffPlanReport):
+            self._reported_off_plan(event.name, message)
 
     def _taken_back(self, incarnation: str, rows: list[tuple[str, Row]]) -> None:
         """All ranks go on from a checkpoint: of a step that was not complete then, nothing is reported.
@@ -141,17 +144,26 @@ class Audit:
     def _off_plan(self, batch: Batch, message: AnyMessage | None) -> None:
         """Steps of the Boss's own take the next numbers, and belong to no epoch's offering."""
         assert batch.kind == "off_plan" and isinstance(message, OffPlanReport) and batch.segments == []
-        assert batch.off_plan_before == sum(b.kind == "off_plan" for b in self.batches)
-        assert np.array_equal(batch.ids, message.ids)
-        self.first_reports[batch.step, 0] = message.losses
+        number = sum(b.kind == "off_plan" for b in self.batches)
+        assert batch.off_plan_before == number and message.number <= number <= message.through
+        assert np.array_equal(batch.ids, draw_off_plan(self.settings, self.n, number))
         self.batches.append(batch)
+
+    def _reported_off_plan(self, name: str, report: OffPlanReport) -> None:
+        """The first that a rank says of an off-plan step counts."""
+        rank = int(name.rpartition("-")[2])
+        steps = [b for b in self.batches if b.kind == "off_plan"]
+        for batch in steps[report.number : report.through + 1]:
+            values = report.losses if len(report.losses) == batch.rank_counts[rank] else report.losses[:0]
+            self.first_reports.setdefault((batch.step, rank), values)
 
     def _given_back(self, empty: Batch) -> None:
         """A batch that was never trained: its instances wait again, and its number stays unused."""
         assert len(empty.ids) == 0 and (empty.step, 0) not in self.first_reports
         batch, start = self.batches[empty.step], 0
         self.batches[empty.step] = empty
-        self.first_reports[empty.step, 0] = empty.keep_probabilities
+        for rank in range(self.settings.world_size):
+            self.first_reports[empty.step, rank] = empty.keep_probabilities
         for segment in batch.segments:
             ids = batch.ids[start : start + segment.count].tolist()
             start += segment.count

@@ -158,7 +158,7 @@ FIELDS: dict[type, dict[str, SearchStrategy[Any]]] = {
         "off_plan_before": counts,
         "kind": st.sampled_from(["plan", "off_plan", "returned"]),
     },
-    EpochEnd: {"epoch": counts, "after_step": numbers, "last": st.booleans()},
+    EpochEnd: {"epoch": counts, "after_step": numbers, "last": st.booleans(), "returns": counts},
     LossReport: {"step": counts, "through": counts, "rank": counts, "losses": f32, "report_us": floats},
     OffPlanReport: {"number": counts, "through": counts, "ids": i64, "losses": f32},
     Return: {"steps": st.lists(counts, max_size=5)},

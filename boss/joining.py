@@ -1,0 +1,85 @@
+"""How a Boss joins a run: what its script has given, checked before anything is connected; one rank after another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sized
+from contextlib import contextmanager
+from importlib import metadata
+from typing import Any
+
+from boss.ranks import RankGroup
+from protocol.client import new_incarnation
+from protocol.errors import RoleFailed, SettingError
+from protocol.messages import NO_RESTORE, Hello
+from protocol.settings import RunSettings
+
+
+def settings_from(given: dict[str, Any], ranks: int) -> RunSettings:
+    """Run settings from keyword arguments, for as many ranks as there are; raises SettingError."""
+    try:
+        return RunSettings(**{"world_size": ranks, **given})
+    except TypeError as error:
+        raise SettingError(f"Feed.connect: {error}; the settings are the fields of RunSettings") from None
+
+
+def size_of(dataset: Sized | None) -> int:
+    """Instances of the data set; raises SettingError where none is given."""
+    if dataset is None:
+        raise SettingError("Feed.connect: neither dataset nor n is given; pass dataset=train_set")
+    return len(dataset)
+
+
+def boss_hello(
+    settings: RunSettings, state: dict[str, Any] | None, *, rank: int, dataset_id: str, n: int, workload: str
+) -> Hello:
+    """What a rank says first. Rank 0 alone takes the run back to where ``state`` was taken."""
+    takes_back = state is not None and rank == 0
+    return Hello(
+        role="boss",
+        name=f"boss-{rank}",
+        incarnation=new_incarnation(),
+        dataset_id=dataset_id,
+        n=n,
+        settings=settings,
+        rank=rank,
+        package_version=metadata.version("autoassist"),
+        restore_step=int((state or {}).get("step", -1)) if takes_back else NO_RESTORE,
+        run_id=(state or {}).get("run_id", ""),
+        workload=workload,
+    )
+
+
+def require_same_state(group: RankGroup | None, state: dict[str, Any] | None) -> None:
+    """Raise SettingError where the ranks would go on from different checkpoints."""
+    steps = group.gather((state or {}).get("step") if state is not None else "none") if group is not None else [0]
+    if any(step != steps[0] for step in steps):
+        words = ", ".join(f"rank {rank}: {step}" for rank, step in enumerate(steps))
+        raise SettingError(
+            f"state: the ranks bring checkpoints of different steps ({words}); give all of them the same checkpoint, "
+            "from a directory that every host sees"
+        )
+
+
+@contextmanager
+def in_turn(group: RankGroup | None) -> Iterator[None]:
+    """Rank 0 joins before the others do: it may take the run back, which shuts out whoever is there already.
+
+    Raises RoleFailed on every rank where one could not join.
+    """
+    if group is None:
+        yield
+        return
+    if group.rank and (why := group.tell(None)):
+        raise RoleFailed(f"rank 0 could not join the run: {why}")
+    try:
+        yield
+    except BaseException as error:
+        if group.rank == 0:
+            group.tell(str(error) or type(error).__name__)
+        else:
+            group.agree(False)
+        raise
+    if group.rank == 0:
+        group.tell("")
+    if not group.agree(True):
+        raise RoleFailed("another rank could not join the run; its own error says why")

@@ -1,0 +1,153 @@
+"""The ranks of one Boss among themselves: torch.distributed does it, over gloo groups apart from the training's own.
+
+Two groups, since a group serves one thread: one carries the stream of items in a thread of its own, the other what the
+training threads agree on at a checkpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import msgpack
+import torch
+import torch.distributed as dist
+
+from protocol.codec import decode, encode
+from protocol.errors import FeedMisuse, RoleFailed, SettingError
+from protocol.messages import Batch, Envelope, EpochEnd, Stop
+
+log = logging.getLogger("autoassist.boss")
+
+SILENCE_S = 600.0
+"""How long a rank that lives may say nothing in the stream until the others give up."""
+PATIENCE_S = 86400.0
+"""The same for what the training threads agree on: one of them may be evaluating."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What one exchange between the ranks has brought."""
+
+    items: list[Batch | EpochEnd | Stop]
+    wants_stop: bool
+    """Whether some rank asks for the run's end."""
+
+
+class RankGroup:
+    """All ranks of this Boss. Made by all of them at once; blocks until all are there.
+
+    Raises RoleFailed wherever another rank is gone or silent for ``SILENCE_S``.
+    """
+
+    def __init__(self) -> None:
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        with _together("make a group"):
+            self._stream = dist.new_group(backend="gloo", timeout=timedelta(seconds=SILENCE_S))
+            self._control = dist.new_group(backend="gloo", timeout=timedelta(seconds=PATIENCE_S))
+
+    def exchange(self, items: list[Batch | EpochEnd | Stop], *, wants_stop: bool) -> Heard:
+        """Rank 0's items to all; every rank calls it equally often, from the stream's thread."""
+        payload = _pack(items) if self.rank == 0 else b""
+        header = torch.tensor([len(payload), int(wants_stop)], dtype=torch.int64)
+        with _together("share the stream of steps"):
+            dist.all_reduce(header, group=self._stream)
+            size, wanted = int(header[0]), bool(header[1])
+            if not size:
+                return Heard([], wanted)
+            body = torch.empty(size, dtype=torch.uint8)
+            if self.rank == 0:
+                body = torch.frombuffer(bytearray(payload), dtype=torch.uint8)
+            dist.broadcast(body, src=dist.get_global_rank(self._stream, 0), group=self._stream)
+        return Heard(items if self.rank == 0 else _unpack(body.numpy().tobytes()), wanted)
+
+    def agree(self, ok: bool) -> bool:
+        """Whether it is so on every rank. From the training thread."""
+        flag = torch.tensor([int(ok)], dtype=torch.int64)
+        with _together("agree"):
+            dist.all_reduce(flag, op=dist.ReduceOp.MIN, group=self._control)
+        return bool(flag[0])
+
+    def tell(self, value: Any) -> Any:
+        """Rank 0's value, on every rank. From the training thread."""
+        box = [value]
+        with _together("hear rank 0"):
+            dist.broadcast_object_list(box, src=dist.get_global_rank(self._control, 0), group=self._control)
+        return box[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, by rank. From the training thread."""
+        values: list[Any] = [None] * self.world_size
+        with _together("gather"):
+            dist.all_gather_object(values, value, group=self._control)
+        return values
+
+
+@contextmanager
+def _together(what: str) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise RoleFailed(f"the ranks cannot {what}: one of them is gone or silent ({reason})") from error
+
+
+def _pack(items: list[Batch | EpochEnd | Stop]) -> bytes:
+    if not items:
+        return b""
+    packed: bytes = msgpack.packb([encode(Envelope(seq=0, span=1, ack=0, message=item)) for item in items])
+    return packed
+
+
+def _unpack(raw: bytes) -> list[Batch | EpochEnd | Stop]:
+    items: list[Batch | EpochEnd | Stop] = []
+    for frames in msgpack.unpackb(raw):
+        message = decode(frames).message
+        assert isinstance(message, Batch | EpochEnd | Stop)
+        items.append(message)
+    return items
+
+
+def ranks_here() -> int:
+    """How many ranks this process is one of, by torch.distributed; 1 without it.
+
+    Raises FeedMisuse where a launcher has started several and nobody has called ``init_process_group``.
+    """
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_world_size()
+    if (launched := os.environ.get("WORLD_SIZE", "1")) not in ("", "1") and "RANK" in os.environ:
+        raise FeedMisuse(
+            f"WORLD_SIZE={launched}: several ranks are launched, and torch.distributed is not initialised; call "
+            "torch.distributed.init_process_group() before the feed is connected"
+        )
+    return 1
+
+
+def require_ranks(world_size: int, given: int) -> None:
+    """Raise SettingError where the run's settings have another number of ranks than there are."""
+    if world_size != given:
+        raise SettingError(
+            f"world_size={world_size}: this Boss has {given} rank{'s' if given > 1 else ''}; start as many with "
+            f"torchrun --nproc-per-node {world_size}, or leave world_size out"
+        )
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """torch.distributed for the time of a training, where a launcher such as torchrun has started several ranks."""
+    if "RANK" not in os.environ or os.environ.get("WORLD_SIZE", "1") == "1":
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    with _together("find each other"):
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()

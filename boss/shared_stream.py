@@ -1,0 +1,91 @@
+"""Tells every rank of the stream's items, ahead of need, in a thread of its own.
+
+Rank 0 makes the stream; what the others have is what it says, in its order. So no rank can do another number of steps
+than the others, whatever becomes of its own line to the broker.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from boss.plan import BossPlan, Shared
+from boss.ranks import RankGroup
+from protocol.errors import AutoAssistError
+from protocol.messages import EpochEnd, Stop
+
+log = logging.getLogger("autoassist.boss")
+
+BEAT_S = 0.5
+"""How long rank 0 says nothing at most: so long a wish of another rank may wait."""
+END_S = 15.0
+"""How long the end of the stream may take to reach every rank."""
+
+
+class SharedStream:
+    """One of these on each rank; ``changed`` guards the plan."""
+
+    def __init__(
+        self, group: RankGroup, plan: BossPlan, changed: threading.Condition, fail: Callable[[BaseException], None]
+    ) -> None:
+        self._group = group
+        self._plan = plan
+        self._changed = changed
+        self._fail = fail
+        self._wants_stop = False
+        self._thread = threading.Thread(target=self._run, name="autoassist-shared-stream", daemon=True)
+
+    def start(self) -> None:
+        """Once every rank has joined the run."""
+        self._thread.start()
+
+    def ask_for_stop(self) -> None:
+        """Ask rank 0 for the end of the run. May be called from a signal."""
+        self._wants_stop = True
+
+    def close(self, reason: Stop) -> None:
+        """End the stream if it goes on, and wait until all ranks have heard."""
+        if self._thread.ident is None:
+            return
+        with self._changed:
+            if self._group.rank == 0:
+                self._plan.stop(reason)
+            self._wants_stop = True
+            self._changed.notify_all()
+        self._thread.join(END_S)
+
+    def _run(self) -> None:
+        try:
+            while not self._turn():
+                pass
+        except AutoAssistError as error:
+            self._fail(error)
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def _turn(self) -> bool:
+        """One exchange; whether it has brought the stream's last item."""
+        items = self._news() if self._group.rank == 0 else []
+        heard = self._group.exchange(items, wants_stop=self._wants_stop)
+        with self._changed:
+            if self._group.rank:
+                for item in heard.items:
+                    self._plan.follow(item)
+            elif heard.wants_stop:
+                self._plan.stop(Stop(reason="stopped"))
+            if heard.items or heard.wants_stop:
+                self._changed.notify_all()
+        return any(_is_last(item) for item in heard.items)
+
+    def _news(self) -> list[Shared]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._plan.to_share or self._wants_stop, BEAT_S)
+            items = list(self._plan.to_share)
+            self._plan.to_share.clear()
+        return items
+
+
+def _is_last(item: Shared) -> bool:
+    return isinstance(item, Stop) or (isinstance(item, EpochEnd) and item.last)
