@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from assistant.classifier import LOSS_FEATURES, OwnClassifier
 from assistant.estimates import Lift, RunningMean, RunningQuantile, State, Stateful, gather, scatter
 from assistant.instances import InstanceStore
 from assistant.learned import HISTORY_FEATURES, LogisticModel
@@ -26,8 +27,9 @@ class AutoAssist(Policy):
     quantile of the unbiased stream. Each of the two has a lift of its own, judged on every report before it is learned
     from; one that is not clearly positive shrinks nothing.
 
-    Ours: the learned model is Zhang, Yu, Dhillon (NeurIPS 2019), section 4.1, with loss-history features; the table and
-    its constants are from the prototype's measurements (docs/RESULTS.md).
+    Ours: the learned model is Zhang, Yu, Dhillon (NeurIPS 2019), section 4.1, with loss-history features and, where
+    there are features and labels, the losses of a classifier of the Assistant's own; the table and its constants are
+    from the prototype's measurements (docs/RESULTS.md).
     """
 
     wants_gate: ClassVar[bool] = False
@@ -44,7 +46,9 @@ class AutoAssist(Policy):
         self.floor = floor
         self.gate = gate
         self.instances = InstanceStore(n)
-        self.model = LogisticModel(features, labels)
+        self.classifier = OwnClassifier.where_possible(features, labels)
+        known = HISTORY_FEATURES + (LOSS_FEATURES if self.classifier is not None else 0)
+        self.model = LogisticModel(features, labels, known)
         self.mean = RunningMean()
         self.threshold = RunningQuantile(THRESHOLD_QUANTILE)
         self.table_lift = Lift()
@@ -57,6 +61,8 @@ class AutoAssist(Policy):
             "table_lift": self.table_lift,
             "learned_lift": self.learned_lift,
         }
+        if self.classifier is not None:
+            self._parts["classifier"] = self.classifier
 
     @classmethod
     def make(cls, given: Given) -> AutoAssist:
@@ -99,6 +105,8 @@ class AutoAssist(Policy):
         self.threshold.add(losses, weights)
         targets = (losses > self.threshold.value).astype(np.float32)
         self.model.learn(ids, history, targets, weights)
+        if self.classifier is not None:
+            self.classifier.learn(ids, weights)
         self.instances.record(ids, losses, record.epoch)
 
     def keep_probability(self, ids: I64, moment: Moment) -> F32:
@@ -130,11 +138,14 @@ class AutoAssist(Policy):
         return clipped
 
     def _history(self, ids: I64, epoch: int) -> F32:
-        """Shape (k, 3): was it seen, its mean loss in units of T̄ on a log scale, epochs since its last loss."""
+        """What is known beside x and y: was it seen, its mean loss in units of T̄ on a log scale, epochs since its last
+        loss; then what the Assistant's own classifier makes of it. Shape (k, 3) or (k, 5)."""
         seen = self.instances.seen[ids] > 0
-        history = np.zeros((len(ids), HISTORY_FEATURES), dtype=np.float32)
+        history = np.zeros((len(ids), len(self.model.v)), dtype=np.float32)
         history[:, 0] = seen
         unit = self.mean.value if np.isfinite(self.mean.value) and self.mean.value > 0 else 1.0
         history[:, 1] = np.where(seen, np.log1p(self.instances.mean_loss[ids] / unit), 0.0)
         history[:, 2] = np.where(seen, np.log1p(np.maximum(0, epoch - self.instances.last_epoch[ids])), 0.0)
+        if self.classifier is not None:
+            history[:, HISTORY_FEATURES:] = self.classifier.loss_features(ids)
         return history
