@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import re
@@ -16,10 +17,10 @@ import torch
 import tyro
 
 from assistant.policies import require_policy
-from autoassist.compare_plan import PlannedRun, finished_before, make_plan, split_option
+from autoassist.compare_plan import DEFAULT_POLICY, PlannedRun, finished_before, make_plan, split_option
 from autoassist.compare_plot import can_plot, plot
 from autoassist.compare_progress import ProgressView
-from autoassist.compare_result import UNIFORM, Comparison, RunResult, make_cells, uniform_gain, write_comparison
+from autoassist.compare_result import ORACLE, UNIFORM, Comparison, RunResult, make_cells, uniform_gain, write_comparison
 from autoassist.compare_runs import Runner, locked
 from autoassist.compare_table import print_comparison
 from autoassist.compare_verdict import judge
@@ -48,9 +49,12 @@ class CompareCommand:
     workload: WorkloadName = ""
     policies: tuple[str, ...] = (UNIFORM, "random-drop", "autoassist")
     """Policies to compare; all are measured against uniform. random-drop keeps as many as autoassist does, or, without
-    that, as the first policy that selects."""
+    that, as the first policy that selects. oracle, for a comparison only, selects by fresh losses whose forward passes
+    are not counted: an upper bound."""
     budgets: tuple[float, ...] = (1.0, 0.8, 0.6, 0.4)
     """Shares of the full training's Boss passes; 1.0 among them."""
+    only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="POLICY=BUDGET[,BUDGET …] …")] = ()
+    """Fewer budgets for one policy: infobatch=0.6 rho=0.6,0.4."""
     seeds: int = 3
     """How many seeds each policy runs with, the same for all; one alone cannot tell."""
     first_seed: int = 1
@@ -126,6 +130,7 @@ class CompareCommand:
             budgets=self.budgets,
             seeds=self._seeds,
             options=self.options,
+            only=self.only,
         )
 
     @property
@@ -153,6 +158,7 @@ class CompareCommand:
             budgets=sorted(self.budgets, reverse=True),
             seeds=list(self._seeds),
             options=list(self.options),
+            only=list(self.only),
             runs=results,
             cells=cells,
             uniform_gain=gain,
@@ -176,7 +182,10 @@ def _require_runnable(plan: Sequence[PlannedRun], workload: Workload) -> None:
         require(size <= n, "batch_size", size, f"exceeds the data set's {n} instances; lower --set batch_size")
         least = f"fewer than a step's {size}; raise the budget, or --epochs"
         require(run.passes >= size, "budgets", f"{run.budget:g}: {run.passes} passes", least)
-        require_policy(run.settings, n, labels)
+        # The oracle is no run's policy, but has the options that all share.
+        is_oracle = run.settings.policy == ORACLE
+        shared = dataclasses.replace(run.settings, policy=DEFAULT_POLICY) if is_oracle else run.settings
+        require_policy(shared, n, labels)
 
 
 def _metric_of(workload: Workload, device: torch.device) -> Metric:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from autoassist.compare_result import CONTROLS, RANDOM_DROP, UNIFORM
+from autoassist.compare_result import NOT_JUDGED, ORACLE, RANDOM_DROP, UNIFORM
 from autoassist.compare_statistics import paired_drop_rate
 from autoassist.remembered import COMMAND_FILE, Remembered
 from autoassist.roles import WorkloadSettings
@@ -70,7 +70,9 @@ class PlannedRun:
         if resume:
             return ["run", "--resume", str(run_dir), "--no-live"]
         c, default = self.command, RunCommand()
-        words = ["run", c.workload, *as_words(c.data, WorkloadSettings()), *as_words(c.run, RunSettings())]
+        # The oracle's passes that are not counted are none that a run of the real system could make.
+        command = "compare-oracle" if self.settings.policy == ORACLE else "run"
+        words = [command, c.workload, *as_words(c.data, WorkloadSettings()), *as_words(c.run, RunSettings())]
         words += as_words(c.train, TrainSettings())
         if c.checkpoint_every != default.checkpoint_every:
             words += ["--checkpoint-every", str(c.checkpoint_every)]
@@ -96,19 +98,21 @@ def make_plan(
     budgets: Sequence[float],
     seeds: Sequence[int],
     options: Sequence[str],
+    only: Sequence[str] = (),
 ) -> list[PlannedRun]:
     """All runs, seed by seed, so that an interrupted comparison is balanced; random-drop after its pair.
 
     Raises SettingError for settings that no run can have.
     """
     pair = pair_of(policies)
+    chosen = budgets_by_policy(policies, budgets, only, pair)
     ordered = [policy for policy in policies if policy != RANDOM_DROP]
     if RANDOM_DROP in policies:
         ordered.insert(ordered.index(pair) + 1, RANDOM_DROP)
     plan = []
     for seed in seeds:
         for budget in budgets:
-            for policy in ordered:
+            for policy in (policy for policy in ordered if budget in chosen[policy]):
                 fixed = {"policy": policy, "seed": seed, "boss_instances": max(1, round(budget * epochs * n))}
                 run = settings_of(policy, options, fixed)
                 plan.append(
@@ -124,13 +128,42 @@ def make_plan(
 
 def pair_of(policies: Sequence[str]) -> str:
     """The policy whose kept rate random-drop takes: the default where it takes part, else the first that selects."""
-    selecting = [policy for policy in policies if policy not in CONTROLS]
+    selecting = [policy for policy in policies if policy not in NOT_JUDGED]
     if RANDOM_DROP in policies and not selecting:
         raise SettingError(
             f"policies={' '.join(policies)}: {RANDOM_DROP} takes its rate from a policy that selects; add one, "
             f"for example {DEFAULT_POLICY}"
         )
     return DEFAULT_POLICY if DEFAULT_POLICY in selecting else next(iter(selecting), UNIFORM)
+
+
+def budgets_by_policy(
+    policies: Sequence[str], budgets: Sequence[float], only: Sequence[str], pair: str
+) -> dict[str, tuple[float, ...]]:
+    """The budgets of each policy: all of them, but for those that ``POLICY=BUDGET[,BUDGET …]`` gives fewer."""
+    chosen = dict.fromkeys(policies, tuple(budgets))
+    for words in only:
+        policy, equals, values = words.partition("=")
+        try:
+            given = tuple(float(value) for value in values.split(","))
+        except ValueError:
+            given = ()
+        if not equals or not given:
+            raise SettingError(f"only {words}: give POLICY=BUDGET, or POLICY=BUDGET,BUDGET")
+        if policy not in policies:
+            raise SettingError(f"only {words}: {policy} is none of the policies {' '.join(policies)}")
+        if policy == UNIFORM:
+            raise SettingError(f"only {words}: every saving is measured against {UNIFORM} at all budgets; leave it out")
+        if unknown := [value for value in given if value not in budgets]:
+            all_of_them = " ".join(f"{budget:g}" for budget in budgets)
+            raise SettingError(f"only {words}: {unknown[0]:g} is none of the budgets {all_of_them}; add it there")
+        chosen[policy] = given
+    if RANDOM_DROP in policies and not set(chosen[RANDOM_DROP]) <= set(chosen[pair]):
+        raise SettingError(
+            f"only {' '.join(only)}: {RANDOM_DROP} takes its rate from {pair} at the same budget; give it no others "
+            f"than {pair} has"
+        )
+    return chosen
 
 
 def run_name(policy: str, budget: float, seed: int) -> str:

@@ -20,10 +20,13 @@ from protocol.report import Report
 RESULT_FILE = "compare.json"
 UNIFORM = "uniform"
 RANDOM_DROP = "random-drop"
+ORACLE = "oracle"
 LEAST_SAVING = 0.05
 """What is less than this is not worth a selection."""
 CONTROLS = (UNIFORM, RANDOM_DROP)
 """Policies that do not select: what all others are measured against."""
+NOT_JUDGED = (*CONTROLS, ORACLE)
+"""Those, and the upper bound, which nobody can have."""
 
 
 class RunResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,6 +148,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
         float  # what uniform gains, from this budget on, by 1/19 more passes: the gain that a saving of 5 % would show
     )
     against_random_drop: Difference | None  # at the same budget; null where that did not run, and for the controls
+    share_of_oracle: float | None = None  # saving / the oracle's at this budget; null without one, or where it has none
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -171,6 +175,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     budgets: list[float]
     seeds: list[int]
     options: list[str]  # NAME=VALUE and POLICY:NAME=VALUE, as given by --set
+    only: list[str] = []  # POLICY=BUDGET,BUDGET, as given by --only
     runs: list[RunResult]
     cells: list[Cell]
     uniform_gain: Difference  # uniform's metric with the full training less that with its least budget, seed by seed
@@ -192,12 +197,23 @@ def make_cells(runs: Sequence[RunResult], *, policies: Sequence[str], higher_is_
     for run in sorted(runs, key=lambda r: (-r.budget, r.seed)):
         grouped.setdefault((run.policy, run.budget), []).append(run)
     uniform = [grouped[key] for key in reversed(grouped) if key[0] == UNIFORM]
-    return [
+    cells = [
         _cell(found, uniform, grouped, 1.0 if higher_is_better else -1.0)
         for policy in policies
         for key, found in grouped.items()
         if key[0] == policy
     ]
+    oracle = {cell.budget: cell.saving for cell in cells if cell.policy == ORACLE}
+    return [msgspec.structs.replace(cell, share_of_oracle=_share(cell, oracle.get(cell.budget))) for cell in cells]
+
+
+def _share(cell: Cell, oracle: Saving | None) -> float | None:
+    """Of the oracle's saving; there is no share of none."""
+    if cell.policy == ORACLE or cell.saving is None or cell.saving.value is None:
+        return None
+    if oracle is None or oracle.value is None or oracle.value <= 0.0:
+        return None
+    return cell.saving.value / oracle.value
 
 
 def uniform_gain(runs: Sequence[RunResult], *, higher_is_better: bool) -> Difference:

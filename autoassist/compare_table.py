@@ -15,6 +15,7 @@ LEAST_WIDTH = 100
 """Columns where the output is no terminal: a table in a log is not to be broken."""
 MEASURED = ("policy", "budget", "metric", "passes", "kept", "wall, s", "a pass", "wait")
 SAVED = ("policy", "budget", "passes saved", "wall time saved", "above random-drop")
+SHARE = "share"
 
 
 def print_comparison(comparison: Comparison, console: Console | None = None) -> None:
@@ -33,7 +34,11 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
     if selecting:
         spread = " (95 % intervals over the seeds)" if len(c.seeds) > 1 else ""
         console.print(f"\nsaved, of what uniform would need for the same {c.metric_name or 'metric'}{spread}")
-        console.print(_table(SAVED, selecting))
+        if any(cell.share_of_oracle is not None for cell in c.cells):
+            shares = [(cell, [*row, share(cell)]) for cell, row in selecting]
+            console.print(_table((*SAVED, SHARE), shares))
+        else:
+            console.print(_table(SAVED, selecting))
     for note in notes(comparison):
         console.print(note, soft_wrap=True, highlight=False)
     console.print(c.verdict.sentence, soft_wrap=True, highlight=False, style="bold")
@@ -74,6 +79,11 @@ def saved_row(cell: Cell) -> list[str]:
     return [f"{cell.budget:g}", saved(cell.saving), saved(cell.wall_saving), difference]
 
 
+def share(cell: Cell) -> str:
+    """``44 %`` of what the oracle saves."""
+    return "-" if cell.share_of_oracle is None else f"{100 * cell.share_of_oracle:.0f} %"
+
+
 def saved(saving: Saving | None) -> str:
     """``38 % (30 … 45)``, ``≥ 40 %``, ``none``."""
     if saving is None:
@@ -109,6 +119,8 @@ def notes(comparison: Comparison) -> list[str]:
     savings = [s for cell in comparison.cells for s in (cell.saving, cell.wall_saving) if s is not None]
     if any(s.value is None or (s.has_interval and s.low is None) for s in savings):
         found.append("none: uniform does better with its least budget already")
+    if any(cell.share_of_oracle is not None for cell in comparison.cells):
+        found.append(f"{SHARE}: of what the oracle saves at the same budget, which nobody can have")
     if any(s.at_least for s in savings):
         found.append("≥: better than all that uniform reaches, so the saving is at least that")
     if any(is_marked(cell) for cell in comparison.cells):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from autoassist.compare_result import CONTROLS, RANDOM_DROP, Cell, Difference, Saving, Verdict
+from autoassist.compare_result import NOT_JUDGED, RANDOM_DROP, Cell, Difference, Saving, Verdict
 
 REFERENCE_BUDGET = 0.6
 LEAST_SEEDS = 3
@@ -44,7 +44,7 @@ def reference_budget(budgets: Sequence[float]) -> float | None:
 def judge(cells: Sequence[Cell], gain: Difference, *, workload: str, metric_name: str, seeds: int) -> Verdict:
     """The verdict on all policies that select; ``gain`` is uniform's, from its least budget to the full training."""
     budget = reference_budget(sorted({cell.budget for cell in cells}))
-    judged = [cell for cell in cells if cell.budget == budget and cell.policy not in CONTROLS]
+    judged = [cell for cell in cells if cell.budget == budget and cell.policy not in NOT_JUDGED]
     if budget is None or not judged:
         missing = "a policy that selects" if budget is not None else "a budget below 1"
         option = "--policies uniform random-drop autoassist" if budget is not None else "--budgets 1.0 0.6"

@@ -42,11 +42,19 @@ BUILT_IN: dict[str, type[Policy]] = {
     "importance-gradient": ImportanceGradient,
 }
 
+COMPARE_ONLY = "oracle"
+"""A policy's name that no run can have."""
+
 
 def find_policy(name: str) -> type[Policy]:
     """The class of a policy; raises SettingError where there is none of this name, or it does not load."""
     if name in BUILT_IN:
         return BUILT_IN[name]
+    if name == COMPARE_ONLY:
+        raise SettingError(
+            f"policy={name}: is an upper bound by fresh losses, whose cost is not counted, and so for comparisons "
+            f"only; give autoassist compare WORKLOAD --policies uniform random-drop autoassist {name}"
+        )
     registered = metadata.entry_points(group=ENTRY_POINTS)
     found = {entry.value: entry for entry in registered if entry.name == name}
     if not found:

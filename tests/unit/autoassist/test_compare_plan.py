@@ -14,6 +14,7 @@ from autoassist import compare
 from autoassist.compare import CompareCommand
 from autoassist.compare_plan import PlannedRun, finished_before, look, make_plan, settings_of
 from autoassist.compare_result import RunResult, read_comparison
+from autoassist.oracle_command import OracleCommand
 from autoassist.remembered import COMMAND_FILE, Remembered
 from autoassist.roles import WorkloadSettings
 from autoassist.run_command import RunCommand
@@ -62,6 +63,23 @@ def test_budgets_are_boss_instances_so_that_schedules_run_on_passes() -> None:
 def test_without_the_default_random_drop_takes_the_rate_of_the_first_that_selects() -> None:
     plan = plan_of(policies=("uniform", "random-drop", "rho", "infobatch"), options=("rho:irreducible_losses=x.npy",))
     assert plan[2].settings.policy == "random-drop" and plan[2].pair == "rho-1-seed1"
+
+
+def test_a_policy_may_have_fewer_budgets_than_uniform() -> None:
+    plan = plan_of(only=("infobatch=0.6", "random-drop=1"))
+    names = [run.name for run in plan if run.settings.seed == 1]
+    assert names == [
+        *("uniform-1-seed1", "autoassist-1-seed1", "random-drop-1-seed1"),
+        *("uniform-0.6-seed1", "infobatch-0.6-seed1", "autoassist-0.6-seed1"),
+    ]
+
+
+def test_the_oracle_is_run_by_a_command_of_its_own_and_pairs_with_nothing(tmp_path: Path) -> None:
+    plan = plan_of(policies=("uniform", "oracle", "random-drop", "infobatch"), seeds=(1,), budgets=(1.0,))
+    assert {run.pair for run in plan} == {"", "infobatch-1-seed1"}
+    words = plan[1].arguments(tmp_path, resume=False)
+    assert (words[0], plan[1].settings.policy) == ("compare-oracle", "oracle")
+    assert tyro.cli(OracleCommand, args=words[1:]).run == plan[1].settings
 
 
 def test_random_drop_keeps_at_the_rate_of_its_pair() -> None:
@@ -169,6 +187,14 @@ def test_random_drop_is_run_again_where_its_pair_kept_at_another_rate_since(tmp_
         ({"options": ("infobatch:drop_rate=0.3",)}, "infobatch is none of the policies"),
         ({"options": ("batch_size=5000", "staleness_bound=500")}, "batch_size=5000: exceeds the data set's 1442"),
         ({"workload": ""}, "workload=: is missing"),
+        ({"only": ("autoassist",)}, "only autoassist: give POLICY=BUDGET, or POLICY=BUDGET,BUDGET"),
+        ({"only": ("autoassist=much",)}, "only autoassist=much: give POLICY=BUDGET"),
+        ({"only": ("rho=0.6",)}, "only rho=0.6: rho is none of the policies uniform random-drop autoassist"),
+        ({"only": ("uniform=0.6",)}, "only uniform=0.6: every saving is measured against uniform"),
+        ({"only": ("autoassist=0.6,0.5",)}, "only autoassist=0.6,0.5: 0.5 is none of the budgets 1 0.8 0.6 0.4"),
+        ({"only": ("autoassist=0.6",)}, "only autoassist=0.6: random-drop takes its rate from autoassist"),
+        ({"policies": ("uniform", "oracle", "random-drop")}, "random-drop takes its rate from a policy that selects"),
+        ({"policies": ("uniform", "oracle"), "options": ("oracle:floor=7",)}, "floor=7.0: must lie in"),
     ],
 )
 def test_mistakes_are_refused_before_anything_is_run(given: dict[str, object], message: str, tmp_path: Path) -> None:
