@@ -142,7 +142,7 @@ def mean_sd(values: F64) -> tuple[float, float | None]:
 
 
 def paired_drop_rate(
-    *, n: int, passes: int, kept_fraction: float, warmup_epochs: int, anneal_share: float, most: float = 0.95
+    *, n: int, passes: int, kept_fraction: float, warmup_epochs: float, anneal_share: float, most: float = 0.95
 ) -> float:
     """Drop rate with which random-drop keeps the same share of all that it is offered as a run of ``passes`` Boss
     passes that kept ``kept_fraction``.
