@@ -117,10 +117,10 @@ class RunSettings:
     class_floor: float = 0.0
     """No class falls below this share of its frequency among the kept; needs a workload with labels. 0 for no care."""
 
-    noise_guard: Switch = "off"
+    noise_guard: Switch = "auto"
     """Set aside, at a keep probability of 0.05, what stays above the loss of an untrained Boss three times in a row: it
-    is wrongly labelled more often than informative. Holds in the anneal too; auto acts only where that is more than
-    2.5 % of all instances."""
+    is wrongly labelled more often than informative. Holds in the anneal too. auto acts only where that is more than
+    2.5 % of all instances of a Boss that has learned, and leaves the published rules and the controls as they are."""
 
     deterministic: bool = False
     """No clocks in any decision: two runs of one seed draw identical batches. The Boss may wait for an Assistant."""

@@ -56,6 +56,9 @@ class Policy(ABC):
     wants_gate: ClassVar[bool] = True
     """False for a policy that judges its own lift, or that shall shrink without knowing anything."""
 
+    wants_noise_guard: ClassVar[bool] = True
+    """False for a control, and for a published rule, which is left as it is: the noise guard's auto leaves it alone."""
+
     @classmethod
     def make(cls, given: Given) -> Policy:
         """The policy of a run; override where the constructor takes something. Raises SettingError."""

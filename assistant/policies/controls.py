@@ -15,6 +15,7 @@ class Uniform(Policy):
     """Everything passes: the full epoch."""
 
     wants_gate: ClassVar[bool] = False
+    wants_noise_guard: ClassVar[bool] = False
 
     def observe(self, record: LossRecord) -> None:
         """Nothing to learn."""
@@ -35,6 +36,7 @@ class RandomDrop(Policy):
 
     default_floor: ClassVar[float] = 0.0
     wants_gate: ClassVar[bool] = False
+    wants_noise_guard: ClassVar[bool] = False
 
     def __init__(self, drop_rate: float) -> None:
         self.drop_rate = drop_rate

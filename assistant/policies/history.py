@@ -7,6 +7,7 @@ every policy does, so that none costs a forward pass. docs/POLICIES.md says wher
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,8 @@ CDF_SAMPLE = 1024
 
 class LastLossPolicy(Policy):
     """Keeps the last loss of each instance; a rule says what it is worth."""
+
+    wants_noise_guard: ClassVar[bool] = False
 
     def __init__(self, n: int) -> None:
         self.instances = InstanceStore(n, smoothing=1.0)

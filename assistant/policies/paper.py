@@ -30,6 +30,7 @@ class AutoAssistPaper(Policy):
     """
 
     default_floor: ClassVar[float] = 0.3
+    wants_noise_guard: ClassVar[bool] = False
 
     def __init__(
         self,

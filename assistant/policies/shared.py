@@ -36,7 +36,8 @@ class Guarded(Policy):
         self.n = given.n
         self.gate = Lift() if settings.gate and policy.wants_gate else None
         guard = settings.noise_guard
-        self.noise = NoiseGuard(given.n, by_itself=guard == "auto") if guard != "off" else None
+        wanted = guard == "on" or (guard == "auto" and policy.wants_noise_guard)
+        self.noise = NoiseGuard(given.n, by_itself=guard == "auto") if wanted else None
         self.labels = given.labels if settings.class_floor > 0.0 else None
 
     def _parts(self) -> dict[str, Stateful]:
@@ -87,7 +88,7 @@ class Guarded(Policy):
             proposed = self._proposed(ids, Moment(record.epoch, MID_RUN))
             self.gate.add(proposed, self.policy.utility(ids, losses), 1.0 / record.keep_probabilities)
         if self.noise is not None:
-            self.noise.observe(ids, losses)
+            self.noise.observe(ids, losses, 1.0 / record.keep_probabilities)
         self.policy.observe(record)
 
     def keep_probability(self, ids: I64, moment: Moment) -> F32:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from assistant.drawing import draw
 from assistant.policies import Guarded, Moment, Policy, make_policy
 from assistant.policies.guards import BEGINNING, NoiseGuard, with_class_floor
-from protocol.settings import RunSettings
+from protocol.settings import POLICIES, RunSettings
 from tests.unit.assistant.streams import MIDDLE, N, feed_epochs, record
 
 ALL = np.arange(N, dtype=np.int64)
@@ -206,7 +208,7 @@ def wrong_share(policy: Guarded) -> float:
 @pytest.mark.parametrize("name", ["autoassist", "importance", "selective-backprop", "infobatch"])
 def test_with_the_guard_wrong_labels_are_no_larger_a_part_of_the_trained_than_of_the_data(name: str) -> None:
     """Hard mining alone makes them several times as large a part; the guard makes them smaller than their tenth."""
-    unguarded, guarded = (make_policy(RunSettings(policy=name, noise_guard=g), N) for g in ("off", "auto"))
+    unguarded, guarded = (make_policy(RunSettings(policy=name, noise_guard=g), N) for g in ("off", "on"))
     live(unguarded, noisy, 8)
     live(guarded, noisy, 8)
     assert wrong_share(guarded) < 0.1 < wrong_share(unguarded)
@@ -233,6 +235,55 @@ def test_by_itself_the_guard_acts_only_where_more_is_found_than_clean_data_has()
         assert guard.found == N // every
     guard.observe(np.array([0, 0, 1]), np.array([0.5, 0.5, 3.0], dtype=np.float32))  # twice in a report counts once
     assert guard.found == N // 100 - 1
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_the_default_policy_is_guarded_by_itself_and_no_control_or_published_rule_is(name: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "irreducible.npy", np.zeros(N, dtype=np.float32))
+    given = {"policy": name, "irreducible_losses": str(tmp_path / "irreducible.npy")}
+    by_default, asked = (make_policy(RunSettings(**given, **more), N) for more in ({}, {"noise_guard": "on"}))
+    assert (by_default.noise is not None) == (name == "autoassist")
+    assert by_default.noise is None or by_default.noise.by_itself
+    assert asked.noise is not None and not asked.noise.by_itself
+
+
+def test_the_default_policy_sets_wrong_labels_aside_by_itself() -> None:
+    policy = make_policy(RunSettings(), N)
+    live(policy, noisy, 8)
+    assert wrong_share(policy) < 0.1 and policy.figures["set_aside"] > 0.85 * N / 10
+
+
+def test_by_itself_the_guard_waits_until_the_boss_has_learned() -> None:
+    """Half of all lie above an untrained Boss's mean loss while nothing is learned; none of them is wrong for that."""
+    guard, untrained = NoiseGuard(N, by_itself=True), np.linspace(1.0, 3.0, N, dtype=np.float32)
+    for _ in range(5):
+        guard.observe(ALL, untrained)
+    assert guard.found > 0.4 * N and not guard.is_set_aside(ALL).any()
+    learned = np.where(ALL % 10 == 0, np.float32(3.0), np.float32(0.9))
+    for _ in range(3):
+        guard.observe(ALL, learned)
+    assert set(guard.set_aside) == set(ALL[ALL % 10 == 0])
+
+
+def test_the_median_that_the_guard_waits_for_is_that_of_all_instances_not_of_those_that_passed() -> None:
+    """A tenth passes at π = 1 with a high loss, the rest at 0.1 with a low one: as many reports of each."""
+    guard = NoiseGuard(N, by_itself=True)
+    guard.observe(ALL[:BEGINNING], np.full(BEGINNING, 2.0, dtype=np.float32))
+    ids = np.concatenate([ALL[: N // 10], ALL[-N // 10 :]])
+    high = ids < N // 10
+    for _ in range(40):
+        losses = np.where(high, np.float32(3.0), np.float32(0.1))
+        guard.observe(ids, losses, np.where(high, np.float32(1.0), np.float32(10.0)))
+    assert guard.is_set_aside(ids).tolist() == high.tolist()
+
+
+def test_the_guard_goes_on_from_its_state() -> None:
+    first, second = (NoiseGuard(N, by_itself=True) for _ in range(2))
+    first.observe(ALL[:BEGINNING], np.full(BEGINNING, 2.0, dtype=np.float32))
+    for _ in range(3):
+        first.observe(ALL, np.where(ALL % 10 == 0, np.float32(3.0), np.float32(0.5)))
+    second.load_state_dict(first.state_dict())
+    assert len(second.set_aside) == N // 10 and second.set_aside.tolist() == first.set_aside.tolist()
 
 
 def test_one_loss_below_the_level_brings_an_instance_back() -> None:
