@@ -136,7 +136,7 @@ def note_machine(folder: Path) -> None:
     path = folder / "machine.json"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"machine": machine(), "load_before": round(os.getloadavg()[0], 2)}))
+        path.write_text(json.dumps({"machine": machine(), "load": round(os.getloadavg()[0], 2)}))
 
 
 def complete(settings: Savings, workload: str) -> Comparison | None:
@@ -156,9 +156,9 @@ def provenance(settings: Savings, found: Comparison) -> dict[str, Any]:
     try:
         facts: dict[str, Any] = json.loads((folder / "machine.json").read_text())
     except (OSError, ValueError):
-        facts = {"machine": "unknown", "load_before": None}
+        facts = {"machine": "unknown", "load": None}
     report = read_report(folder / found.runs[0].run_dir)
-    return {**facts, "load": facts["load_before"], "versions": report.versions, "dataset_id": report.dataset_id}
+    return {**facts, "versions": report.versions, "dataset_id": report.dataset_id}
 
 
 def conclude(settings: Savings) -> list[str]:

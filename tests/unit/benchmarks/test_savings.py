@@ -158,3 +158,12 @@ def test_the_plot_has_a_panel_for_each_workload_and_draws_none_too(tmp_path: Pat
     main(settings)
     assert (settings.results / "savings.png").read_bytes().startswith(b"\x89PNG")
     assert all(math.isfinite(row["metric"]) for row in read(settings)["rows"])  # type: ignore[attr-defined]
+
+
+def test_every_field_of_a_row_is_on_its_page(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, only_report=True)
+    put(settings, "mnist")
+    main(settings)
+    text = (Path(__file__).resolve().parents[3] / "docs" / "COMPARE.md").read_text()
+    rows = read(settings)["rows"]
+    assert [name for name in rows[0] if f"`{name}`" not in text] == []  # type: ignore[index]
