@@ -7,7 +7,8 @@ import pytest
 
 from assistant.classifier import MOST_LOSS, MOST_WEIGHTS, OwnClassifier
 from assistant.estimates import State
-from assistant.policies import AutoAssist
+from assistant.policies import AutoAssist, Moment, make_policy
+from protocol.settings import RunSettings
 from tests.unit.assistant.streams import MIDDLE, N, feed_epochs
 
 CLASSES = 4
@@ -100,3 +101,16 @@ def test_a_policy_with_a_classifier_goes_on_from_its_checkpoint() -> None:
     for made in (policy, other):
         feed_epochs(made, np.full(N, 0.5), 1, np.random.default_rng(4), permute=False)
     assert all(np.array_equal(values, other.state_dict()[name]) for name, values in policy.state_dict().items())
+
+
+@pytest.mark.parametrize(("warmup", "least", "most"), [(0.1, 0.4, 0.8), (1.0, 1.0, 1.0)])
+def test_in_the_only_epoch_of_a_run_selection_begins_where_its_warm_up_ends(
+    warmup: float, least: float, most: float
+) -> None:
+    """Data seen once: whoever has a loss does not come again, whoever comes has none."""
+    features, labels, odd = looks(np.random.default_rng(5), 2 * N)
+    policy = make_policy(RunSettings(epochs=1, warmup_epochs=warmup), 2 * N, features, labels)
+    feed_epochs(policy, np.where(odd, 3.0, 0.1)[:N], 1, np.random.default_rng(5), permute=False)
+    keep = policy.keep_probability(np.arange(N, 2 * N), Moment(0, 0.6))
+    assert least <= keep.mean() <= most
+    assert (policy.keep_probability(np.arange(N, 2 * N), Moment(0, 0.05)) == 1.0).all()
