@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import signal
 import sys
@@ -12,7 +13,7 @@ from importlib import metadata
 from typing import Any
 
 from autoassist.notices import set_up_logging
-from protocol.errors import AutoAssistError
+from protocol.errors import AutoAssistError, RankLost
 
 PARENT_VARIABLE = "AUTOASSIST_PARENT"
 PR_SET_PDEATHSIG = 1
@@ -65,6 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = int(_parse(words[0], words[1:]).execute())
         sys.stdout.flush()
         return code
+    except RankLost as error:  # not the error that counts: that is the lost rank's
+        logging.getLogger("autoassist").warning("%s", error)
+        return error.exit_code
     except AutoAssistError as error:
         _complain(str(error), debug)
         return error.exit_code

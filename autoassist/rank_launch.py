@@ -28,7 +28,7 @@ def launch_ranks(count: int, arguments: Sequence[str]) -> int:
     Ends by the signal that has killed a rank, so that who watches this process sees what happened. Nothing is started
     again here: that is for whoever knows the checkpoints.
     """
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the ranks say their errors themselves
+    logging.disable(logging.CRITICAL)  # the ranks say their errors themselves
     os.environ[PARENT_VARIABLE] = str(os.getpid())
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     config = LaunchConfig(

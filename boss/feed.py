@@ -25,7 +25,7 @@ from boss.ranks import RankGroup, ranks_here, require_ranks
 from boss.reporter import Reporter
 from boss.weights import mean_loss
 from protocol.client import ConnectSettings, RoleClient
-from protocol.errors import FeedMisuse, TrainingDiverged
+from protocol.errors import FeedMisuse, RankLost, TrainingDiverged
 from protocol.messages import EpochEnd, EpochResult, Hello, Stop
 from protocol.session import SessionTimes
 from protocol.settings import RunSettings
@@ -277,12 +277,11 @@ class Feed:
             clocks=self.clocks.state_dict(),
         )
         welcome = self._line.welcome
-        return {**state, "reports_sent": self._reporter.sent, "run_id": welcome.run_id if welcome is not None else ""}
+        return {**state, "run_id": welcome.run_id if welcome is not None else ""}
 
     def _load_state_dict(self, state: dict[str, Any]) -> None:
         self._plan.go_on_from(state)
         self._instances, self._epoch = state["instances"], max(0, state["epochs_done"])
-        self._reporter.sent = state["reports_sent"]
         self.clocks.load_state_dict(state["clocks"])
 
     def cut(self, timeout_s: float = CUT_TIMEOUT_S) -> bool:
@@ -343,5 +342,8 @@ class Feed:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
-        self.close("failed" if error_type is not None else "")
+    def __exit__(self, error_type: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        has_lost = isinstance(error, RuntimeError) and self._line.has_lost_a_rank()  # torch's own says so less plainly
+        self.close("failed" if error is not None else "")
+        if has_lost:
+            raise RankLost(f"another rank is gone: {str(error).splitlines()[0]}") from error

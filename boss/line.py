@@ -74,6 +74,7 @@ class BossLine:
         self._error: BaseException | None = None
         self._is_settled = False
         """Whether the broker has committed all that was to be said when ``_settle`` began to wait."""
+        self._leaves_silently = False
         self._group = group
         self._shared = SharedStream(group, plan, self._changed, self._fail) if group is not None else None
         self.welcome: Welcome | None = None
@@ -175,6 +176,10 @@ class BossLine:
         """Every rank's value, by rank; all ranks call it at the same step."""
         return [value] if self._group is None else self._group.gather(value)
 
+    def has_lost_a_rank(self) -> bool:
+        """Whether another rank of this Boss is gone."""
+        return self._shared is not None and self._shared.has_lost_a_rank()
+
     def share(self) -> None:
         """Every rank has joined the run: the stream may flow between them."""
         if self._shared is not None:
@@ -202,9 +207,13 @@ class BossLine:
                 self._changed.notify_all()
 
     def close(self, reason: Ended, figures: Callable[[], dict[str, float]]) -> None:
-        """Send what is left, then a Goodbye, with figures of once all reports are under way; waits for ``DRAIN_S``."""
+        """Send what is left, then a Goodbye, with figures of once all reports are under way; waits for ``DRAIN_S``.
+
+        Ranks that fail, or have lost one, leave without a word: it is not the run's end if they are started again.
+        """
         if self._shared is not None:
             self._shared.close(Stop(reason=reason))
+            self._leaves_silently = reason == "failed" or self._shared.lost is not None
         self._closing = lambda: Goodbye(reason=reason, figures=figures())
         self.wake()
         self._thread.join(DRAIN_S + 5.0)
@@ -218,7 +227,7 @@ class BossLine:
             while self._closing is None or self._reporter.is_waiting:
                 self._turn()
             self._turn()
-            if self.welcome is not None:
+            if self.welcome is not None and not self._leaves_silently:
                 self._client.send(self._closing())
                 self.all_acknowledged = self._client.drain(DRAIN_S if self._client.is_open else AWAY_S)
                 if not self.all_acknowledged:

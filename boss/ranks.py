@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 
 from protocol.codec import decode, encode
-from protocol.errors import FeedMisuse, RoleFailed, SettingError
+from protocol.errors import FeedMisuse, RankLost, SettingError
 from protocol.messages import Batch, Envelope, EpochEnd, Stop
 
 log = logging.getLogger("autoassist.boss")
@@ -42,7 +42,7 @@ class Heard:
 class RankGroup:
     """All ranks of this Boss. Made by all of them at once; blocks until all are there.
 
-    Raises RoleFailed wherever another rank is gone or silent for ``SILENCE_S``.
+    Raises RankLost wherever another rank is gone or silent for ``SILENCE_S``.
     """
 
     def __init__(self) -> None:
@@ -94,7 +94,7 @@ def _together(what: str) -> Iterator[None]:
         yield
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise RoleFailed(f"the ranks cannot {what}: one of them is gone or silent ({reason})") from error
+        raise RankLost(f"another rank is gone or silent, so the ranks cannot {what} ({reason})") from error
 
 
 def _pack(items: list[Batch | EpochEnd | Stop]) -> bytes:
@@ -146,7 +146,12 @@ def process_group(device: torch.device) -> Iterator[None]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     with _together("find each other"):
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        store, rank, world_size = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
+        # torchrun may keep its store when it starts the ranks again: without this they would look for those before.
+        count = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        attempt = dist.PrefixStore(f"attempt-{count}", store)  # type: ignore[attr-defined]
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=attempt, rank=rank, world_size=world_size)
     try:
         yield
     finally:

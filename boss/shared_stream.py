@@ -12,13 +12,15 @@ from collections.abc import Callable
 
 from boss.plan import BossPlan, Shared
 from boss.ranks import RankGroup
-from protocol.errors import AutoAssistError
+from protocol.errors import RankLost
 from protocol.messages import EpochEnd, Stop
 
 log = logging.getLogger("autoassist.boss")
 
 BEAT_S = 0.5
 """How long rank 0 says nothing at most: so long a wish of another rank may wait."""
+NOTICE_S = 2.0
+"""How long the end of a rank may take to be noticed by the others."""
 END_S = 15.0
 """How long the end of the stream may take to reach every rank."""
 
@@ -34,6 +36,7 @@ class SharedStream:
         self._changed = changed
         self._fail = fail
         self._wants_stop = False
+        self.lost: RankLost | None = None
         self._thread = threading.Thread(target=self._run, name="autoassist-shared-stream", daemon=True)
 
     def start(self) -> None:
@@ -55,11 +58,18 @@ class SharedStream:
             self._changed.notify_all()
         self._thread.join(END_S)
 
+    def has_lost_a_rank(self) -> bool:
+        """Whether another rank is gone, as far as that shows within ``NOTICE_S``."""
+        if self._thread.ident is not None:
+            self._thread.join(NOTICE_S)
+        return self.lost is not None
+
     def _run(self) -> None:
         try:
             while not self._turn():
                 pass
-        except AutoAssistError as error:
+        except RankLost as error:
+            self.lost = error
             self._fail(error)
         except BaseException as error:
             self._fail(error)

@@ -142,6 +142,9 @@ class BrokerCore:
     def _go_on_with(self, hello: Hello) -> None:
         """The run stands at a checkpoint, and all ranks begin from it, be they as many as before or not."""
         forget_partial_reports(self.state)
+        counters = self.state.the_run.counters
+        counters["reports_before"] = counters.get("reports_delivered", 0)
+        self.state.touch_run()
         world_size = hello.settings.world_size if hello.settings is not None else 0
         if world_size and world_size != self.state.settings.world_size:
             recut(self.state, world_size)

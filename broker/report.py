@@ -62,7 +62,7 @@ def build_report(core: BrokerCore, hub: Hub) -> Report:
         boss=_boss(state),
         selection=_selection(state),
         loss_reports=LossReportsReport(
-            sent=int(run.boss_figures.get("reports_sent", run.counters.get("reports_delivered", 0))),
+            sent=_reports_sent(state),
             delivered=int(run.counters.get("reports_delivered", 0)),
             values_dropped=int(run.counters.get("values_dropped", 0)),
             values_not_finite=int(run.counters.get("values_not_finite", 0)),
@@ -83,6 +83,15 @@ def _last_clocks(state: State) -> dict[str, float]:
     last = max(results, key=lambda r: r.epoch)
     clocks = {"wall_s": last.wall_s, "exposed_wait_s": last.exposed_wait_s}
     return clocks if all(map(math.isfinite, clocks.values())) else {}
+
+
+def _reports_sent(state: State) -> int:
+    """What the ranks say that they have sent, beside what came before they resumed; what came, where one is silent."""
+    counters, ranks = state.the_run.counters, state.settings.world_size
+    bosses = [p for p in state.peers.values() if p.role == "boss" and p.rank < ranks and "reports_sent" in p.figures]
+    if len(bosses) < ranks:
+        return int(counters.get("reports_delivered", 0))
+    return int(counters.get("reports_before", 0) + sum(p.figures["reports_sent"] for p in bosses))
 
 
 def _boss(state: State) -> BossReport:

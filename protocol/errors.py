@@ -13,6 +13,7 @@
     ├── BrokerUnreachable      nobody answered within --connect-timeout-s
     ├── StoreError             the run store or the data cache cannot be read or written (a full disk)
     ├── TrainingDiverged       no loss is finite any more
+    ├── RankLost               another rank of this Boss is gone: the ranks are started again together, or not at all
     └── RoleFailed             a role of a local run ended for good
 
 A message names the thing, the value, and the remedy.
@@ -75,6 +76,12 @@ class ProtocolError(AutoAssistError):
 
 class BrokerUnreachable(AutoAssistError):
     """Nobody answered within ``connect_timeout_s``."""
+
+
+class RankLost(AutoAssistError):
+    """Another rank of this Boss is gone or silent; what this one says of it is not the cause."""
+
+    exit_code = 75  # EX_TEMPFAIL
 
 
 class StoreError(AutoAssistError):

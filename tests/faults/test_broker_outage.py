@@ -38,7 +38,8 @@ def assert_nothing_lost_or_doubled(run_dir: Path, epochs: int) -> None:
     assert max(trained.values()) == 1
     assert sum(trained.values()) == report.selection.kept
     assert {i for epoch, i in trained if epoch == 0} == set(range(report.n))
-    assert [b["step"] for b in batches] == list(range(len(batches)))
+    places = [(b["step"], b["rank"]) for b in batches]
+    assert places == sorted(set(places)) and {step for step, _ in places} == set(range(places[-1][0] + 1))
     assert [(row["step"], row["id"]) for row in losses] == [(b["step"], i) for b in batches for i in b["ids"]]
     stale = [b["staleness"] for b in batches if b["staleness"] is not None]
     assert max(stale, default=0) <= report.selection.staleness_steps.bound

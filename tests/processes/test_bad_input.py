@@ -19,7 +19,7 @@ MISTAKES = {
     "truncated data file": (("run", "fashion-mnist", "--data-dir", "torn"), "train-images-idx3-ubyte"),
     "no drain time": (("run", "digits", "--drain-s", "nan"), "drain_s=nan"),
     "negative restarts": (("run", "digits", "--boss-restarts", "-1"), "boss_restarts=-1"),
-    "several ranks": (("run", "digits", "--world-size", "2"), "world_size=2"),
+    "more ranks than the data has batches": (("run", "digits", "--ranks", "40"), "exceeds the data set's 1442"),
     "no name for the run": (("run", "digits", "--run-dir", ""), "--run-dir"),
     "a file as run directory": (("run", "digits", "--run-dir", "lacking.py"), "run_dir=lacking.py"),
     "nowhere to write": (("run", "digits", "--run-dir", "/proc/run"), "run_dir=/proc/run"),

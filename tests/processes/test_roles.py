@@ -214,10 +214,3 @@ def test_an_assistant_without_a_workload_filters_for_any_run(tmp_path: Path) -> 
         assert broker.end() == 0, broker.text
     report = read_report(tmp_path)
     assert report.selection.kept_fraction < 0.95, "it filters"
-
-
-def test_several_ranks_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
-    with roles() as start:
-        boss = start("boss", "digits", "--world-size", "2", "--broker", f"tcp://127.0.0.1:{free_port()}")
-        assert boss.end() == 2
-        assert "world_size=2" in boss.text and "Traceback" not in boss.text

@@ -264,7 +264,7 @@ def test_every_kind_of_message_from_every_role_is_handled_or_refused_and_counted
 
 
 def _example(field: str) -> Any:
-    if field in ("ids", "kept_ids"):
+    if field in ("ids", "kept_ids", "set_aside"):
         return np.zeros(0, np.int64)
     if field in ("keep_probabilities", "losses"):
         return np.zeros(0, np.float32)

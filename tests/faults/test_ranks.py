@@ -1,0 +1,136 @@
+"""Several Boss ranks: killed, started again with as many or with others, cut off from the broker."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from protocol.report import read_report
+from tests.faults.test_broker_outage import HEAVY, assert_nothing_lost_or_doubled
+from tests.processes.roles import DEADLINE_S, Role, Statistics, export, roles, start_broker
+
+pytestmark = pytest.mark.processes
+EPOCHS = 3
+TWO_RANKS = ("--epochs", str(EPOCHS), "--batch-size", "32", "--world-size", "2", "--checkpoint-every", "10")
+DETERMINISTIC = (*TWO_RANKS, "--deterministic", "--seed", "1")
+Start = Callable[..., Role]
+
+
+def rank_pids(run: Role) -> list[int]:
+    """Process IDs of the ranks of a launched Boss, or of those that a torchrun has started."""
+    ranks = [child for child in psutil.Process(run.process.pid).children(recursive=True) if _rank_of(child)]
+    return [child.pid for child in sorted(ranks, key=_rank_of)]
+
+
+def _rank_of(process: psutil.Process) -> str:
+    try:
+        return str(process.environ().get("RANK", ""))
+    except psutil.Error:
+        return ""
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A deterministic run of two ranks from beginning to end."""
+    run_dir = tmp_path_factory.mktemp("uninterrupted")
+    run = Role("run", HEAVY, *DETERMINISTIC, "--run-dir", str(run_dir))
+    assert run.end() == 0, run.text
+    return run_dir
+
+
+def test_two_ranks_train_each_instance_once_and_report_it_once(uninterrupted: Path) -> None:
+    assert_nothing_lost_or_doubled(uninterrupted, EPOCHS)
+    report = read_report(uninterrupted)
+    assert report.world_size == 2 and report.boss.instances == report.selection.kept
+    assert report.loss_reports.sent == report.loss_reports.delivered == 2 * report.boss.steps
+
+
+def test_after_a_rank_is_killed_all_go_on_and_the_run_is_the_same_to_the_bit(
+    tmp_path: Path, uninterrupted: Path
+) -> None:
+    with roles() as start:
+        run = start("run", HEAVY, *DETERMINISTIC, "--run-dir", str(tmp_path))
+        run.wait_for("epoch 1:")
+        os.kill(rank_pids(run)[1], signal.SIGKILL)
+        run.wait_for("resuming from the checkpoint")
+        assert run.end() == 0, run.text
+    assert export(tmp_path) == export(uninterrupted)
+    assert export(tmp_path, "losses") == export(uninterrupted, "losses")
+    mine, other = (torch.load(path / "boss.pt", weights_only=True) for path in (tmp_path, uninterrupted))
+    assert all(torch.equal(mine[name], other[name]) for name in mine.keys() | other.keys())
+
+
+def test_a_run_goes_on_with_more_ranks_and_with_fewer_without_a_hole_or_a_double(tmp_path: Path) -> None:
+    with roles() as start:
+        run = start("run", HEAVY, *TWO_RANKS, "--run-dir", str(tmp_path))
+        run.wait_for("epoch 0:")
+        run.kill()
+    with roles() as start:
+        run = start("run", "--resume", str(tmp_path), "--ranks", "3")
+        run.wait_for("epoch 1:")
+        run.kill()
+    with roles() as start:
+        run = start("run", "--resume", str(tmp_path), "--ranks", "1")
+        assert run.end() == 0, run.text
+    assert_nothing_lost_or_doubled(tmp_path, EPOCHS)
+    sent = read_report(tmp_path).loss_reports
+    assert sent.sent == sent.delivered
+    ranks_of_steps = Counter(batch["step"] for batch in export(tmp_path))
+    assert set(ranks_of_steps.values()) == {1, 2, 3}, "each number of ranks has trained steps"
+
+
+def test_while_the_broker_is_away_all_ranks_train_the_same_steps_off_the_plan(tmp_path: Path) -> None:
+    with roles() as start:
+        broker, address, statistics_address = start_broker(start, tmp_path)
+        again = ("--port", address.rpartition(":")[2], "--statistics-port", statistics_address.rpartition(":")[2])
+        boss = start("boss", HEAVY, "--broker", address, *TWO_RANKS[:-2])
+        assistant = start("assistant", HEAVY, "--broker", address)
+        statistics = Statistics(statistics_address)
+        statistics.wait_until(lambda s: s.trained_steps >= 20, "step 20")
+        broker.kill()
+        boss.wait_for("no sign of the broker")
+        broker = start("broker", "--run-dir", str(tmp_path), *again)
+        assert boss.end() == assistant.end() == broker.end() == 0, boss.text
+        statistics.close()
+    assert_nothing_lost_or_doubled(tmp_path, EPOCHS)
+    report = read_report(tmp_path)
+    assert report.boss.off_plan_steps > 0
+    assert report.boss.off_plan_instances == 64 * report.boss.off_plan_steps
+
+
+@pytest.fixture
+def torchrun(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[str, ...]]]:
+    """Words before ``-m autoassist``, so that torch's own launcher starts the ranks."""
+
+    def within(*options: str) -> tuple[str, ...]:
+        program = str(Path(sys.executable).with_name("torchrun"))
+        return (program, "--standalone", *options, "--no-python")
+
+    yield within
+
+
+def test_torchrun_starts_a_killed_group_again_from_its_checkpoint(
+    tmp_path: Path, torchrun: Callable[..., tuple[str, ...]]
+) -> None:
+    run_dir, kept = tmp_path / "run", tmp_path / "checkpoints"
+    with roles() as start:
+        broker, address, _ = start_broker(start, run_dir)
+        words = ("--broker", address, *TWO_RANKS[:4], "--checkpoint-every", "10", "--checkpoint-dir", str(kept))
+        within = torchrun("--nproc-per-node", "2", "--max-restarts", "1")
+        boss = start("boss", HEAVY, *words, "--save", str(tmp_path / "boss.pt"), within=within)
+        assistant = start("assistant", HEAVY, "--broker", address)
+        boss.wait_for("epoch 0:")
+        os.kill(rank_pids(boss)[0], signal.SIGKILL)
+        boss.wait_for("resuming from the checkpoint")
+        assert boss.end() == broker.end(DEADLINE_S) == 0, boss.text
+        assert assistant.end() == 0, assistant.text
+    assert_nothing_lost_or_doubled(run_dir, EPOCHS)
+    assert (tmp_path / "boss.pt").exists()
