@@ -16,6 +16,7 @@ import pytest
 from protocol.report import read_report
 from tests.faults.test_broker_outage import assert_nothing_lost_or_doubled
 from tests.processes.roles import HERE, Statistics, roles, start_broker
+from tests.processes.test_roles import free_port
 
 pytestmark = pytest.mark.processes
 HEAVY = f"{HERE / 'heavy_digits.py'}:HeavyDigits"
@@ -53,6 +54,12 @@ class OtherHost:
         """Drop every packet, both ways, without telling anybody."""
         for chain in ("INPUT", "OUTPUT"):
             assert does(*self.within, "iptables", "-A", chain, "-j", "DROP")
+
+    def cut_from(self, address: str) -> None:
+        """Drop what goes to one port, and what comes from there; everything else passes."""
+        port = address.rpartition(":")[2]
+        for chain, side in (("OUTPUT", "--dport"), ("INPUT", "--sport")):
+            assert does(*self.within, "iptables", "-A", chain, "-p", "tcp", side, port, "-j", "DROP")
 
     def mend(self) -> None:
         """Let packets through again."""
@@ -120,3 +127,33 @@ def test_an_assistant_that_is_cut_off_holds_nobody_up_and_filters_again_afterwar
         statistics.close()
     assert_nothing_lost_or_doubled(tmp_path, 44)
     assert read_report(tmp_path).boss.exposed_wait_fraction <= 0.02
+
+
+def test_a_rank_on_another_host_that_is_cut_off_from_the_broker_does_the_same_steps_as_the_others(
+    tmp_path: Path, other_host: OtherHost
+) -> None:
+    """Rank 0 tells it what comes; its reports wait until the network is back."""
+    epochs = 12
+    with roles() as start:
+        broker, address, statistics_address = start_broker(start, tmp_path, "--host", other_host.here, "--insecure")
+        statistics = Statistics(statistics_address)
+        words = ("boss", HEAVY, "--broker", address, "--batch-size", "32", "--epochs", str(epochs))
+        place = {"MASTER_ADDR": other_host.here, "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+        first = start(*words, environment={**place, "RANK": "0", "GLOO_SOCKET_IFNAME": other_host.near})
+        there = {**place, "RANK": "1", "GLOO_SOCKET_IFNAME": other_host.far}
+        second = start(*words, environment=there, within=other_host.within)
+        assistant = start("assistant", HEAVY, "--broker", address)
+        first.wait_for("epoch 1:")
+        other_host.cut_from(address)
+        broker.wait_for("boss-1 is silent")
+        statistics.wait_until(lambda s: s.next_step > s.trained_steps + 40, "steps that only rank 0 could report")
+        other_host.mend()
+        broker.wait_for("boss-1 has joined")
+        assert first.end() == 0, first.text
+        assert second.end() == 0, second.text
+        assert assistant.end() == 0, assistant.text
+        assert broker.end() == 0, broker.text
+        statistics.close()
+    assert_nothing_lost_or_doubled(tmp_path, epochs)
+    reports = read_report(tmp_path).loss_reports
+    assert reports.sent == reports.delivered
