@@ -8,6 +8,7 @@ selection is there to save.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -70,7 +71,10 @@ class Trained:
 
 
 class Oracle:
-    """One training: the same order, seeds, schedule and options as a run of the real system with these settings."""
+    """One training: the same order, seeds, schedule and options as a run of the real system with these settings.
+
+    But for the warm-up: it is there to learn what to leave out, and the oracle knows from the first step on.
+    """
 
     def __init__(
         self, workload: Workload, settings: RunSettings, train: TrainSettings, policy: Policy | None = None
@@ -83,7 +87,9 @@ class Oracle:
         self._device = train.resolved_device()
         self._train = train
         floor = Policy.default_floor if settings.floor is None else settings.floor
-        given = Given(settings=settings, n=self.n, floor=floor, labels=workload.labels())
+        given = Given(
+            settings=dataclasses.replace(settings, warmup_epochs=0.0), n=self.n, floor=floor, labels=workload.labels()
+        )
         self._policy = Guarded(policy or FreshLosses(self.n), given)
         seed_everything(settings.seed, deterministic=settings.deterministic)
         self._boss = workload.boss().to(self._device)
