@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 from types import TracebackType
@@ -75,4 +76,6 @@ def set_up_logging(*, debug: bool) -> None:
     handler = logging.StreamHandler(ErrorStream())
     handler.setFormatter(LineFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    logging.getLogger("autoassist").setLevel(logging.DEBUG if debug else logging.INFO)
+    is_one_of_several = os.environ.get("RANK", "0") != "0"  # rank 0 says what all of them would
+    usual = logging.WARNING if is_one_of_several else logging.INFO
+    logging.getLogger("autoassist").setLevel(logging.DEBUG if debug else usual)

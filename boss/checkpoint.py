@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from boss.feed import Feed
 from protocol.errors import DataError
@@ -88,8 +88,10 @@ def capture(feed: Feed, boss: nn.Module, optimizer: torch.optim.Optimizer) -> Bo
     rng: dict[str, Any] = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         rng["cuda"] = torch.cuda.get_rng_state_all()
-    ranks = {"ranks": feed.gather(rng)} if feed.settings.world_size > 1 else {}
-    return BossState(feed.steps - 1, feed.state_dict(), boss.state_dict(), optimizer.state_dict(), {**rng, **ranks})
+    if feed.settings.world_size > 1:
+        states = feed.gather([_to_bytes(state) for state in (rng["cpu"], *rng.get("cuda", []))])
+        rng["ranks"] = [[_from_bytes(raw) for raw in rank] for rank in states]
+    return BossState(feed.steps - 1, feed.state_dict(), boss.state_dict(), optimizer.state_dict(), rng)
 
 
 def restore(state: BossState, boss: nn.Module, optimizer: torch.optim.Optimizer, *, rank: int = 0) -> None:
@@ -105,12 +107,21 @@ def restore(state: BossState, boss: nn.Module, optimizer: torch.optim.Optimizer,
         raise DataError(
             f"checkpoint of step {state.step} is of another model: {reason}; give the same --model"
         ) from None
-    of_ranks = state.rng.get("ranks", [state.rng])
+    of_ranks = state.rng.get("ranks", [[state.rng["cpu"], *state.rng.get("cuda", [])]])
     if rank >= len(of_ranks):
         return
-    torch.set_rng_state(of_ranks[rank]["cpu"])
-    if torch.cuda.is_available() and "cuda" in of_ranks[rank]:
-        torch.cuda.set_rng_state_all(of_ranks[rank]["cuda"])
+    on_cpu, *on_gpus = of_ranks[rank]
+    torch.set_rng_state(on_cpu)
+    if torch.cuda.is_available() and on_gpus:
+        torch.cuda.set_rng_state_all(on_gpus)
+
+
+def _to_bytes(state: Tensor) -> bytes:
+    return state.numpy().tobytes()
+
+
+def _from_bytes(raw: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(raw), dtype=torch.uint8)
 
 
 class CheckpointDir:

@@ -294,7 +294,7 @@ class Feed:
             return self._line.cut(self._plan.last_reported, timeout_s)
 
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's value, by rank; all ranks call it at the same step."""
+        """Every rank's value (whatever msgpack takes), by rank; all ranks call it at the same step."""
         return self._line.gather(value)
 
     @property

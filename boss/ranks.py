@@ -74,18 +74,19 @@ class RankGroup:
         return bool(flag[0])
 
     def tell(self, value: Any) -> Any:
-        """Rank 0's value, on every rank. From the training thread."""
-        box = [value]
-        with _together("hear rank 0"):
-            dist.broadcast_object_list(box, src=dist.get_global_rank(self._control, 0), group=self._control)
-        return box[0]
+        """Rank 0's value (whatever msgpack takes), on every rank. From the training thread."""
+        return self.gather(value if self.rank == 0 else None)[0]
 
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's value, by rank. From the training thread."""
-        values: list[Any] = [None] * self.world_size
+        """Every rank's value (whatever msgpack takes), by rank. From the training thread."""
+        raw = torch.frombuffer(bytearray(msgpack.packb(value)), dtype=torch.uint8)
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world_size)]
         with _together("gather"):
-            dist.all_gather_object(values, value, group=self._control)
-        return values
+            dist.all_gather(sizes, torch.tensor([len(raw)]), group=self._control)
+            longest = max(int(size) for size in sizes)
+            parts = [torch.empty(longest, dtype=torch.uint8) for _ in sizes]
+            dist.all_gather(parts, torch.nn.functional.pad(raw, (0, longest - len(raw))), group=self._control)
+        return [msgpack.unpackb(part[: int(size)].numpy().tobytes()) for part, size in zip(parts, sizes, strict=True)]
 
 
 @contextmanager
