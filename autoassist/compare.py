@@ -36,6 +36,8 @@ from workloads import CheckedWorkload, Fingerprint, Metric, Workload, validate_w
 log = logging.getLogger("autoassist.compare")
 
 MOST_SEEDS = 1000
+ONE_PASS_WARMUP = 0.1
+"""Share of the only epoch that passes whole, so that the predictor has something to learn from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +63,9 @@ class CompareCommand:
     """The first of them; the others follow it."""
     epochs: int = DEFAULT_EPOCHS
     """Epochs of the full training."""
+    one_pass: bool = False
+    """Data seen once, as a stream is: a single epoch, of which a tenth is the warm-up. No instance has a history then,
+    and only a learned predictor can select."""
     out: Path | None = None
     """Directory for the runs, compare.json and compare.png; runs/compare-WORKLOAD if not given."""
     options: Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="[POLICY:]NAME=VALUE …")] = ()
@@ -73,6 +78,19 @@ class CompareCommand:
 
     def execute(self) -> int:
         """Run what is missing, and sum up; returns the exit code."""
+        return self._with_one_pass()._execute() if self.one_pass else self._execute()
+
+    def _with_one_pass(self) -> CompareCommand:
+        given = self.epochs in (1, DEFAULT_EPOCHS)
+        require(given, "epochs", self.epochs, "contradicts --one-pass, which is a single epoch; leave one of them out")
+        below = ",".join(f"{budget:g}" for budget in self.budgets if budget < 1.0)
+        require(bool(below), "budgets", _words(self.budgets), "add one below 1.0: selecting, that is a second pass")
+        named = {policy.partition("=")[0] for policy in (UNIFORM, *self.only)}
+        only = [f"{policy}={below}" for policy in self.policies if policy not in named]
+        options = (f"warmup_epochs={ONE_PASS_WARMUP}", *self.options)
+        return dataclasses.replace(self, epochs=1, only=(*self.only, *only), options=options)
+
+    def _execute(self) -> int:
         self._require_possible()
         workload = CheckedWorkload(self.data.load(self.workload))
         validate_workload(workload)
@@ -140,6 +158,7 @@ class CompareCommand:
     def _out_dir(self) -> Path:
         """Without a time of day in its name, so that the same command finds it again."""
         parts = [self.workload.rpartition("/")[2], self.data.model, self.data.data.stem if self.data.data else ""]
+        parts += ["one-pass"] if self.one_pass else []
         name = re.sub(r"[^A-Za-z0-9_.-]+", "-", "-".join(part for part in parts if part))
         return self.out if self.out is not None else Path("runs") / f"compare-{name}"
 

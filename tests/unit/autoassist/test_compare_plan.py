@@ -239,3 +239,22 @@ def test_without_matplotlib_the_figures_are_written_and_the_extra_is_named(
     found = read_comparison(tmp_path)
     assert (found.budgets, found.seeds, found.uniform_gain.value) == ([1.0, 0.6], [1, 2, 3], pytest.approx(0.4))
     assert [(cell.policy, cell.budget) for cell in found.cells[:2]] == [("uniform", 1.0), ("uniform", 0.6)]
+
+
+def test_one_pass_is_one_epoch_with_a_short_warm_up_and_no_second_look() -> None:
+    command = CompareCommand(workload="digits", budgets=(1.0, 0.6), seeds=1, one_pass=True)._with_one_pass()
+    plan = command._plan(500)
+    assert {run.settings.warmup_epochs for run in plan} == {compare.ONE_PASS_WARMUP}
+    assert {run.name: run.passes for run in plan} == {
+        "uniform-1-seed1": 500,
+        "uniform-0.6-seed1": 300,
+        "autoassist-0.6-seed1": 300,
+        "random-drop-0.6-seed1": 300,
+    }
+    assert command._out_dir().name == "compare-digits-one-pass"
+
+
+@pytest.mark.parametrize(("given", "words"), [({"epochs": 5}, "epochs=5"), ({"budgets": (1.0,)}, "budgets=1.0")])
+def test_what_contradicts_one_pass_is_refused(given: dict[str, object], words: str) -> None:
+    with pytest.raises(SettingError, match=words):
+        CompareCommand(**{"workload": "digits", **given}, one_pass=True)._with_one_pass()  # type: ignore[arg-type]
