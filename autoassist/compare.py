@@ -23,7 +23,7 @@ from autoassist.compare_progress import ProgressView
 from autoassist.compare_result import ORACLE, UNIFORM, Comparison, RunResult, make_cells, uniform_gain, write_comparison
 from autoassist.compare_runs import Runner, locked
 from autoassist.compare_table import print_comparison
-from autoassist.compare_verdict import judge
+from autoassist.compare_verdict import REFERENCE_BUDGET, judge
 from autoassist.notices import Notices
 from autoassist.remembered import DEFAULT_CHECKPOINT_EVERY
 from autoassist.roles import Flat, LogSettings, WorkloadName, WorkloadSettings
@@ -83,12 +83,13 @@ class CompareCommand:
     def _with_one_pass(self) -> CompareCommand:
         given = self.epochs in (1, DEFAULT_EPOCHS)
         require(given, "epochs", self.epochs, "contradicts --one-pass, which is a single epoch; leave one of them out")
-        below = ",".join(f"{budget:g}" for budget in self.budgets if budget < 1.0)
-        require(bool(below), "budgets", _words(self.budgets), "add one below 1.0: selecting, that is a second pass")
-        named = {policy.partition("=")[0] for policy in (UNIFORM, *self.only)}
-        only = [f"{policy}={below}" for policy in self.policies if policy not in named]
+        below = [budget for budget in self.budgets if budget < 1.0]
+        require(bool(below), "budgets", _words(self.budgets), "add one below 1.0, for uniform's curve")
+        judged = min(below, key=lambda budget: abs(budget - REFERENCE_BUDGET))
+        only = tuple(f"{policy}={judged:g}" for policy in self.policies if policy != UNIFORM)
+        require(not self.only, "only", _words(self.only), "means nothing with --one-pass; leave it out")
         options = (f"warmup_epochs={ONE_PASS_WARMUP}", *self.options)
-        return dataclasses.replace(self, epochs=1, only=(*self.only, *only), options=options)
+        return dataclasses.replace(self, epochs=1, only=only, options=options)
 
     def _execute(self) -> int:
         self._require_possible()
@@ -149,6 +150,7 @@ class CompareCommand:
             seeds=self._seeds,
             options=self.options,
             only=self.only,
+            one_pass=self.one_pass,
         )
 
     @property

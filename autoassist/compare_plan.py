@@ -22,6 +22,7 @@ from protocol.report import Report, read_report
 from protocol.settings import POLICY_NAME, RunSettings
 
 DEFAULT_POLICY = "autoassist"
+MOST_DROP_RATE = 0.95
 NOT_TO_SET = ("policy", "epochs", "boss_instances", "seed", "world_size")
 """Settings that the comparison itself decides."""
 
@@ -35,6 +36,8 @@ class PlannedRun:
     name: str
     pair: str = ""
     """Name of the run whose kept rate random-drop takes; "" for all others."""
+    most_passes: int = 0
+    """Of a run that ends with its epochs, not with a number of passes: as many as without selection."""
 
     @property
     def settings(self) -> RunSettings:
@@ -43,25 +46,32 @@ class PlannedRun:
 
     @property
     def passes(self) -> int:
-        """Its Boss passes."""
-        return self.settings.boss_instances or 0
+        """Its Boss passes, or the most that they can be."""
+        return self.settings.boss_instances or self.most_passes
 
     @property
     def words(self) -> str:
         """For the terminal."""
-        return f"{self.settings.policy} with {100 * self.budget:.0f} % of the passes, seed {self.settings.seed}"
+        budget = f"{100 * self.budget:.0f} % of the passes" if self.settings.boss_instances else "all that it keeps"
+        return f"{self.settings.policy} with {budget}, seed {self.settings.seed}"
 
     def paired(self, report: Report) -> PlannedRun:
         """With the drop rate that keeps as many as the run of ``report``; other policies than random-drop unchanged."""
         if not self.pair:
             return self
-        rate = paired_drop_rate(
-            n=report.n,
-            passes=self.passes,
-            kept_fraction=report.selection.kept_fraction,
-            warmup_epochs=self.settings.warmup_epochs,
-            anneal_share=self.settings.anneal_share,
-        )
+        kept_fraction, warmup_epochs = report.selection.kept_fraction, self.settings.warmup_epochs
+        anneal_share, epochs = self.settings.anneal_share, self.settings.epoch_budget
+        if epochs is not None:
+            rate = (1.0 - kept_fraction) / max(1e-9, 1.0 - warmup_epochs / epochs - anneal_share)
+        else:
+            rate = paired_drop_rate(
+                n=report.n,
+                passes=self.passes,
+                kept_fraction=kept_fraction,
+                warmup_epochs=warmup_epochs,
+                anneal_share=anneal_share,
+            )
+        rate = min(MOST_DROP_RATE, rate)
         run = dataclasses.replace(self.settings, drop_rate=round(rate, 4))
         return dataclasses.replace(self, command=dataclasses.replace(self.command, run=run))
 
@@ -99,8 +109,11 @@ def make_plan(
     seeds: Sequence[int],
     options: Sequence[str],
     only: Sequence[str] = (),
+    one_pass: bool = False,
 ) -> list[PlannedRun]:
     """All runs, seed by seed, so that an interrupted comparison is balanced; random-drop after its pair.
+
+    ``one_pass``: a policy that selects ends with the epochs, whatever it has kept; more passes would be a second look.
 
     Raises SettingError for settings that no run can have.
     """
@@ -113,14 +126,17 @@ def make_plan(
     for seed in seeds:
         for budget in budgets:
             for policy in (policy for policy in ordered if budget in chosen[policy]):
-                fixed = {"policy": policy, "seed": seed, "boss_instances": max(1, round(budget * epochs * n))}
-                run = settings_of(policy, options, fixed)
+                ends_with_epochs = one_pass and policy not in (UNIFORM, ORACLE)
+                passes = {"boss_instances": max(1, round(budget * epochs * n))}
+                length = {"epochs": epochs} if ends_with_epochs else passes
+                run = settings_of(policy, options, {"policy": policy, "seed": seed, **length})
                 plan.append(
                     PlannedRun(
                         command=dataclasses.replace(command, run=run),
                         budget=budget,
                         name=run_name(policy, budget, seed),
                         pair=run_name(pair, budget, seed) if policy == RANDOM_DROP else "",
+                        most_passes=epochs * n,
                     )
                 )
     return plan

@@ -245,16 +245,26 @@ def test_one_pass_is_one_epoch_with_a_short_warm_up_and_no_second_look() -> None
     command = CompareCommand(workload="digits", budgets=(1.0, 0.6), seeds=1, one_pass=True)._with_one_pass()
     plan = command._plan(500)
     assert {run.settings.warmup_epochs for run in plan} == {compare.ONE_PASS_WARMUP}
-    assert {run.name: run.passes for run in plan} == {
-        "uniform-1-seed1": 500,
-        "uniform-0.6-seed1": 300,
-        "autoassist-0.6-seed1": 300,
-        "random-drop-0.6-seed1": 300,
+    assert {run.name: (run.settings.epochs, run.settings.boss_instances) for run in plan} == {
+        "uniform-1-seed1": (None, 500),
+        "uniform-0.6-seed1": (None, 300),
+        "autoassist-0.6-seed1": (1, None),
+        "random-drop-0.6-seed1": (1, None),
     }
     assert command._out_dir().name == "compare-digits-one-pass"
 
 
-@pytest.mark.parametrize(("given", "words"), [({"epochs": 5}, "epochs=5"), ({"budgets": (1.0,)}, "budgets=1.0")])
+def test_in_one_pass_random_drop_keeps_as_many_as_its_pair_between_warm_up_and_anneal() -> None:
+    plan = CompareCommand(workload="digits", seeds=1, one_pass=True)._with_one_pass()._plan(1000)
+    (control,) = [run for run in plan if run.settings.policy == "random-drop"]
+    rate = control.paired(report_of("autoassist", kept_fraction=0.69)).settings.drop_rate
+    assert 100 + 775 * (1 - rate) + 125 == pytest.approx(690, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [({"epochs": 5}, "epochs=5"), ({"budgets": (1.0,)}, "budgets=1.0"), ({"only": ("rho=0.6",)}, "only=")],
+)
 def test_what_contradicts_one_pass_is_refused(given: dict[str, object], words: str) -> None:
     with pytest.raises(SettingError, match=words):
         CompareCommand(**{"workload": "digits", **given}, one_pass=True)._with_one_pass()  # type: ignore[arg-type]
