@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 
+import msgspec
 import numpy as np
 
+from broker.routing import log_complete
 from broker.rows import WindowRow
 from broker.state import State
-from protocol.arrays import F32, I64
+from protocol.arrays import F32, I64, empty_f32
 from protocol.errors import SettingError
 from protocol.messages import Batch, Segment
 from protocol.settings import RunSettings
@@ -58,13 +60,36 @@ def recut(state: State, world_size: int) -> None:
     Raises SettingError where the run's other settings do not allow it.
     """
     run, settings = state.the_run, resized(state.the_run.settings, world_size)
-    run.log_origin = (run.log_records, run.log_step)
     for step in sorted(state.planned_steps(), reverse=True):
         _put_back(state, state.steps.pop(step).batch)
         state.forget("step", step)
+    _log_what_was_trained(state)
+    run.log_origin = (run.log_records, run.log_step)
     run.settings, run.next_step = settings, run.log_step
     _reopen_epochs(state)
     state.touch_run()
+
+
+def _log_what_was_trained(state: State) -> None:
+    """Off-plan steps wait for the log behind planned ones that are now cut anew: they move up into their numbers."""
+    run = state.the_run
+    first = run.log_step
+    rows = [state.steps.pop(step) for step in sorted(state.steps)]
+    for row in rows:
+        state.forget("step", row.batch.step)
+    for step, row in enumerate(rows, start=first):
+        row.batch = msgspec.structs.replace(row.batch, step=step)
+        for rank in range(state.settings.world_size):
+            if rank not in row.reported:  # it trained the step, and nobody is left to say with which losses
+                row.reported.append(rank)
+                row.losses[rank] = empty_f32()
+        state.steps[step] = row
+        state.touch("step", step, row)
+        if row.batch.kind == "off_plan":
+            state.off_plan[row.batch.off_plan_before] = step
+    log_complete(state)
+    before = [(start, min(stop, first)) for start, stop in run.off_plan_ranges if start < first]
+    run.off_plan_ranges = [*before, (first, run.log_step)] if run.log_step > first else before
 
 
 def _put_back(state: State, batch: Batch) -> None:

@@ -151,6 +151,38 @@ def test_another_number_of_ranks_leaves_no_hole_and_no_double(before: int, after
     assert sum(e.offered for e in ranks.core.state.epochs.values()) == EPOCHS * N
 
 
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (2, 3), (1, 2), (2, 2), (3, 2)])
+def test_steps_off_the_plan_that_wait_for_the_log_are_kept_with_their_losses(before: int, after: int) -> None:
+    """An outage while batches were cut and had not come: the steps drawn meanwhile have numbers behind theirs."""
+    step = 5
+    world = joined(N, world_size=before, **RUN)
+    for through in range(step):
+        world.serve(world.assistants[0])
+        train_through(world, through)
+    world.serve(world.assistants[0])
+    world.grant()
+    world.train_off_plan(2)
+    assert world.pull()
+    for peer in world.boss.ranks:
+        world.report(peer.rank, np.ones(world.boss.pulled[step].rank_counts[peer.rank]))
+    assert world.core.state.stands_at(step) and len(world.core.state.off_plan) == 2
+    ranks = resumed(world, after, step)
+    ranks.join()
+    ranks.finish()
+    logged = [b for b in ranks.logged if b.kind == "off_plan"]
+    assert [b.off_plan_before for b in logged] == [0, 1]
+    for batch in logged:
+        records = [r for r in ranks.records if r.step == batch.step]
+        assert np.concatenate([r.ids for r in records]).tolist() == batch.ids.tolist()
+        assert {int(loss) for r in records for loss in r.losses} == {batch.off_plan_before}
+    found = trained([*world.finished, *ranks.batches])
+    assert found.keys() == kept_of_all_windows(world)
+    run = ranks.core.state.the_run
+    assert [b.step for b in ranks.logged] == list(range(step + 1, run.next_step)) and run.log_step == run.next_step
+    assert run.instances_trained == len(found) + sum(len(b.ids) for b in logged)
+    assert not ranks.core.state.off_plan
+
+
 def test_the_loss_log_goes_on_where_it_stood_with_the_new_ranks() -> None:
     world = interrupted(2, 5)
     ranks = resumed(world, 3, 5)
