@@ -15,6 +15,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from autoassist.cli import PARENT_VARIABLE
+from boss.line import ONCE_VARIABLE
 
 
 def are_launched() -> bool:
@@ -30,6 +31,7 @@ def launch_ranks(count: int, arguments: Sequence[str]) -> int:
     """
     logging.disable(logging.CRITICAL)  # the ranks say their errors themselves
     os.environ[PARENT_VARIABLE] = str(os.getpid())
+    os.environ[ONCE_VARIABLE] = "1"
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     config = LaunchConfig(
         min_nodes=1,

@@ -131,6 +131,8 @@ class CheckpointDir:
         self.path = path
         self.keep = keep
         path.mkdir(parents=True, exist_ok=True)
+        for left_over in path.glob("*.part"):  # of a Boss that was killed while it wrote
+            left_over.unlink(missing_ok=True)
 
     def entries(self) -> list[Entry]:
         """What the index names, oldest first."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import sys
 from collections.abc import Iterator, Sized
 from contextlib import AbstractContextManager
 from typing import Any, Self
@@ -69,7 +70,7 @@ class Feed:
         self._closed = False
         self.gradients_dropped = 0
         """Steps that a training loop has left out since their gradient was not finite; it sets this, for the report."""
-        atexit.register(self.close)  # a script that ends without it must not lose its last reports
+        atexit.register(self._close_at_exit)  # a script that ends without it must not lose its last reports
 
     @classmethod
     def connect(
@@ -102,30 +103,26 @@ class Feed:
         ranks = ranks_here()
         settings = settings or settings_from(run_settings, ranks)
         require_ranks(settings.world_size, ranks)
-        size = size_of(dataset) if n is None else n
-        connect = ConnectSettings(
-            broker=broker, connect_timeout_s=connect_timeout_s, reconnect_timeout_s=reconnect_timeout_s
-        )
+        n = size_of(dataset) if n is None else n
+        timeouts = {"connect_timeout_s": connect_timeout_s, "reconnect_timeout_s": reconnect_timeout_s}
+        connect = ConnectSettings(broker=broker, **timeouts)
         group = RankGroup() if ranks > 1 else None
         require_same_state(group, state)
         rank = group.rank if group is not None else 0
-        hello = boss_hello(settings, state, rank=rank, dataset_id=dataset_id, n=size, workload=workload)
+        hello = boss_hello(settings, state, rank=rank, dataset_id=dataset_id, n=n, workload=workload)
         feed: Self | None = None
         try:
             with in_turn(group):
                 feed = cls(settings, connect, hello, local=local or LocalSettings(), times=times, group=group)
-                feed._open(state or {})
+                if state:
+                    feed._load_state_dict(state)
+                feed._line.wait_for_welcome()
         except BaseException:
             if feed is not None:
                 feed.close("failed")
             raise
         feed._line.share()
         return feed
-
-    def _open(self, state: dict[str, Any]) -> None:
-        if state:
-            self._load_state_dict(state)
-        self._line.wait_for_welcome()
 
     # Batches
 
@@ -270,8 +267,7 @@ class Feed:
         plan = self._plan
         state: dict[str, Any] = {"step": plan.last_reported, "epochs_done": plan.epochs_done}
         state.update(
-            off_plan_steps=plan.off_plan_steps,
-            returned=plan.returned,
+            off_plan_steps=plan.off_plan_reported,
             progress=plan.progress,
             instances=self._instances,
             clocks=self.clocks.state_dict(),
@@ -334,10 +330,14 @@ class Feed:
         """Send what is left and say Goodbye; whether the broker has acknowledged all. Called twice it does nothing."""
         if not self._closed:
             self._closed = True
-            atexit.unregister(self.close)
+            atexit.unregister(self._close_at_exit)
             ended: Any = reason or self.ended or "stopped"
             self._line.close(ended, self.figures)
         return self._line.all_acknowledged
+
+    def _close_at_exit(self) -> None:
+        """The interpreter ends; after an error that nobody has caught it still knows which."""
+        self.close("failed" if getattr(sys, "last_value", None) is not None else "")
 
     def __enter__(self) -> Self:
         return self

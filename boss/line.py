@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import threading
 import time
@@ -22,6 +23,8 @@ from protocol.settings import require
 
 log = logging.getLogger("autoassist.boss")
 
+ONCE_VARIABLE = "AUTOASSIST_RANKS_ONCE"
+"""Set where ranks that fail by themselves are not started again."""
 IDLE_S = 1.0
 COPY_POLL_S = 0.001
 DRAIN_S = 10.0
@@ -209,11 +212,12 @@ class BossLine:
     def close(self, reason: Ended, figures: Callable[[], dict[str, float]]) -> None:
         """Send what is left, then a Goodbye, with figures of once all reports are under way; waits for ``DRAIN_S``.
 
-        Ranks that fail, or have lost one, leave without a word: it is not the run's end if they are started again.
+        A rank that fails, or has lost another one, leaves without a word: the run goes on where they are started again.
         """
         if self._shared is not None:
             self._shared.close(Stop(reason=reason))
-            self._leaves_silently = reason == "failed" or self._shared.lost is not None
+            may_come_again = os.environ.get(ONCE_VARIABLE) is None
+            self._leaves_silently = self._shared.lost is not None or (reason == "failed" and may_come_again)
         self._closing = lambda: Goodbye(reason=reason, figures=figures())
         self.wake()
         self._thread.join(DRAIN_S + 5.0)

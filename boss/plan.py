@@ -102,10 +102,12 @@ class BossPlan:
     progress: float = 0.0
     off_plan_steps: int = 0
     """Off-plan steps drawn so far."""
+    off_plan_reported: int = 0
+    """Off-plan steps reported so far."""
     to_return: list[int] = field(default_factory=list)
     """Steps that off-plan steps have made too stale; to be given back untrained."""
     returned: int = 0
-    """Steps given back so far."""
+    """Steps given back so far, by this process."""
     ended: Literal["", "finished", "stopped", "failed"] = ""
     detail: str = ""
     is_closed: bool = False
@@ -119,7 +121,7 @@ class BossPlan:
         self.last_step = self.last_pulled = self.last_reported = state["step"]
         self.last_epoch = self.epochs_done = state["epochs_done"]
         self.progress = state["progress"]
-        self.off_plan_steps, self.returned = state["off_plan_steps"], state.get("returned", 0)
+        self.off_plan_steps = self.off_plan_reported = state["off_plan_steps"]
 
     def receive(self, message: AnyMessage) -> bool:
         """Take what the broker says; a repeated item changes nothing. Whether there is something new.
@@ -256,5 +258,8 @@ class BossPlan:
             raise FeedMisuse("report: no batch waits for losses; report each batch of the feed exactly once")
         batch = self.pulled.popleft()
         self.progress = batch.progress
-        self.last_reported = self.last_reported if batch.off_plan else batch.step
+        if batch.off_plan:
+            self.off_plan_reported = batch.step + 1
+        else:
+            self.last_reported = batch.step
         return batch

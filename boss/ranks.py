@@ -24,8 +24,9 @@ from protocol.messages import Batch, Envelope, EpochEnd, Stop
 
 log = logging.getLogger("autoassist.boss")
 
-SILENCE_S = 600.0
-"""How long a rank that lives may say nothing in the stream until the others give up."""
+SILENCE_S = 60.0
+"""How long a rank whose connection holds may say nothing in the stream until the others give up: it is suspended, or
+cut off."""
 PATIENCE_S = 86400.0
 """The same for what the training threads agree on: one of them may be evaluating."""
 
@@ -37,6 +38,8 @@ class Heard:
     items: list[Batch | EpochEnd | Stop]
     wants_stop: bool
     """Whether some rank asks for the run's end."""
+    fails: bool
+    """Whether some rank leaves since it has failed."""
 
 
 class RankGroup:
@@ -51,20 +54,20 @@ class RankGroup:
             self._stream = dist.new_group(backend="gloo", timeout=timedelta(seconds=SILENCE_S))
             self._control = dist.new_group(backend="gloo", timeout=timedelta(seconds=PATIENCE_S))
 
-    def exchange(self, items: list[Batch | EpochEnd | Stop], *, wants_stop: bool) -> Heard:
+    def exchange(self, items: list[Batch | EpochEnd | Stop], *, wants_stop: bool, fails: bool) -> Heard:
         """Rank 0's items to all; every rank calls it equally often, from the stream's thread."""
         payload = _pack(items) if self.rank == 0 else b""
-        header = torch.tensor([len(payload), int(wants_stop)], dtype=torch.int64)
+        header = torch.tensor([len(payload), int(wants_stop), int(fails)], dtype=torch.int64)
         with _together("share the stream of steps"):
             dist.all_reduce(header, group=self._stream)
-            size, wanted = int(header[0]), bool(header[1])
+            size, wanted, failed = int(header[0]), bool(header[1]), bool(header[2])
             if not size:
-                return Heard([], wanted)
+                return Heard([], wanted, failed)
             body = torch.empty(size, dtype=torch.uint8)
             if self.rank == 0:
                 body = torch.frombuffer(bytearray(payload), dtype=torch.uint8)
             dist.broadcast(body, src=dist.get_global_rank(self._stream, 0), group=self._stream)
-        return Heard(items if self.rank == 0 else _unpack(body.numpy().tobytes()), wanted)
+        return Heard(items if self.rank == 0 else _unpack(body.numpy().tobytes()), wanted, failed)
 
     def agree(self, ok: bool) -> bool:
         """Whether it is so on every rank. From the training thread."""

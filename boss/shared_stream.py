@@ -36,6 +36,7 @@ class SharedStream:
         self._changed = changed
         self._fail = fail
         self._wants_stop = False
+        self._fails = False
         self.lost: RankLost | None = None
         self._thread = threading.Thread(target=self._run, name="autoassist-shared-stream", daemon=True)
 
@@ -48,11 +49,13 @@ class SharedStream:
         self._wants_stop = True
 
     def close(self, reason: Stop) -> None:
-        """End the stream if it goes on, and wait until all ranks have heard."""
+        """End the stream if it goes on, and wait until all ranks have heard: a failure takes all of them along."""
         if self._thread.ident is None:
             return
         with self._changed:
-            if self._group.rank == 0:
+            if reason.reason == "failed":
+                self._fails = True
+            elif self._group.rank == 0:
                 self._plan.stop(reason)
             self._wants_stop = True
             self._changed.notify_all()
@@ -76,9 +79,14 @@ class SharedStream:
             raise
 
     def _turn(self) -> bool:
-        """One exchange; whether it has brought the stream's last item."""
+        """One exchange; whether it was the last, by the stream's last item or a rank's failure."""
         items = self._news() if self._group.rank == 0 else []
-        heard = self._group.exchange(items, wants_stop=self._wants_stop)
+        fails = self._fails
+        heard = self._group.exchange(items, wants_stop=self._wants_stop, fails=fails)
+        if heard.fails:
+            if not fails:
+                raise RankLost("another rank has failed, and says why itself")
+            return True
         with self._changed:
             if self._group.rank:
                 for item in heard.items:

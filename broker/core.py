@@ -144,6 +144,7 @@ class BrokerCore:
         forget_partial_reports(self.state)
         counters = self.state.the_run.counters
         counters["reports_before"] = counters.get("reports_delivered", 0)
+        counters["returns_heard"] = 0  # the new Boss counts its own
         self.state.touch_run()
         world_size = hello.settings.world_size if hello.settings is not None else 0
         if world_size and world_size != self.state.settings.world_size:
@@ -257,7 +258,7 @@ class BrokerCore:
         row.set_aside = ids[(ids >= 0) & (ids < state.the_run.n)].tolist()
         state.touch("peer", name, row)
         self._lost(name)
-        if row.role == "boss" and row.rank == 0 and not state.the_run.ended:
+        if row.role == "boss" and (row.rank == 0 or message.reason == "failed") and not state.the_run.ended:
             state.the_run.boss_figures = row.figures
             self._end(message.reason)
 

@@ -46,12 +46,20 @@ def resized(run: RunSettings, world_size: int) -> RunSettings:
 
 
 def forget_partial_reports(state: State) -> None:
-    """Ranks that were ahead of rank 0 report again what they had trained after the checkpoint."""
-    for step in state.planned_steps():
-        row = state.steps[step]
-        if row.reported:
+    """Ranks that were ahead of rank 0 report again what they had trained after the checkpoint.
+
+    Steps off the plan are in it, and nobody is left to say with which losses a rank that has not reported trained them.
+    """
+    for step, row in list(state.steps.items()):
+        if row.batch.kind == "plan" and row.reported:
             row.reported, row.losses = [], {}
             state.touch("step", step, row)
+        elif row.batch.kind == "off_plan":
+            silent = [rank for rank in range(state.settings.world_size) if rank not in row.reported]
+            row.reported += silent
+            row.losses |= {rank: empty_f32() for rank in silent}
+            state.touch("step", step, row)
+    log_complete(state)
 
 
 def recut(state: State, world_size: int) -> None:
@@ -79,10 +87,6 @@ def _log_what_was_trained(state: State) -> None:
         state.forget("step", row.batch.step)
     for step, row in enumerate(rows, start=first):
         row.batch = msgspec.structs.replace(row.batch, step=step)
-        for rank in range(state.settings.world_size):
-            if rank not in row.reported:  # it trained the step, and nobody is left to say with which losses
-                row.reported.append(rank)
-                row.losses[rank] = empty_f32()
         state.steps[step] = row
         state.touch("step", step, row)
         if row.batch.kind == "off_plan":

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -15,7 +17,8 @@ import torch
 
 from protocol.report import read_report
 from tests.faults.test_broker_outage import HEAVY, assert_nothing_lost_or_doubled
-from tests.processes.roles import DEADLINE_S, Role, Statistics, export, roles, start_broker
+from tests.processes.roles import DEADLINE_S, HERE, Role, Statistics, export, roles, start_broker
+from tests.processes.test_roles import free_port
 
 pytestmark = pytest.mark.processes
 EPOCHS = 3
@@ -104,6 +107,42 @@ def test_while_the_broker_is_away_all_ranks_train_the_same_steps_off_the_plan(tm
     report = read_report(tmp_path)
     assert report.boss.off_plan_steps > 0
     assert report.boss.off_plan_instances == 64 * report.boss.off_plan_steps
+
+
+def test_an_error_of_one_rank_is_the_one_that_the_user_reads(tmp_path: Path) -> None:
+    run = Role("run", f"{HERE / 'failing_rank.py'}:FailingRank", *TWO_RANKS, "--run-dir", str(tmp_path))
+    assert run.end() == 2, run.text
+    (error,) = [line for line in run.text.splitlines() if line.startswith("error: ")]
+    assert "the second rank has had enough" in error and "report it" not in error
+    assert read_report(tmp_path).status == "failed"
+
+
+SCRIPT = """
+import os, sys, torch, torch.distributed as dist, autoassist
+dist.init_process_group("gloo")
+feed = autoassist.Feed.connect(sys.argv[1], n=1000, batch_size=10, epochs=1000, policy="uniform")
+for step, ids in enumerate(feed):
+    feed.report(torch.ones(len(ids)))
+    if step == 30 and feed.rank == 1:
+        raise ValueError("rank 1 has had enough")
+"""
+
+
+def test_a_rank_that_fails_takes_the_others_along_and_leaves_the_run_to_be_resumed(tmp_path: Path) -> None:
+    """Whoever starts the ranks again finds it as it was: nobody has said Goodbye for it."""
+    with roles() as start:
+        broker, address, statistics_address = start_broker(start, tmp_path)
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+        words = [sys.executable, "-c", SCRIPT, address]
+        ranks = [
+            subprocess.Popen(words, env={**os.environ, **place, "RANK": rank}, stderr=subprocess.PIPE, text=True)
+            for rank in ("0", "1")
+        ]
+        other, failed = (rank.communicate(timeout=DEADLINE_S)[1] for rank in ranks)
+        assert "rank 1 has had enough" in failed and "RankLost: another rank" in other, other
+        broker.wait_for("boss-0 is silent")
+        with closing(Statistics(statistics_address)) as statistics:
+            statistics.wait_until(lambda s: s.trained_steps > 20 and not s.ended, "a run that waits for its Boss")
 
 
 @pytest.fixture

@@ -94,6 +94,10 @@ class Audit:
             return
         self.resumed.add(incarnation)
         ranks = range(self.settings.world_size)
+        for batch in self.batches:
+            if batch.kind == "off_plan":  # it was trained, and nobody is left to say more of it
+                for rank in ranks:
+                    self.first_reports.setdefault((batch.step, rank), np.zeros(0, np.float32))
         complete = [s for s in range(len(self.batches)) if all((s, r) in self.first_reports for r in ranks)]
         self.first_reports = {key: said for key, said in self.first_reports.items() if key[0] in complete}
 

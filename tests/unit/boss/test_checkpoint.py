@@ -1,0 +1,57 @@
+"""The directory of checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from boss.checkpoint import BossState, CheckpointDir, CheckpointSettings, after_elastic_restart, restore
+
+
+def state_of(boss: torch.nn.Module, optimizer: torch.optim.Optimizer, rng: dict[str, object]) -> BossState:
+    return BossState(7, {"step": 7}, boss.state_dict(), optimizer.state_dict(), rng)
+
+
+@pytest.fixture
+def boss() -> torch.nn.Module:
+    return torch.nn.Linear(2, 2)
+
+
+@pytest.fixture
+def optimizer(boss: torch.nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(boss.parameters(), lr=0.1)
+
+
+def test_what_a_killed_boss_was_writing_is_removed_and_whole_checkpoints_stay(
+    tmp_path: Path, boss: torch.nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
+    directory = CheckpointDir(tmp_path, keep=2)
+    directory.publish(*directory.stage(state_of(boss, optimizer, {"cpu": torch.get_rng_state()})))
+    (tmp_path / "boss-000000015.18600.part").write_bytes(b"half")
+    again = CheckpointDir(tmp_path, keep=2)
+    assert not list(tmp_path.glob("*.part"))
+    found = again.newest()
+    assert found is not None and found.step == 7
+
+
+def test_each_rank_goes_on_with_its_own_random_numbers(boss: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    states = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        states.append([torch.get_rng_state()])
+    rng = {"cpu": states[0][0], "ranks": states}
+    for rank, seed in ((0, 1), (1, 2)):
+        restore(state_of(boss, optimizer, rng), boss, optimizer, rank=rank)
+        drawn = torch.rand(3)
+        torch.manual_seed(seed)
+        assert torch.equal(drawn, torch.rand(3))
+
+
+def test_ranks_that_torchrun_has_started_again_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = CheckpointSettings(checkpoint_every=5, checkpoint_dir=tmp_path)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    assert not after_elastic_restart(settings).resume
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert after_elastic_restart(settings).resume
