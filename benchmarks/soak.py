@@ -1,8 +1,8 @@
 """A long training under random faults, and what came of it: lost, doubled, too stale, waited, grown.
 
-Broker, two Assistants and a Boss run as processes; every few seconds one of them is killed or suspended, or garbage is
-thrown at the port. Killed ones are started again, the Boss from its newest checkpoint. At the end the run store is
-audited.
+Broker, two Assistants and a Boss of one to three ranks run as processes; every few seconds one of them is killed or
+suspended, the disk is filled, the network cut, the number of ranks changed, or garbage thrown at the port. What was
+killed is started again, the Boss from its newest checkpoint. At the end the run store is audited.
 
     python -m benchmarks.soak --minutes 20 --faults
 """
@@ -10,32 +10,23 @@ audited.
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
-import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import tyro
 
 from autoassist.export import batch_records
 from benchmarks.common import machine, print_table
+from benchmarks.soak_faults import Processes, disk_of_its_own, inject
 from broker.store import RunStore
 from protocol.report import read_report
-
-KINDS = (
-    *("kill assistant", "suspend assistant", "kill broker", "suspend broker", "kill boss", "suspend boss"),
-    *("garbage", "flood of connections"),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,87 +44,6 @@ class SoakBenchmark:
 
     workload: str = "digits"
     """What to train."""
-
-
-@dataclass
-class Processes:
-    """The roles of the run, started again when they are gone."""
-
-    run_dir: Path
-    words: dict[str, list[str]] = field(default_factory=dict)
-    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
-    port: int = 0
-
-    def start(self, name: str, *extra: str) -> None:
-        """Start a role; its words go into a log beside the run."""
-        with (self.run_dir.parent / f"{name}.log").open("ab") as log_file:
-            words = [sys.executable, "-m", "autoassist", *self.words[name], *extra]
-            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-            self.running[name] = subprocess.Popen(words, stdout=log_file, stderr=log_file, env=environment)
-
-    def start_all(self, settings: SoakBenchmark) -> None:
-        """A broker on a free port, two Assistants, a Boss with checkpoints."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        address = f"tcp://127.0.0.1:{self.port}"
-        self.words["broker"] = ["broker", "--run-dir", str(self.run_dir), "--port", str(self.port)]
-        for i in range(2):
-            name = f"assistant-{i}"
-            role = ["assistant", settings.workload, "--broker", address, "--name", name]
-            self.words[name] = [*role, "--state-dir", str(self.run_dir.parent / "state")]
-        checkpoints = ["--checkpoint-every", "50", "--checkpoint-dir", str(self.run_dir.parent / "checkpoints")]
-        boss = ["boss", settings.workload, "--broker", address, "--epochs", "1000000", "--seed", str(settings.seed)]
-        self.words["boss"] = [*boss, *checkpoints]
-        for name in self.words:
-            self.start(name)
-
-    def kill(self, name: str) -> None:
-        """kill -9 and start again, the Boss from its checkpoint."""
-        self.running[name].kill()
-        self.running[name].wait()
-        self.start(name, *(["--resume"] if name == "boss" else []))
-
-    def suspend(self, name: str, seconds: float) -> None:
-        """SIGSTOP, and SIGCONT later."""
-        process = self.running[name]
-        process.send_signal(signal.SIGSTOP)
-        timer = threading.Timer(seconds, process.send_signal, args=(signal.SIGCONT,))
-        timer.daemon = True
-        timer.start()
-
-    def rss_mb(self, name: str) -> float:
-        """Resident memory."""
-        return float(psutil.Process(self.running[name].pid).memory_info().rss) / 1e6
-
-    def revive(self) -> int:
-        """Start again what has ended by itself; returns how many had."""
-        gone = [name for name, process in self.running.items() if process.poll() is not None]
-        for name in gone:
-            self.start(name, *(["--resume"] if name == "boss" else []))
-        return len(gone)
-
-
-def inject(processes: Processes, rng: random.Random) -> str:
-    """One fault; returns its kind."""
-    kind = rng.choice(KINDS)
-    match kind.split():
-        case ["kill", "assistant"]:
-            processes.kill(f"assistant-{rng.randrange(2)}")
-        case ["suspend", "assistant"]:
-            processes.suspend(f"assistant-{rng.randrange(2)}", rng.uniform(1, 8))
-        case ["suspend", name]:
-            processes.suspend(name, rng.uniform(0.2, 5))
-        case ["kill", name]:
-            processes.kill(name)
-        case ["flood", *_]:
-            with ExitStack() as held:
-                for _ in range(500):
-                    held.enter_context(socket.create_connection(("127.0.0.1", processes.port), timeout=30))
-        case _:
-            with socket.create_connection(("127.0.0.1", processes.port), timeout=5) as line:
-                line.sendall(rng.randbytes(rng.randrange(1, 5000)))
-    return kind
 
 
 def audit(run_dir: Path) -> dict[str, int]:
@@ -164,10 +74,10 @@ def audit(run_dir: Path) -> dict[str, int]:
 def main(settings: SoakBenchmark) -> int:
     """Train, injure, audit, print; returns 1 where anything was lost, doubled or too stale."""
     rng, kinds, growth = random.Random(settings.seed), Counter[str](), 0.0
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         processes = Processes(Path(folder) / "run")
-        processes.run_dir.mkdir()
-        processes.start_all(settings)
+        stack.enter_context(disk_of_its_own(processes.run_dir))
+        processes.start_all(settings.workload, settings.seed)
         end, first_mb, revived = time.monotonic() + 60 * settings.minutes, 0.0, 0
         pause = threading.Event()
         while time.monotonic() < end:

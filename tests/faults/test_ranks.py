@@ -121,10 +121,11 @@ SCRIPT = """
 import os, sys, torch, torch.distributed as dist, autoassist
 dist.init_process_group("gloo")
 feed = autoassist.Feed.connect(sys.argv[1], n=1000, batch_size=10, epochs=1000, policy="uniform")
-for step, ids in enumerate(feed):
-    feed.report(torch.ones(len(ids)))
-    if step == 30 and feed.rank == 1:
-        raise ValueError("rank 1 has had enough")
+while not feed.ended:
+    for ids in feed:
+        feed.report(torch.ones(len(ids)))
+        if feed.steps > 30 and feed.rank == 1:
+            raise ValueError("rank 1 has had enough")
 """
 
 
