@@ -1,9 +1,4 @@
-"""The public feed: three lines in anybody's training script.
-
-feed = Feed.connect("tcp://broker:5555", dataset=train_set, batch_size=128, epochs=90)
-for x, y in feed.loader(train_set):
-    loss = feed.report(cross_entropy(model(x), y, reduction="none"))
-"""
+"""The public feed: three lines in anybody's training script, ``Feed.connect``, ``feed.loader``, ``feed.report``."""
 
 from __future__ import annotations
 
@@ -19,15 +14,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from boss.clocks import Clocks
-from boss.joining import boss_hello, in_turn, require_same_state, settings_from, size_of
+from boss.figures import epoch_result, figures_of
+from boss.joining import again, boss_hello, in_turn, require_same_state, settings_from, size_of
 from boss.line import BossLine, LocalSettings
 from boss.plan import BossPlan, RankBatch
 from boss.ranks import RankGroup, ranks_here, require_ranks
 from boss.reporter import Reporter
 from boss.weights import mean_loss
 from protocol.client import ConnectSettings, RoleClient
-from protocol.errors import FeedMisuse, RankLost, TrainingDiverged
-from protocol.messages import EpochEnd, EpochResult, Hello, Stop
+from protocol.errors import FeedMisuse, PeerRefused, RankLost, TrainingDiverged
+from protocol.messages import EpochEnd, Hello, Stop
 from protocol.session import SessionTimes
 from protocol.settings import RunSettings
 
@@ -56,21 +52,26 @@ class Feed:
     ) -> None:
         self.settings = settings
         self.rank = hello.rank
-        self.clocks = Clocks()
-        self._n = hello.n
-        self._plan = BossPlan(hello.rank, settings, hello.n)
-        self._reporter = Reporter(hello.rank)
-        local_after_s = local.local_after_s if local.on_broker_loss == "local" else None
-        client = RoleClient(hello, connect, times=times)
-        self._line = BossLine(client, self._plan, self._reporter, local_after_s=local_after_s, group=group)
-        self._instances = 0
-        self._epoch = 0
-        self._delivered = 0
-        self._reports = 0
+        self._connect = connect
+        self._hello = hello
+        self._local_after_s = local.local_after_s if local.on_broker_loss == "local" else None
+        self._times = times
+        self._group = group
         self._closed = False
         self.gradients_dropped = 0
         """Steps that a training loop has left out since their gradient was not finite; it sets this, for the report."""
+        self._begin(hello)
         atexit.register(self._close_at_exit)  # a script that ends without it must not lose its last reports
+
+    def _begin(self, hello: Hello) -> None:
+        """Stand at the beginning, with a line of its own to the broker."""
+        self.clocks = Clocks()
+        self._n = hello.n
+        self._plan = BossPlan(hello.rank, self.settings, hello.n)
+        self._reporter = Reporter(hello.rank)
+        client = RoleClient(hello, self._connect, times=self._times)
+        self._line = BossLine(client, self._plan, self._reporter, local_after_s=self._local_after_s, group=self._group)
+        self._instances = self._epoch = self._delivered = self._reports = 0
 
     @classmethod
     def connect(
@@ -98,7 +99,8 @@ class Feed:
 
         Raises SettingError for a bad setting, PeerRefused where the broker's run differs, BrokerUnreachable after
         ``connect_timeout_s``, FeedMisuse where torchrun has started ranks and torch.distributed is not initialised, and
-        RoleFailed where another rank could not join.
+        RoleFailed where another rank could not join. Where the run has trained already, the first batch raises
+        PeerRefused, unless ``load_state_dict`` comes before it.
         """
         ranks = ranks_here()
         settings = settings or settings_from(run_settings, ranks)
@@ -114,15 +116,25 @@ class Feed:
         try:
             with in_turn(group):
                 feed = cls(settings, connect, hello, local=local or LocalSettings(), times=times, group=group)
-                if state:
-                    feed._load_state_dict(state)
-                feed._line.wait_for_welcome()
+                feed._join(state)
         except BaseException:
             if feed is not None:
                 feed.close("failed")
             raise
         feed._line.share()
         return feed
+
+    def _join(self, state: dict[str, Any] | None) -> None:
+        if state:
+            self._plan.go_on_from(state)
+            self._instances, self._epoch = state["instances"], max(0, state["epochs_done"])
+            self.clocks.load_state_dict(state["clocks"])
+        try:
+            self._line.wait_for_welcome()
+        except PeerRefused as error:
+            if error.code not in ("restore", "duplicate") or state is not None:
+                raise
+            log.info("load_state_dict goes on with this run, and nothing else does: %s", error)
 
     # Batches
 
@@ -249,36 +261,36 @@ class Feed:
         """Tell the broker what the evaluation after an epoch gave; it goes into the report. Rank 0's counts."""
         if self.rank:
             return
-        self._line.say(
-            EpochResult(
-                epoch=self._epoch,
-                step=self._plan.last_pulled,
-                metric_name=name,
-                metric_value=float(value),
-                boss_instances=self._instances,
-                train_s=self.clocks.wall_s - self.clocks.exposed_wait_s,
-                exposed_wait_s=self.clocks.exposed_wait_s,
-                wall_s=self.clocks.wall_s,
-            )
-        )
+        place = {"epoch": self._epoch, "step": self._plan.last_pulled, "instances": self._instances}
+        self._line.say(epoch_result(name, value, **place, clocks=self.clocks))
 
     def state_dict(self) -> dict[str, Any]:
         """Where this feed stands: plain numbers, to be kept with the model. Take it at a ``cut``."""
         plan = self._plan
-        state: dict[str, Any] = {"step": plan.last_reported, "epochs_done": plan.epochs_done}
-        state.update(
-            off_plan_steps=plan.off_plan_reported,
-            progress=plan.progress,
-            instances=self._instances,
-            clocks=self.clocks.state_dict(),
-        )
-        welcome = self._line.welcome
-        return {**state, "run_id": welcome.run_id if welcome is not None else ""}
+        return {
+            "step": plan.last_reported,
+            "epochs_done": plan.epochs_done,
+            "off_plan_steps": plan.off_plan_reported,
+            "progress": plan.progress,
+            "instances": self._instances,
+            "clocks": self.clocks.state_dict(),
+            "run_id": self._line.welcome.run_id if self._line.welcome is not None else "",
+        }
 
-    def _load_state_dict(self, state: dict[str, Any]) -> None:
-        self._plan.go_on_from(state)
-        self._instances, self._epoch = state["instances"], max(0, state["epochs_done"])
-        self.clocks.load_state_dict(state["clocks"])
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from where ``state`` was taken, before the first batch; on all ranks. The broker takes back all that
+        came after it, and a run that somebody else is training is waited for.
+
+        Raises FeedMisuse once a batch was pulled, and what ``connect`` raises.
+        """
+        if self._plan.pulled or self._plan.last_pulled >= 0:
+            raise FeedMisuse("load_state_dict: batches were pulled already; call it right after Feed.connect")
+        require_same_state(self._group, state)
+        self._line.leave()
+        self._begin(again(self._hello, state))
+        with in_turn(self._group):
+            self._join(state)
+        self._line.share()
 
     def cut(self, timeout_s: float = CUT_TIMEOUT_S) -> bool:
         """Make the step that was reported last one to which the run can be taken back. All ranks call it at one step.
@@ -304,27 +316,13 @@ class Feed:
         return self._plan.last_reported + 1
 
     def stop(self) -> None:
-        """End the iteration after the batch at hand, as if the broker had said Stop; with several ranks, after the
-        batches that all of them know of. May be called from a signal."""
+        """End the iteration after the batch at hand, several ranks' after what all know of. A signal may call it."""
         self._line.stop()
 
     def figures(self) -> dict[str, float]:
         """The Boss's own figures for the report."""
-        return {
-            "wall_s": self.clocks.wall_s,
-            "exposed_wait_s": self.clocks.exposed_wait_s,
-            "startup_wait_s": self.clocks.startup_wait_s,
-            "evaluation_s": self.clocks.evaluation_s,
-            "checkpoint_s": self.clocks.checkpoint_s,
-            "instances": float(self._instances),
-            "reports_sent": float(self._reporter.sent),
-            "off_plan_steps": float(self._plan.off_plan_steps),
-            "values_dropped": float(self._reporter.values_dropped),
-            "values_not_finite": float(self._reporter.values_not_finite),
-            "gradients_dropped": float(self.gradients_dropped),
-            "report_us_p50": self._reporter.timing_us(0.5),
-            "report_us_p99": self._reporter.timing_us(0.99),
-        }
+        counts = {"instances": self._instances, "dropped": self.gradients_dropped}
+        return figures_of(self.clocks, self._plan, self._reporter, **counts)
 
     def close(self, reason: str = "") -> bool:
         """Send what is left and say Goodbye; whether the broker has acknowledged all. Called twice it does nothing."""

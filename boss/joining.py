@@ -49,6 +49,18 @@ def boss_hello(
     )
 
 
+def again(hello: Hello, state: dict[str, Any]) -> Hello:
+    """What a rank says to go on from ``state``, as another incarnation."""
+    return boss_hello(
+        hello.settings or RunSettings(),
+        state,
+        rank=hello.rank,
+        dataset_id=hello.dataset_id,
+        n=hello.n,
+        workload=hello.workload,
+    )
+
+
 def require_same_state(group: RankGroup | None, state: dict[str, Any] | None) -> None:
     """Raise SettingError where the ranks would go on from different checkpoints."""
     steps = group.gather((state or {}).get("step") if state is not None else "none") if group is not None else [0]

@@ -218,7 +218,17 @@ class BossLine:
             self._shared.close(Stop(reason=reason))
             may_come_again = os.environ.get(ONCE_VARIABLE) is None
             self._leaves_silently = self._shared.lost is not None or (reason == "failed" and may_come_again)
-        self._closing = lambda: Goodbye(reason=reason, figures=figures())
+        self._hang_up(lambda: Goodbye(reason=reason, figures=figures()))
+
+    def leave(self) -> None:
+        """Hang up without a Goodbye: the same Boss comes again."""
+        if self._shared is not None:
+            self._shared.close(Stop(reason="stopped"))
+        self._leaves_silently = True
+        self._hang_up(lambda: Goodbye(reason="stopped"))
+
+    def _hang_up(self, goodbye: Callable[[], Goodbye]) -> None:
+        self._closing = goodbye
         self.wake()
         self._thread.join(DRAIN_S + 5.0)
         self._wake_reader.close()

@@ -167,7 +167,9 @@ class RoleClient:
                     self.channel.reconnect()
                 case Refused(reject):
                     is_past = reject.code in ("fenced", "elsewhere")
-                    raise (PeerFenced if is_past else PeerRefused)(_explain(reject))
+                    refused = (PeerFenced if is_past else PeerRefused)(_explain(reject))
+                    refused.code = reject.code
+                    raise refused
 
     def _give_up_or_notice(self, now: float) -> None:
         since = self.session.seeking_since

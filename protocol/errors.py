@@ -57,6 +57,9 @@ class FeedMisuse(UserError):
 class PeerRefused(UserError):
     """The broker refused this role; the message carries the broker's reason and remedy."""
 
+    code = ""
+    """Of the broker's Reject; "" where there was no such answer."""
+
 
 class PeerFenced(PeerRefused):
     """The run was taken back to a checkpoint, and this process belongs to what came after it."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import itertools
 import os
 import signal
 import subprocess
@@ -41,6 +43,12 @@ def address(tmp_path: Path) -> Iterator[str]:
 def connect(address: str, **settings: Any) -> Feed:
     wanted: dict[str, Any] = {"batch_size": 16, "epochs": 2, "policy": "uniform", **settings}
     return Feed.connect(address, dataset=Squares(), **wanted)
+
+
+def is_killed(feed: Feed) -> None:
+    """As if its process were gone: no Goodbye, and nothing at the end of this one."""
+    atexit.unregister(feed._close_at_exit)
+    feed._line.leave()
 
 
 def losses_of(x: torch.Tensor) -> torch.Tensor:
@@ -157,6 +165,41 @@ def test_an_unknown_setting_is_explained(address: str) -> None:
 def test_a_batch_above_the_data_set_is_refused_by_the_broker(address: str) -> None:
     with pytest.raises(PeerRefused, match="batch_size=512"):
         connect(address, batch_size=512)
+
+
+def test_a_script_goes_on_from_its_state_dict_without_a_hole_or_a_double(address: str) -> None:
+    """As torchdata's loaders: connect, load_state_dict, iterate. The first process was killed after its checkpoint."""
+    first = connect(address, epochs=1)
+    seen: list[list[int]] = []
+    for ids in first:
+        seen.append(ids)
+        first.report(torch.zeros(len(ids)))
+        if len(seen) == 5:
+            assert first.cut()
+            state = first.state_dict()
+        if len(seen) == 8:
+            break
+    is_killed(first)
+    with connect(address, epochs=1) as feed:
+        feed.load_state_dict(state)
+        assert feed.steps == 5
+        rest = []
+        for ids in feed:
+            feed.report(torch.zeros(len(ids)))
+            rest.append(ids)
+        assert rest[:3] == seen[5:8], "what came after the checkpoint comes again"
+        assert sorted(i for ids in seen[:5] + rest for i in ids) == list(range(N))
+        with pytest.raises(FeedMisuse, match="right after"):
+            feed.load_state_dict(state)
+
+
+def test_without_its_state_a_script_does_not_go_on_with_a_trained_run(address: str) -> None:
+    first = connect(address)
+    for ids in itertools.islice(first, 3):
+        first.report(torch.zeros(len(ids)))
+    is_killed(first)
+    with connect(address) as feed, pytest.raises(PeerRefused, match=r"fresh weights|another process"):
+        next(iter(feed))
 
 
 def test_progress_rises_to_one(address: str) -> None:

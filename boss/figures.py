@@ -1,0 +1,41 @@
+"""What a feed says of itself: figures for the report, results of an evaluation."""
+
+from __future__ import annotations
+
+from boss.clocks import Clocks
+from boss.plan import BossPlan
+from boss.reporter import Reporter
+from protocol.messages import EpochResult
+
+
+def figures_of(clocks: Clocks, plan: BossPlan, reporter: Reporter, *, instances: int, dropped: int) -> dict[str, float]:
+    """A rank's own figures for the report; ``dropped`` counts steps without a finite gradient."""
+    return {
+        "wall_s": clocks.wall_s,
+        "exposed_wait_s": clocks.exposed_wait_s,
+        "startup_wait_s": clocks.startup_wait_s,
+        "evaluation_s": clocks.evaluation_s,
+        "checkpoint_s": clocks.checkpoint_s,
+        "instances": float(instances),
+        "reports_sent": float(reporter.sent),
+        "off_plan_steps": float(plan.off_plan_steps),
+        "values_dropped": float(reporter.values_dropped),
+        "values_not_finite": float(reporter.values_not_finite),
+        "gradients_dropped": float(dropped),
+        "report_us_p50": reporter.timing_us(0.5),
+        "report_us_p99": reporter.timing_us(0.99),
+    }
+
+
+def epoch_result(name: str, value: float, *, epoch: int, step: int, instances: int, clocks: Clocks) -> EpochResult:
+    """What an evaluation after ``epoch`` gave."""
+    return EpochResult(
+        epoch=epoch,
+        step=step,
+        metric_name=name,
+        metric_value=float(value),
+        boss_instances=instances,
+        train_s=clocks.wall_s - clocks.exposed_wait_s,
+        exposed_wait_s=clocks.exposed_wait_s,
+        wall_s=clocks.wall_s,
+    )
