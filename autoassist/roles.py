@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from assistant.worker import Assistant, AssistantSettings
 from broker.loop import BrokerSettings
+from broker.monitor import MonitorSettings, monitoring
 from protocol.client import ConnectSettings
 from protocol.errors import BrokerUnreachable, DataError
 from protocol.finite import rows_not_finite
@@ -88,6 +89,7 @@ class BrokerCommand:
     """The batch broker: owns the epoch order, the leases, the stock, and the run store."""
 
     broker: Flat[BrokerSettings]
+    monitor: Flat[MonitorSettings] = MonitorSettings()
     log: Flat[LogSettings] = LogSettings()
     announce: bool = False
     """Write one line with the addresses to standard output once they are bound."""
@@ -96,11 +98,14 @@ class BrokerCommand:
         """Serve until the run is over."""
         from broker.loop import Broker
 
-        with StopSignal() as stop:
-            broker = Broker(self.broker)
+        with StopSignal() as stop, monitoring(self.monitor) as monitor:
+            broker = Broker(self.broker, monitor=monitor)
             log.info("listening on %s, statistics on %s", broker.address, broker.statistics_address)
+            line = {"address": broker.address, "statistics": broker.statistics_address}
+            if monitor is not None:
+                log.info("metrics on %s/metrics", monitor.address)
+                line["http"] = monitor.address
             if self.announce:
-                line = {"address": broker.address, "statistics": broker.statistics_address}
                 sys.stdout.write(json.dumps(line) + "\n")
                 sys.stdout.flush()
             ended = broker.run(stop)

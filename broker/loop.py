@@ -36,6 +36,7 @@ from broker.effects import (
     Tick,
 )
 from broker.hub import Hub, Outgoing
+from broker.monitor import Monitor
 from broker.report import build_report, build_statistics, write_report
 from broker.store import RunStore, unwritable
 from protocol.channels import ZmqBrokerChannel, bind
@@ -102,8 +103,11 @@ class BrokerSettings:
 class Broker:
     """One broker process."""
 
-    def __init__(self, settings: BrokerSettings, times: SessionTimes | None = None) -> None:
+    def __init__(
+        self, settings: BrokerSettings, times: SessionTimes | None = None, monitor: Monitor | None = None
+    ) -> None:
         self.settings = settings
+        self.monitor = monitor
         self.hub = Hub(times or SessionTimes())
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
@@ -308,9 +312,11 @@ class Broker:
         if now < self._next_statistics:
             return
         self._next_statistics = now + STATISTICS_EVERY_S
-        raw = encode_statistics(build_statistics(self.core, self.hub, now))
+        statistics = build_statistics(self.core, self.hub, now)
+        if self.monitor is not None:
+            self.monitor.show(statistics)
         try:
-            self.publisher.send(raw, zmq.NOBLOCK)
+            self.publisher.send(encode_statistics(statistics), zmq.NOBLOCK)
         except zmq.Again:
             return  # the next ones are newer anyway
 

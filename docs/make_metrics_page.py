@@ -1,0 +1,47 @@
+"""Writes docs/METRICS.md from the metrics' definitions, so that the page is never behind them.
+
+python -m docs.make_metrics_page
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from protocol.metrics import LEFT_OUT, METRICS, Metric
+
+ROOT = Path(__file__).resolve().parent.parent
+TARGET = ROOT / "docs" / "METRICS.md"
+HEAD = """# Metrics
+
+`autoassist broker … --http-port 9155` serves them at `/metrics` for Prometheus, and `/healthz`: 200 while the broker's
+loop turns, 503 while it starts and once it has been stuck for five seconds; `/metrics` then answers 503 too, so that old
+figures do not pass for new ones. `--http-port 0` takes any free port, which the log and `--announce` tell. There is no
+instance data in them, and nothing can be changed there, so `--http-host 0.0.0.0` is allowed without a key.
+
+The broker serves what it knows of every role; Assistants and Bosses have no port of their own. Figures are at most half
+a second old, but for the Boss's clocks and the evaluation, which it tells after each epoch. Counters count from the
+run's beginning, over restarts of the broker, except what it refused, which counts from the broker's own start. A run
+that is taken back to a checkpoint takes its counters back, too: Prometheus sees a reset, and `rate()` one spike there.
+
+[`deploy/prometheus`](../deploy/prometheus) has a configuration and alerts,
+[`deploy/grafana`](../deploy/grafana) a dashboard. This page is made by `python -m docs.make_metrics_page`.
+"""
+
+
+def row(metric: Metric) -> str:
+    """A metric's line in the table."""
+    labels = ", ".join(f"`{label}`" for label in metric.labels)
+    fields = ", ".join(f"`{field}`" for field in metric.fields)
+    return f"| `{metric.name}` | {metric.kind} | {labels} | {metric.help} | {fields} |"
+
+
+def page() -> str:
+    """The page's text."""
+    lines = [HEAD, "| metric | type | labels | meaning | read from |", "|---|---|---|---|---|", *map(row, METRICS)]
+    if LEFT_OUT:
+        lines += ["", "Without a metric:", "", *(f"* `{field}`: {reason}" for field, reason in LEFT_OUT.items())]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    TARGET.write_text(page())
