@@ -2,7 +2,8 @@
 
 The poll loop only ever puts a reference down: it waits for no client, and renders nothing. The thread answers GET of
 ``/metrics`` and ``/healthz`` and hangs up after each answer. Whoever reaches the port is held to be hostile: a request
-has a greatest size and a deadline, lines a greatest number, and the thread a greatest share of the interpreter.
+has a greatest size and a deadline, lines a greatest number, and the thread a greatest share of the interpreter. The
+price: who floods the port can keep Prometheus out, though never hold the run up.
 """
 
 from __future__ import annotations
