@@ -88,6 +88,7 @@ class Feed:
         times: SessionTimes | None = None,
         reconnect_timeout_s: float = 600.0,
         workload: str = "",
+        keys: str | None = None,
         **run_settings: Any,
     ) -> Self:
         """Join a run as Boss, or start it; blocks until the broker answers.
@@ -95,7 +96,7 @@ class Feed:
         Under torch.distributed every rank calls it, at the same point; ``batch_size`` is a rank's. ``run_settings`` are
         the fields of ``RunSettings``, ``batch_size`` and ``epochs`` for example. ``state`` is a ``state_dict`` of an
         earlier feed of the same run, or ``{}`` for the run's beginning: the broker takes back all that came after it.
-        ``workload`` is what the report calls the run.
+        ``workload`` is what the report calls the run; ``keys`` this Boss's key file, where the broker has ``--keys``.
 
         Raises SettingError for a bad setting, PeerRefused where the broker's run differs, BrokerUnreachable after
         ``connect_timeout_s``, FeedMisuse where torchrun has started ranks and torch.distributed is not initialised, and
@@ -107,7 +108,7 @@ class Feed:
         require_ranks(settings.world_size, ranks)
         n = size_of(dataset) if n is None else n
         timeouts = {"connect_timeout_s": connect_timeout_s, "reconnect_timeout_s": reconnect_timeout_s}
-        connect = ConnectSettings(broker=broker, **timeouts)
+        connect = ConnectSettings(broker=broker, keys=keys, **timeouts)
         group = RankGroup() if ranks > 1 else None
         require_same_state(group, state)
         rank = group.rank if group is not None else 0
@@ -134,7 +135,7 @@ class Feed:
         except PeerRefused as error:
             if error.code not in ("restore", "duplicate") or state is not None:
                 raise
-            log.info("load_state_dict goes on with this run, and nothing else does: %s", error)
+            log.debug("load_state_dict goes on with this run, and nothing else does: %s", error)
 
     # Batches
 
