@@ -109,6 +109,24 @@ def test_while_the_broker_is_away_all_ranks_train_the_same_steps_off_the_plan(tm
     assert report.boss.off_plan_instances == 64 * report.boss.off_plan_steps
 
 
+def test_a_stop_drains_all_ranks_and_a_kill_of_the_launcher_takes_them_along(tmp_path: Path) -> None:
+    with roles() as start:
+        run = start("run", HEAVY, *TWO_RANKS, "--run-dir", str(tmp_path))
+        run.wait_for("epoch 0:")
+        run.terminate()
+        assert run.end() == 128 + signal.SIGTERM, run.text
+        stopped = read_report(tmp_path)
+        assert stopped.status == "stopped" and stopped.loss_reports.sent == stopped.loss_reports.delivered
+        again = start("run", "--resume", str(tmp_path))
+        again.wait_for(f"resuming from the checkpoint of step {stopped.boss.steps - 1}")
+        again.wait_for("epoch 1:")
+        children = psutil.Process(again.process.pid).children(recursive=True)
+        assert len(rank_pids(again)) == 2
+        again.kill()
+        gone, alive = psutil.wait_procs(children, timeout=DEADLINE_S)
+        assert gone and not alive
+
+
 def test_an_error_of_one_rank_is_the_one_that_the_user_reads(tmp_path: Path) -> None:
     run = Role("run", f"{HERE / 'failing_rank.py'}:FailingRank", *TWO_RANKS, "--run-dir", str(tmp_path))
     assert run.end() == 2, run.text
