@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import re
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -41,7 +42,9 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def monitor(clock: Clock) -> Iterator[Monitor]:
+def monitor(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Monitor]:
+    """On a host that is busy, a client of the tests has time."""
+    monkeypatch.setattr(monitor_module, "DEADLINE_S", DEADLINE_S)
     served = Monitor(MonitorSettings(http_port=0), clock)
     yield served
     served.close()
@@ -134,7 +137,26 @@ def test_other_paths_are_not_there_and_only_get_is_answered(monitor: Monitor) ->
 
 
 def test_who_sends_a_body_still_reads_the_answer(monitor: Monitor) -> None:
-    assert ask(monitor, "/metrics", "POST", b"x" * 1_000_000) == (405, "only GET is answered\n")
+    """A line that is closed with something unread on it is reset, and the answer may be lost with it."""
+    with connect(monitor) as line:
+        line.sendall(b"POST /metrics HTTP/1.1\r\n\r\n")
+        line.recv(1, socket.MSG_PEEK)  # it is answered …
+        for _ in range(3):  # … and goes on talking
+            line.sendall(b"x" * 100_000)
+            ask(monitor, "/healthz")
+        line.shutdown(socket.SHUT_WR)
+        assert hung_up(line).endswith(b"\r\n\r\nonly GET is answered\n")
+
+
+def test_a_client_that_resets_its_line_disturbs_nobody(monitor: Monitor) -> None:
+    monitor.show(STATISTICS)
+    for sent in (b"", b"GET /metrics", b"GET /metrics HTTP/1.1\r\n\r\n"):
+        line = connect(monitor)
+        line.sendall(sent)
+        ask(monitor, "/healthz")  # the monitor has taken what was sent before
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        line.close()
+        assert ask(monitor, "/healthz") == (200, "ok\n")
 
 
 GARBAGE = [
@@ -156,7 +178,8 @@ def test_garbage_is_refused_and_the_next_client_served(monitor: Monitor, request
     assert ask(monitor, "/healthz")[0] == 503
 
 
-def test_a_request_that_never_ends_is_cut_off(monitor: Monitor) -> None:
+def test_a_request_that_never_ends_is_cut_off(monitor: Monitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitor_module, "DEADLINE_S", 2 * DEADLINE_S)  # it is not that
     with connect(monitor) as line:
         line.sendall(b"GET /metrics HTTP/1.1\r\nX: " + b"x" * MAX_REQUEST)
         assert hung_up(line).startswith(b"HTTP/1.1 431 ")
@@ -179,14 +202,17 @@ def test_a_slow_client_is_hung_up_on_after_its_deadline(monitor: Monitor, monkey
 
 
 def test_who_reads_no_answer_is_hung_up_on_too(monitor: Monitor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(monitor_module, "DEADLINE_S", 0.3)
+    monkeypatch.setattr(monitor_module, "CHUNK", 50_000_000)
     monkeypatch.setattr(monitor_module, "render", lambda statistics: b"x" * 50_000_000)
     monitor.show(STATISTICS)
     with connect(monitor) as line:
         line.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+        line.recv(1, socket.MSG_PEEK)
         assert ask(monitor, "/healthz") == (200, "ok\n")
-        while monitor._lines:
-            threading.Event().wait(0.01)
+        (held,) = [held for held in monitor._lines if held.answer]
+        held.deadline = 0.0
+        ask(monitor, "/healthz")  # so that it looks at its clock
+        assert held not in monitor._lines
         assert len(hung_up(line)) < 50_000_000
 
 

@@ -138,7 +138,13 @@ def test_the_configuration_scrapes_the_port_that_the_page_names() -> None:
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
-def test_promtool_accepts_configuration_and_rules() -> None:
-    words = ["promtool", "check", "config", str(PROMETHEUS / "prometheus.yml")]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+@pytest.mark.parametrize("words", [("check", "config", "prometheus.yml"), ("test", "rules", "alerts_test.yml")])
+def test_promtool_accepts_the_configuration_and_sees_each_alert_fire(words: tuple[str, ...]) -> None:
+    done = subprocess.run(["promtool", *words], cwd=PROMETHEUS, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_each_alert_is_tried_firing_and_silent() -> None:
+    tried = (PROMETHEUS / "alerts_test.yml").read_text()
+    for name in alerts():
+        assert f"alertname: {name}}}" in tried and f'alertname="{name}"' in tried, name
