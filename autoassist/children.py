@@ -16,7 +16,7 @@ from typing import TextIO
 
 from autoassist.cli import PARENT_VARIABLE
 
-LAST_WORDS = 12
+LAST_WORDS = 20
 ERROR = "error: "
 """How the command line begins what ends a role."""
 READ_S = 1.0

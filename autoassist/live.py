@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from pathlib import Path
 from types import TracebackType
 
 import msgspec
@@ -14,6 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from protocol.security import MONITOR, open_key, secure_client
 from protocol.statistics import RunStatistics, decode_statistics
 
 POLL_MS = 200
@@ -64,8 +66,9 @@ def _peers(statistics: RunStatistics) -> Table:
 class LiveView:
     """Draws until it is left; a thread of its own reads the statistics socket."""
 
-    def __init__(self, address: str, *, enabled: bool) -> None:
+    def __init__(self, address: str, *, enabled: bool, keys: Path | None = None) -> None:
         self._address = address
+        self._key = open_key(keys, MONITOR) if keys is not None else None
         self._enabled = enabled
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
@@ -89,6 +92,8 @@ class LiveView:
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.RCVHWM, 8)
         socket.subscribe(b"")
+        if self._key is not None:
+            secure_client(socket, self._key)
         socket.connect(self._address)
         try:
             # What is logged meanwhile appears above the view, unless it goes to a file.

@@ -15,8 +15,8 @@ import tyro
 from numpy.typing import NDArray
 
 from assistant.worker import Assistant, AssistantSettings
-from broker.loop import BrokerSettings
 from broker.monitor import MonitorSettings, monitoring
+from broker.settings import BrokerSettings
 from protocol.client import ConnectSettings
 from protocol.errors import BrokerUnreachable, DataError
 from protocol.finite import rows_not_finite
@@ -221,6 +221,7 @@ def execute_boss(
             dataset_id=fingerprint.dataset_id,
             connect_timeout_s=connect.connect_timeout_s,
             reconnect_timeout_s=connect.reconnect_timeout_s,
+            keys=connect.keys,
             workload=workload_title(workload_name, data.model, workload.fall_back),
             settings=run if run.world_size > 1 else dataclasses.replace(run, world_size=ranks_here()),
             local=local,

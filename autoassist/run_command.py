@@ -33,6 +33,7 @@ from boss.checkpoint import CheckpointSettings
 from boss.train import TrainSettings
 from protocol.errors import RoleFailed, SettingError
 from protocol.report import REPORT_FILE, read_report
+from protocol.security import ROLES, open_key
 from protocol.settings import RunSettings, require
 from protocol.signals import StopSignal
 from workloads import CheckedWorkload, validate_workload
@@ -57,6 +58,8 @@ class RunCommand:
     """TCP port of the broker on loopback; 0 for any free one."""
     checkpoint_every: int = DEFAULT_CHECKPOINT_EVERY
     """Steps between two checkpoints of the whole run; 0 for none."""
+    keys: Path | None = None
+    """Directory of keys for all roles, as autoassist keys init makes it; nobody else on this machine may join then."""
     resume: Path | None = None
     """Directory of a run to go on with from its newest checkpoint, with the settings that it began with."""
     ranks: int | None = None
@@ -91,6 +94,8 @@ class RunCommand:
         """
         require(0 <= self.port <= 65535, "port", self.port, "must lie in 0 … 65535")
         require(self.checkpoint_every >= 0, "checkpoint_every", self.checkpoint_every, "must not be negative")
+        for role in ROLES if self.keys is not None else ():
+            open_key(self.keys or "", role)
         self.train.resolved_device()
         workload = CheckedWorkload(self.data.load(self.workload))
         validate_workload(workload)
@@ -111,7 +116,7 @@ class RunCommand:
             try:
                 self._start(launcher, run_dir, stop, found)
                 if not stop.requested:
-                    with LiveView(launcher.statistics_address, enabled=live):
+                    with LiveView(launcher.statistics_address, enabled=live, keys=self.keys):
                         launcher.supervise()
             finally:
                 launcher.shut_down()
@@ -149,7 +154,11 @@ class RunCommand:
     def _broker_arguments(self, run_dir: Path) -> list[str]:
         words = ["broker", "--run-dir", str(run_dir), "--port", str(self.port), "--announce"]
         words += ["--resume"] if self.resume is not None else []
+        words += self._keys_words()
         return words + (["--debug"] if self.log.debug else [])
+
+    def _keys_words(self) -> list[str]:
+        return ["--keys", str(self.keys)] if self.keys is not None else []
 
     def _resumed(self, run_dir: Path) -> RunCommand:
         """The command that began a run, to go on with it."""
@@ -170,7 +179,7 @@ class RunCommand:
 
     def _role_arguments(self, address: str, run_dir: Path) -> dict[str, list[str]]:
         data = [self.workload, "--broker", address, *as_words(self.data, WorkloadSettings())]
-        data += ["--debug"] if self.log.debug else []
+        data += [*self._keys_words(), "--debug"] if self.log.debug else self._keys_words()
         state_dir = str(run_dir / "assistants")
         roles = {
             name: ["assistant", *data, "--name", name, "--state-dir", state_dir]

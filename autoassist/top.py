@@ -22,7 +22,9 @@ from rich.text import Text
 from autoassist.live import render
 from autoassist.roles import Flat, LogSettings
 from broker.loop import ADDRESSES_FILE
-from protocol.errors import BrokerUnreachable, SettingError
+from protocol.errors import BrokerUnreachable, PeerRefused, SettingError
+from protocol.handshake import HandshakeWatch
+from protocol.security import MONITOR, Key, open_key, secure_client
 from protocol.settings import require
 from protocol.signals import StopSignal
 from protocol.statistics import RunStatistics, decode_statistics
@@ -44,13 +46,16 @@ class TopCommand:
     """Print samples as JSON lines."""
     timeout_s: float = 10.0
     """How long to wait for the first sample."""
+    keys: Path | None = None
+    """A monitor's key file, or the directory of keys that holds it; for a broker with keys."""
     log: Flat[LogSettings] = LogSettings()
 
     def execute(self) -> int:
         """Draw until the run is over or a signal comes; returns the exit code."""
         require(self.timeout_s > 0, "timeout_s", self.timeout_s, "must be a positive number of seconds")
         address = statistics_address(self.target)
-        with StopSignal() as stop, closing(samples(address, self.timeout_s, stop)) as found:
+        key = open_key(self.keys, MONITOR) if self.keys is not None else None
+        with StopSignal() as stop, closing(samples(address, self.timeout_s, stop, key)) as found:
             if self.once or self.json:
                 self._print(found)
             else:
@@ -130,10 +135,11 @@ def _newest() -> Path:
     return found[-1].parent
 
 
-def samples(address: str, timeout_s: float, stop: StopSignal) -> Generator[RunStatistics]:
+def samples(address: str, timeout_s: float, stop: StopSignal, key: Key | None = None) -> Generator[RunStatistics]:
     """Statistics as they come, until the run is over or a signal comes.
 
-    Raises BrokerUnreachable where none comes within ``timeout_s``, SettingError for an address that is none.
+    Raises BrokerUnreachable where none comes within ``timeout_s``, SettingError for an address that is none,
+    PeerRefused where the broker wants another ``key``.
     """
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:
@@ -142,22 +148,34 @@ def samples(address: str, timeout_s: float, stop: StopSignal) -> Generator[RunSt
             socket.setsockopt(zmq.CONFLATE, 1)
             socket.setsockopt(zmq.IPV6, "[" in address)
             socket.subscribe(b"")
-            try:
-                socket.connect(address)
-            except zmq.ZMQError as error:
-                raise SettingError(f"target={address}: {error}; give tcp://host:port") from None
-            poller = zmq.Poller()
-            poller.register(socket, zmq.POLLIN)
-            poller.register(stop.fileno(), zmq.POLLIN)
-            while True:
-                ready = dict(poller.poll(int(timeout_s * 1000) + 1))
-                if stop.requested:
-                    return
-                if socket not in ready:
-                    raise BrokerUnreachable(f"no broker publishes at {address} for {timeout_s:g} s; is the run over?")
-                statistics = decode_statistics(socket.recv())
-                yield statistics
-                if statistics.ended and not statistics.peers:
-                    return
+            if key is not None:
+                secure_client(socket, key)
+            with closing(HandshakeWatch(context, socket, key.name if key is not None else "")) as watch:
+                try:
+                    socket.connect(address)
+                except zmq.ZMQError as error:
+                    raise SettingError(f"target={address}: {error}; give tcp://host:port") from None
+                while _wait(socket, watch, stop, address, timeout_s):
+                    statistics = decode_statistics(socket.recv())
+                    yield statistics
+                    if statistics.ended and not statistics.peers:
+                        return
     finally:
         context.term()
+
+
+def _wait(socket: zmq.Socket[bytes], watch: HandshakeWatch, stop: StopSignal, address: str, timeout_s: float) -> bool:
+    """Whether a sample has come; False where a signal has."""
+    poller, deadline = zmq.Poller(), time.monotonic() + timeout_s
+    for one in (socket, watch.events, stop.fileno()):
+        poller.register(one, zmq.POLLIN)
+    while (left := deadline - time.monotonic()) > 0:
+        ready = dict(poller.poll(int(left * 1000) + 1))
+        if stop.requested:
+            return False
+        if socket in ready:
+            return True
+        if refusal := watch.refusal():
+            raise PeerRefused(f"no statistics from {address}: {refusal}")
+    hint = watch.doubt or "is the run over?"
+    raise BrokerUnreachable(f"no broker publishes at {address} for {timeout_s:g} s; {hint}")

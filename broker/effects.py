@@ -55,7 +55,7 @@ Event = HelloReceived | MessageReceived | PeerLost | Tick | StopRequested
 # Effects
 
 RefusalCode = Literal[
-    "wait", "version", "dataset", "settings", "duplicate", "malformed", "restore", "fenced", "taken", "elsewhere"
+    "wait", "version", "dataset", "settings", "duplicate", "malformed", "restore", "fenced", "taken", "elsewhere", "key"
 ]
 
 

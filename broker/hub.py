@@ -147,6 +147,12 @@ class Hub:
         envelope = conversation.stream.number(message)
         return [(conversation.routing_id, envelope)] if conversation.routing_id else []
 
+    def turn_away(self, line: bytes, effect: Refuse) -> list[Outgoing]:
+        """Whoever is on this line has not the key for what it says: tell it, and tell it nothing else."""
+        self.count_refused(effect.code, line)
+        self.lose_line(line)
+        return [self.refuse(line, effect)]
+
     def lose_line(self, line: bytes) -> None:
         """A line is full or gone: nothing may follow on it before a new Hello, or what is missing goes unnoticed."""
         conversation = self.by_line.pop(line, None)

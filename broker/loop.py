@@ -9,8 +9,6 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 import zmq
@@ -35,16 +33,18 @@ from broker.effects import (
     TakeSnapshot,
     Tick,
 )
+from broker.guard import Guard
 from broker.hub import Hub, Outgoing
 from broker.monitor import Monitor
 from broker.report import build_report, build_statistics, write_report
+from broker.settings import BrokerSettings
 from broker.store import RunStore, unwritable
 from protocol.channels import ZmqBrokerChannel, bind
 from protocol.codec import decode, encode
-from protocol.errors import AutoAssistError, ProtocolError, SettingError, UserError
+from protocol.errors import AutoAssistError, ProtocolError, UserError
 from protocol.messages import Envelope, EpochResult, Goodbye, Heartbeat, Hello
+from protocol.security import STATISTICS, secure_server
 from protocol.session import SessionTimes
-from protocol.settings import require
 from protocol.signals import StopSignal
 from protocol.statistics import encode_statistics
 
@@ -60,44 +60,6 @@ HANG_UP_LOOK_MS = 10
 STATISTICS_EVERY_S = 0.5
 ADDRESSES_FILE = "addresses.json"
 """In the run directory: where this broker listens and publishes, for whoever watches the run."""
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class BrokerSettings:
-    """Where the broker listens and where it keeps the run."""
-
-    run_dir: Path
-    """Directory of the run: store, logs, report."""
-
-    port: int = 5555
-    """TCP port for the roles; 0 for any free one."""
-
-    host: str = "127.0.0.1"
-    """Address to listen on. Anything but loopback needs --insecure until keys are configured."""
-
-    statistics_port: int = 0
-    """TCP port of the statistics publisher; 0 for any free one."""
-
-    insecure: bool = False
-    """Listen beyond loopback without authentication: anybody who reaches the port can move the run."""
-
-    resume: bool = False
-    """Accept a run directory whose run is over, for a Boss that resumes it from a checkpoint."""
-
-    drain_s: float = 10.0
-    """How long roles have to say Goodbye once the run has ended."""
-
-    def __post_init__(self) -> None:
-        for name in ("port", "statistics_port"):
-            require(0 <= getattr(self, name) <= 65535, name, getattr(self, name), "must lie in 0 … 65535")
-        require(self.drain_s > 0, "drain_s", self.drain_s, "must be positive")
-        if self.host not in LOOPBACK and not self.insecure:
-            raise SettingError(f"host={self.host}: is not loopback; give --insecure to listen there unauthenticated")
-
-    def address_of(self, port: int) -> str:
-        """Where a port of this host is, as ZeroMQ writes it."""
-        return f"tcp://[{self.host}]:{port}" if ":" in self.host else f"tcp://{self.host}:{port}"
 
 
 class Broker:
@@ -111,10 +73,14 @@ class Broker:
         self.hub = Hub(times or SessionTimes())
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
-            self.channel = ZmqBrokerChannel(self.context, settings.address_of(settings.port))
+            self.guard = Guard(self.context, settings.keys) if settings.keys is not None else None
+            key = self.guard.key if self.guard is not None else None
+            self.channel = ZmqBrokerChannel(self.context, settings.address_of(settings.port), key)
             self.publisher = self.context.socket(zmq.PUB)
             self.publisher.setsockopt(zmq.LINGER, 0)
             self.publisher.setsockopt(zmq.SNDHWM, 8)
+            if key is not None:
+                secure_server(self.publisher, key, STATISTICS)
             bind(self.publisher, settings.address_of(settings.statistics_port))
             # The directory is touched last: an address that cannot be had must not leave an empty run there.
             self.store = RunStore(settings.run_dir)
@@ -169,6 +135,8 @@ class Broker:
         poller = zmq.Poller()
         poller.register(self.channel.socket, zmq.POLLIN)
         poller.register(stop.fileno(), zmq.POLLIN)
+        if self.guard is not None:
+            poller.register(self.guard.socket, zmq.POLLIN)
         try:
             while not self._is_over():
                 poller.poll(self._timeout_ms())
@@ -181,6 +149,8 @@ class Broker:
 
     def _iterate(self, stop: StopSignal) -> None:
         now = time.monotonic()
+        for cause in self.guard.answer() if self.guard is not None else ():
+            self.hub.count_refused(cause)
         if stop.requested and self._ended_at is None:
             self._ended_at = now
             self._handle(StopRequested(), now)
@@ -211,6 +181,9 @@ class Broker:
     def _receive(self, line: bytes, frames: list[bytes], now: float) -> None:
         try:
             envelope = decode(frames)
+            if self.guard is not None and (refusal := self.guard.refusal_of(self.channel.speaker, envelope.message)):
+                self._out.extend(self.hub.turn_away(line, refusal))
+                return
             events, replies = self.hub.receive(line, envelope, now)
         except ProtocolError as error:
             self.hub.count_refused(error.cause, line)
@@ -340,5 +313,7 @@ class Broker:
     def _close(self) -> None:
         self.channel.close()
         self.publisher.close()
+        if self.guard is not None:
+            self.guard.close()
         self.context.term()
         self.store.close()

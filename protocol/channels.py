@@ -6,13 +6,19 @@ routing ID of its connection). A new connection is a new routing ID, so the brok
 
 from __future__ import annotations
 
+import logging
+import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
 import zmq
 
-from protocol.errors import PortInUse, SettingError
+from protocol.errors import PeerRefused, PortInUse, SettingError
+from protocol.handshake import HandshakeWatch
+from protocol.security import CURVE_OVERHEAD, SPEAKING, Key, secure_client, secure_server
+
+log = logging.getLogger("autoassist.client")
 
 Frames = list[bytes]
 
@@ -23,6 +29,8 @@ BACKLOG = 4096
 HANDSHAKE_MS = 5000
 """Who does not speak ZeroMQ within this time is hung up on."""
 LINGER_MS = 2000
+KNOCK_AGAIN_S = 1.0
+"""After a refusal in the middle of a run."""
 
 
 class RoleChannel(Protocol):
@@ -55,11 +63,15 @@ class BrokerChannel(Protocol):
 
 
 class ZmqRoleChannel:
-    """DEALER socket. The context is the caller's."""
+    """DEALER socket. The context is the caller's; ``key`` is this role's, where the broker wants one."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str) -> None:
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str, key: Key | None = None) -> None:
         self._context = context
         self._address = address
+        self._key = key
+        self._was_let_in = self._has_doubted = False
+        self._knock_at: float | None = None
+        self._watch: HandshakeWatch
         self.socket = self._connect()
 
     def _connect(self) -> zmq.Socket[bytes]:
@@ -68,11 +80,15 @@ class ZmqRoleChannel:
         socket.setsockopt(zmq.IMMEDIATE, 1)
         socket.setsockopt(zmq.RECONNECT_IVL, 50)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
-        socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+        socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES + (CURVE_OVERHEAD if self._key is not None else 0))
         socket.setsockopt(zmq.IPV6, "[" in self._address)
+        if self._key is not None:
+            secure_client(socket, self._key)
+        self._watch = HandshakeWatch(self._context, socket, self._key.name if self._key is not None else "")
         try:
             socket.connect(self._address)
         except zmq.ZMQError as error:
+            self._watch.close()
             socket.close(linger=0)
             raise SettingError(f"broker={self._address}: {error}; expected tcp://host:port or ipc://path") from None
         return socket
@@ -86,35 +102,60 @@ class ZmqRoleChannel:
         return True
 
     def receive(self) -> Frames | None:
-        """See RoleChannel."""
+        """See RoleChannel. Raises PeerRefused where the first handshake fails for want of a key."""
         try:
             return self.socket.recv_multipart(zmq.NOBLOCK)
         except zmq.Again:
+            self._look_at_handshakes()
             return None
+
+    def _look_at_handshakes(self) -> None:
+        """A refusal ends a role that was never let in. Later it is an outage, since a stranger may have the address."""
+        refusal = self._watch.refusal()
+        self._was_let_in |= self._watch.succeeded
+        if refusal and not self._was_let_in:
+            raise PeerRefused(f"no way in at {self._address}: {refusal}")
+        if (doubt := self._watch.doubt) and not self._has_doubted:
+            log.warning("%s: %s", self._address, doubt)
+        self._has_doubted = bool(doubt)
+        now = time.monotonic()
+        if refusal:
+            log.warning("turned away at %s: %s", self._address, refusal)
+            self._knock_at = now + KNOCK_AGAIN_S
+        elif self._knock_at is not None and now >= self._knock_at:
+            self.reconnect()
 
     def reconnect(self) -> None:
         """See RoleChannel."""
+        self._knock_at = None
+        self._watch.close()
         self.socket.close(linger=0)
         self.socket = self._connect()
 
     def close(self) -> None:
         """See RoleChannel."""
+        self._watch.close()
         self.socket.close()
 
 
 class ZmqBrokerChannel:
-    """ROUTER socket. The context is the caller's.
+    """ROUTER socket. The context is the caller's; with the broker's ``key`` a ZAP handler must answer in it.
 
     Raises PortInUse or SettingError where the address cannot be bound.
     """
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str) -> None:
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str, key: Key | None = None) -> None:
+        self.speaker = ""
+        """Public key of who sent what was received last; "" where no keys are used."""
+        self._has_key = key is not None
         self.socket = context.socket(zmq.ROUTER)
         self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self.socket.setsockopt(zmq.LINGER, LINGER_MS)
-        self.socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+        self.socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES + (CURVE_OVERHEAD if key is not None else 0))
         self.socket.setsockopt(zmq.BACKLOG, BACKLOG)
         self.socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+        if key is not None:
+            secure_server(self.socket, key, SPEAKING)
         bind(self.socket, address)
         self.address = self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
@@ -133,6 +174,10 @@ class ZmqBrokerChannel:
     def receive(self) -> tuple[bytes, Frames] | None:
         """See BrokerChannel."""
         try:
+            if self._has_key:
+                first = self.socket.recv(zmq.NOBLOCK, copy=False)
+                self.speaker = str(first.get("User-Id"))  # the ZAP handler's word for this connection
+                return first.bytes, self.socket.recv_multipart(zmq.NOBLOCK)
             routing_id, *frames = self.socket.recv_multipart(zmq.NOBLOCK)
         except zmq.Again:
             return None

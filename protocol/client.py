@@ -16,6 +16,7 @@ from protocol.channels import RoleChannel, ZmqRoleChannel
 from protocol.codec import decode, encode
 from protocol.errors import BrokerUnreachable, PeerFenced, PeerRefused, ProtocolError, SettingError
 from protocol.messages import AnyMessage, Envelope, Hello, Reject, Welcome
+from protocol.security import open_key
 from protocol.session import (
     ClientSession,
     Deliver,
@@ -46,6 +47,9 @@ class ConnectSettings:
 
     broker: str = "tcp://127.0.0.1:5555"
     """Address of the broker."""
+
+    keys: str | None = None
+    """Key file of this role, or the directory of keys that holds it; for a broker with keys."""
 
     connect_timeout_s: float = 60.0
     """How long to look for a broker that does not answer before giving up."""
@@ -89,7 +93,8 @@ class RoleClient:
         self.clock = clock
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
-            self.channel = channel or ZmqRoleChannel(self._context, settings.broker)
+            key = open_key(settings.keys, hello.role) if settings.keys is not None else None
+            self.channel = channel or ZmqRoleChannel(self._context, settings.broker, key)
         except SettingError:
             self._context.term()
             raise

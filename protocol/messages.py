@@ -107,6 +107,7 @@ class Reject(Message, frozen=True, tag="reject"):
         "fenced",
         "taken",
         "elsewhere",
+        "key",
     ]
     reason: str
     remedy: str = ""

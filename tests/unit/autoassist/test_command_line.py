@@ -15,7 +15,7 @@ from protocol.settings import RunSettings
 
 ROOT = Path(__file__).resolve().parents[3]
 SETTINGS_FILES = [
-    *("protocol/settings.py", "protocol/client.py", "protocol/session.py", "broker/loop.py", "assistant/worker.py"),
+    *("protocol/settings.py", "protocol/client.py", "protocol/session.py", "broker/settings.py", "assistant/worker.py"),
     *("boss/train.py", "boss/line.py", "boss/checkpoint.py", "autoassist/launcher.py", "autoassist/roles.py"),
 ]
 
