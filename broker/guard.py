@@ -13,7 +13,6 @@ from zmq.utils import z85
 
 from broker.effects import Refuse
 from protocol.errors import SettingError
-from protocol.messages import AnyMessage, Hello
 from protocol.security import ALLOW_LIST, BROKER, MONITOR, SPEAKING, Allowed, Key, read_allow_list
 
 log = logging.getLogger("autoassist.broker")
@@ -75,17 +74,20 @@ class Guard:
             self._told.add(what)
         log.log(level, words)
 
-    def refusal_of(self, public: str, message: AnyMessage) -> Refuse | None:
-        """Why the holder of a key may not say this; None where it may. A key may be revoked while it is connected."""
+    def refusal_of(self, public: str, name: str, role: str) -> Refuse | None:
+        """Why the holder of a key may not speak as ``name``; None where it may. ``role`` is "" before its Hello.
+
+        To be asked for each message: a key may be revoked, or lose a role, while it is connected.
+        """
         allowed = self._allowed.get(public)
         if allowed is None or not _may(allowed, SPEAKING):
             reason = f"the key {public} is not, or no longer, on the broker's allow-list"
-            return Refuse("", "key", reason, "ask who runs the broker for a key: autoassist keys add")
-        if isinstance(message, Hello) and message.role not in allowed.roles:
-            reason = f"{message.name:.100} says Hello as {message.role}, and {_roles(allowed)}"
-            log.warning("refused %s: %s", allowed.name, reason)
-            remedy = f"give --keys with a key for the role {message.role}, or allow it: keys add NAME --roles …"
-            return Refuse(message.name, "key", reason, remedy)
+            return Refuse(name, "key", reason, "ask who runs the broker for a key: autoassist keys add")
+        if role and role not in allowed.roles:
+            reason = f"{name:.100} speaks as {role}, and {_roles(allowed)}"
+            self._tell(f"{public} {role}", f"refused the key {allowed.name}: {reason}")
+            remedy = f"give --keys with a key for the role {role}, made with keys add NAME --roles {role}"
+            return Refuse(name, "key", reason, remedy)
         return None
 
     def _look(self) -> tuple[int, int, int]:

@@ -37,6 +37,7 @@ from broker.guard import Guard
 from broker.hub import Hub, Outgoing
 from broker.monitor import Monitor
 from broker.report import build_report, build_statistics, write_report
+from broker.rows import PeerRow
 from broker.settings import BrokerSettings
 from broker.store import RunStore, unwritable
 from protocol.channels import ZmqBrokerChannel, bind
@@ -181,7 +182,7 @@ class Broker:
     def _receive(self, line: bytes, frames: list[bytes], now: float) -> None:
         try:
             envelope = decode(frames)
-            if self.guard is not None and (refusal := self.guard.refusal_of(self.channel.speaker, envelope.message)):
+            if (refusal := self._refusal_of(line, envelope)) is not None:
                 self._out.extend(self.hub.turn_away(line, refusal))
                 return
             events, replies = self.hub.receive(line, envelope, now)
@@ -196,6 +197,16 @@ class Broker:
         for event in events:
             self._handle(event, now)
         self._report_is_due |= bool(events) and isinstance(envelope.message, EpochResult | Goodbye)
+
+    def _refusal_of(self, line: bytes, envelope: Envelope) -> Refuse | None:
+        """Why whoever is on this line has not the key for what it says; None where it has, or keys are not used."""
+        if self.guard is None:
+            return None
+        speaker: Hello | PeerRow | None = envelope.message if isinstance(envelope.message, Hello) else None
+        if speaker is None and line in self.hub.by_line:
+            speaker = self.core.state.peers.get(self.hub.by_line[line].name)
+        name, role = (speaker.name, speaker.role) if speaker is not None else ("", "")
+        return self.guard.refusal_of(self.channel.speaker, name, role)
 
     def _handle(self, event: Event, now: float) -> None:
         """Let the core decide; number what is to be sent. All of it travels after the commit."""

@@ -23,7 +23,7 @@ from protocol.channels import MAX_FRAME_BYTES, ZmqBrokerChannel, ZmqRoleChannel
 from protocol.client import ConnectSettings, RoleClient, new_incarnation
 from protocol.errors import BrokerUnreachable, PeerRefused, SettingError
 from protocol.messages import Hello, Welcome
-from protocol.security import Key, open_key, read_allow_list, write_allow_list
+from protocol.security import Allowed, Key, open_key, read_allow_list, write_allow_list
 from protocol.session import SessionTimes
 from protocol.settings import RunSettings
 from protocol.signals import StopSignal
@@ -140,13 +140,13 @@ def test_who_has_no_key_is_kept_out_and_told_so(broker: Broker, caplog: pytest.L
 
 def test_an_assistant_s_key_cannot_say_hello_as_boss(broker: Broker, keys: Path) -> None:
     said = refusal(broker, "boss", keys / "assistant.key")
-    assert "boss-0 says Hello as boss, and the key assistant is for assistant" in said
+    assert "boss-0 speaks as boss, and the key assistant is for assistant" in said
     assert "give --keys with a key for the role boss" in said
     assert broker.core.state.run is None and broker.hub.refused == {"key": 1}
 
 
 def test_a_boss_s_key_cannot_say_hello_as_assistant(broker: Broker, keys: Path) -> None:
-    assert "assistant-0 says Hello as assistant" in refusal(broker, "assistant", keys / "boss.key")
+    assert "assistant-0 speaks as assistant" in refusal(broker, "assistant", keys / "boss.key")
 
 
 def test_a_monitor_s_key_cannot_speak(broker: Broker, keys: Path) -> None:
@@ -178,6 +178,15 @@ def test_a_key_that_is_revoked_while_its_holder_is_connected_speaks_no_more(brok
         with pytest.raises(PeerRefused, match="is not, or no longer, on the broker's allow-list"):
             listen(client)
         assert not broker.hub.by_line
+
+
+def test_a_key_that_loses_a_role_while_its_holder_is_connected_speaks_no_more(broker: Broker, keys: Path) -> None:
+    with closing(client_of(broker, "boss", keys)) as client:
+        listen(client, is_welcomed)
+        allowed = read_allow_list(keys / "allowed.txt").values()
+        write_allow_list(keys / "allowed.txt", [Allowed(one.name, one.public, ("assistant",)) for one in allowed])
+        with pytest.raises(PeerRefused, match="boss-0 speaks as boss, and the key boss is for assistant"):
+            listen(client)
 
 
 def test_a_key_that_is_added_is_let_in_at_once(broker: Broker, keys: Path) -> None:
@@ -252,10 +261,10 @@ def test_an_allow_list_that_cannot_be_read_stays_as_it_was(
     with closing(Guard(context, keys)) as guard:
         (keys / "allowed.txt").write_text("half a li")
         assert guard.answer() == [] and "the allow-list stays as it was" in caplog.text
-        assert guard.refusal_of(public, hello_of("boss")) is None
+        assert guard.refusal_of(public, "boss-0", "boss") is None
         write_allow_list(keys / "allowed.txt", [])
         assert guard.answer() == []
-        refused = guard.refusal_of(public, hello_of("boss"))
+        refused = guard.refusal_of(public, "boss-0", "boss")
     assert refused is not None and refused.code == "key"
 
 

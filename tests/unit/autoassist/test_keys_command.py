@@ -8,6 +8,7 @@ import pytest
 
 from autoassist.cli import main
 from autoassist.keys_command import add_key, make_keys, remove_key
+from autoassist.run_command import RunCommand
 from protocol.errors import SettingError
 from protocol.security import Key, open_key, read_allow_list
 
@@ -67,3 +68,16 @@ def test_a_name_that_is_not_there_cannot_be_removed(tmp_path: Path) -> None:
 def test_a_directory_without_keys_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"allowed\.txt: No such file.*autoassist keys init DIR"):
         add_key(tmp_path, "ann", ["boss"])
+
+
+def test_run_gives_its_keys_to_every_role(tmp_path: Path) -> None:
+    command = RunCommand(workload="digits", keys=tmp_path)
+    words = [command._broker_arguments(tmp_path), *command._role_arguments("tcp://host:1", tmp_path).values()]
+    assert [line[0] for line in words] == ["broker", "assistant", "boss"]
+    for line in words:
+        assert line[line.index("--keys") + 1] == str(tmp_path)
+
+
+def test_run_refuses_keys_that_are_not_there_before_it_makes_anything(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"assistant\.key: No such file.*autoassist keys init"):
+        RunCommand(workload="digits", keys=tmp_path)._require_possible()
