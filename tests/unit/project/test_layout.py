@@ -100,7 +100,8 @@ def test_files_and_functions_stay_small(path: Path) -> None:
 
 def test_required_folders_and_files_are_there() -> None:
     wanted = ["boss", "assistant", "broker", "protocol", "tests", "docker-compose.yml", "pyproject.toml", "LICENSE"]
-    wanted += ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/ARCHITECTURE.md", "docs/PROTOCOL.md"]
+    wanted += ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"]
+    wanted += ["docs/ARCHITECTURE.md", "docs/PROTOCOL.md"]
     assert not [name for name in wanted if not (ROOT / name).exists()]
 
 
