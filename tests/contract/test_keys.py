@@ -8,18 +8,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
-import zmq
+from rich.text import Text
 
+from autoassist import live
 from autoassist.keys_command import add_key, make_keys, remove_key
 from autoassist.top import samples
-from broker.guard import Guard
 from broker.loop import Broker
 from broker.settings import BrokerSettings
-from protocol import channels
-from protocol.channels import MAX_FRAME_BYTES, ZmqBrokerChannel, ZmqRoleChannel
 from protocol.client import ConnectSettings, RoleClient, new_incarnation
 from protocol.errors import BrokerUnreachable, PeerRefused, SettingError
 from protocol.messages import Hello, Welcome
@@ -28,8 +25,7 @@ from protocol.session import SessionTimes
 from protocol.settings import RunSettings
 from protocol.signals import StopSignal
 
-DEADLINE_S = 5.0
-T = TypeVar("T")
+DEADLINE_S = 20.0
 
 
 @pytest.fixture
@@ -40,12 +36,12 @@ def keys(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def serving(run_dir: Path, keys: Path | None) -> Iterator[Broker]:
+def serving(run_dir: Path, keys: Path | None, port: int = 0) -> Iterator[Broker]:
     """A broker in a thread of the test."""
     made: queue.SimpleQueue[Broker] = queue.SimpleQueue()
 
     def serve() -> None:
-        broker = Broker(BrokerSettings(run_dir=run_dir, port=0, drain_s=0.1, keys=keys))
+        broker = Broker(BrokerSettings(run_dir=run_dir, port=port, drain_s=0.1, keys=keys))
         made.put(broker)
         broker.run(stop)
 
@@ -208,6 +204,16 @@ def test_a_role_does_not_speak_to_a_broker_of_another_key(
     assert "it is not the broker that the key boss names" in kept_out(broker, tmp_path / "others", caplog)
 
 
+def test_a_role_comes_back_with_its_key_after_the_broker_was_restarted(tmp_path: Path, keys: Path) -> None:
+    with serving(tmp_path / "run", keys) as broker:
+        client = client_of(broker, "boss", keys)
+        listen(client, is_welcomed)
+        port = int(broker.address.rpartition(":")[2])
+    with closing(client), serving(tmp_path / "next", keys, port):
+        client.session.hello = hello_of("boss")  # it would wait for its own run
+        listen(client, is_welcomed)
+
+
 # Statistics
 
 
@@ -218,6 +224,19 @@ def first_sample(broker: Broker, key: Key | None, timeout_s: float = DEADLINE_S)
 
 def test_a_monitor_s_key_hears_the_statistics(broker: Broker, keys: Path) -> None:
     assert first_sample(broker, open_key(keys, "monitor"))
+
+
+def test_the_live_view_of_a_run_hears_them_too(broker: Broker, keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: queue.SimpleQueue[object] = queue.SimpleQueue()
+
+    def drawn(statistics: object) -> Text:
+        heard.put(statistics)
+        return Text("")
+
+    monkeypatch.setattr(live, "render", drawn)
+    with live.LiveView(broker.statistics_address, enabled=True, keys=keys):
+        assert heard.get(timeout=DEADLINE_S) is None
+        assert heard.get(timeout=DEADLINE_S) is not None
 
 
 def test_nobody_else_hears_the_statistics(broker: Broker, keys: Path) -> None:
@@ -244,90 +263,3 @@ def test_a_broker_without_its_key_does_not_start_and_leaves_nothing(tmp_path: Pa
     with pytest.raises(SettingError, match=r"broker\.key: No such file.*autoassist keys init"):
         Broker(settings)
     assert not (tmp_path / "run").exists()
-
-
-@pytest.fixture
-def context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
-    """Ends with all its sockets."""
-    made: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    yield made
-    made.destroy(linger=0)
-
-
-def test_an_allow_list_that_cannot_be_read_stays_as_it_was(
-    context: zmq.Context[zmq.Socket[bytes]], keys: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    public = open_key(keys, "boss").public
-    with closing(Guard(context, keys)) as guard:
-        (keys / "allowed.txt").write_text("half a li")
-        assert guard.answer() == [] and "the allow-list stays as it was" in caplog.text
-        assert guard.refusal_of(public, "boss-0", "boss") is None
-        write_allow_list(keys / "allowed.txt", [])
-        assert guard.answer() == []
-        refused = guard.refusal_of(public, "boss-0", "boss")
-    assert refused is not None and refused.code == "key"
-
-
-def until(look: Callable[[], T | None], what: str) -> T:
-    deadline = time.monotonic() + DEADLINE_S
-    while time.monotonic() < deadline:
-        if (found := look()) is not None:
-            return found
-    raise AssertionError(f"never {what}")
-
-
-@contextmanager
-def three_ends(
-    context: zmq.Context[zmq.Socket[bytes]], keys: Path
-) -> Iterator[tuple[Guard, ZmqBrokerChannel, ZmqRoleChannel]]:
-    """The broker's guard and channel, and a Boss's channel."""
-    with (
-        closing(Guard(context, keys)) as guard,
-        closing(ZmqBrokerChannel(context, "tcp://127.0.0.1:0", guard.key)) as broker,
-        closing(ZmqRoleChannel(context, broker.address, open_key(keys, "boss"))) as role,
-    ):
-        yield guard, broker, role
-
-
-def test_the_largest_frame_passes_encrypted_and_names_its_speaker(
-    context: zmq.Context[zmq.Socket[bytes]], keys: Path
-) -> None:
-    frames = [b"head", bytes(MAX_FRAME_BYTES)]
-    with three_ends(context, keys) as (guard, broker, role):
-        until(lambda: guard.answer() or role.send(frames) or None, "on the line")
-        line, heard = until(lambda: broker.receive() if broker.socket.poll(10) else None, "heard")
-        assert heard == frames and broker.speaker == open_key(keys, "boss").public
-        assert broker.send(line, frames)
-        assert until(lambda: role.receive() if role.socket.poll(10) else None, "answered") == frames
-
-
-def test_a_refusal_in_the_middle_of_a_run_is_an_outage_and_the_role_comes_back(
-    context: zmq.Context[zmq.Socket[bytes]],
-    keys: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """Whoever takes the broker's address meanwhile cannot end a Boss by refusing it."""
-    monkeypatch.setattr(channels, "KNOCK_AGAIN_S", 0.05)
-    allowed = list(read_allow_list(keys / "allowed.txt").values())
-    with three_ends(context, keys) as (guard, broker, role):
-
-        def arrives() -> tuple[bytes, list[bytes]] | None:
-            guard.answer()
-            role.send([b"here"])
-            role.receive()
-            return broker.receive()
-
-        def turned_away() -> bool | None:
-            guard.answer()
-            assert role.receive() is None
-            return "turned away" in caplog.text or None
-
-        until(arrives, "let in")
-        write_allow_list(keys / "allowed.txt", [one for one in allowed if one.name != "boss"])
-        role.reconnect()
-        until(turned_away, "turned away")
-        write_allow_list(keys / "allowed.txt", allowed)
-        while broker.receive() is not None:
-            pass  # what was said before
-        until(arrives, "let in again")
