@@ -183,7 +183,9 @@ def test_a_bad_line_of_the_allow_list_is_named(tmp_path: Path, line: str) -> Non
         read_allow_list(path)
 
 
-@pytest.mark.parametrize("second", [f"other {BROKER.public} boss", f"one {Key.make('x').public} boss"])
+@pytest.mark.parametrize(
+    "second", [f"other {BROKER.public} boss", f"one {Key.make('x').public} boss"], ids=["same key", "same name"]
+)
 def test_a_name_or_a_key_twice_is_refused(tmp_path: Path, second: str) -> None:
     path = tmp_path / "allowed.txt"
     path.write_text(f"one {BROKER.public} boss\n{second}\n")
