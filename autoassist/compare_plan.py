@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from autoassist.compare_result import NOT_JUDGED, ORACLE, RANDOM_DROP, UNIFORM
-from autoassist.compare_statistics import paired_drop_rate
+from autoassist.compare_statistics import MOST_DROP_RATE, paired_drop_rate
 from autoassist.remembered import COMMAND_FILE, Remembered
 from autoassist.roles import WorkloadSettings
 from autoassist.run_command import RunCommand, as_words
@@ -22,7 +22,6 @@ from protocol.report import Report, read_report
 from protocol.settings import POLICY_NAME, RunSettings
 
 DEFAULT_POLICY = "autoassist"
-MOST_DROP_RATE = 0.95
 NOT_TO_SET = ("policy", "epochs", "boss_instances", "seed", "world_size")
 """Settings that the comparison itself decides."""
 

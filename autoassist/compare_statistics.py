@@ -141,6 +141,10 @@ def mean_sd(values: F64) -> tuple[float, float | None]:
     return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else None
 
 
+MOST_DROP_RATE = 0.95
+"""random-drop drops no more than this, whatever its pair has kept."""
+
+
 def paired_drop_rate(*, n: int, passes: int, kept_fraction: float, warmup_epochs: float, anneal_share: float) -> float:
     """Drop rate with which random-drop keeps the same share of all that it is offered as a run of ``passes`` Boss
     passes that kept ``kept_fraction``.
@@ -153,4 +157,4 @@ def paired_drop_rate(*, n: int, passes: int, kept_fraction: float, warmup_epochs
     offered = passes / kept_fraction - unfiltered
     if middle <= 0 or offered <= middle:
         return 0.0
-    return 1.0 - middle / offered
+    return min(MOST_DROP_RATE, 1.0 - middle / offered)

@@ -14,18 +14,19 @@ from autoassist.export import Record, batch_records, window_records
 from broker.store import DATABASE, WINDOW_LOG, RunStore
 from protocol.report import read_report
 from tests.harness.disks import make_read_only, small_disk
-from tests.processes.roles import Role, export, roles
+from tests.processes.roles import HERE, Role, export, roles
 
 pytestmark = pytest.mark.processes
-EPOCHS = 4
+HEAVY = f"{HERE / 'heavy_digits.py'}:HeavyDigits"
+EPOCHS = 6
 LOOKS = 20
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One finished run of digits that several tests look at."""
+    """One finished run of digits that several tests look at; slow enough for its Assistant to shrink in it."""
     run_dir = tmp_path_factory.mktemp("run")
-    role = Role("run", "digits", "--epochs", str(EPOCHS), "--run-dir", str(run_dir), "--seed", "7")
+    role = Role("run", HEAVY, "--epochs", str(EPOCHS), "--run-dir", str(run_dir), "--seed", "7")
     assert role.end() == 0, role.text
     return run_dir
 
