@@ -271,7 +271,11 @@ class Launcher:
         elif boss.is_running:
             boss.tell(signal.SIGTERM)
             self._wait_all(deadline, heard, [boss])
-        return bool(broker.code or boss.code == 0) and self._wait_all(deadline, heard)
+        if not broker.code and boss.code != 0:
+            return False
+        self._wait_all(deadline, heard, [broker])
+        self._tell_all(signal.SIGTERM)  # an Assistant that came too late for a short run would look for the broker
+        return self._wait_all(deadline, heard)
 
     def _tell_all(self, number: signal.Signals) -> None:
         for child in self.children.values():
