@@ -61,7 +61,8 @@ class PlannedRun:
         kept_fraction, warmup_epochs = report.selection.kept_fraction, self.settings.warmup_epochs
         anneal_share, epochs = self.settings.anneal_share, self.settings.epoch_budget
         if epochs is not None:
-            rate = (1.0 - kept_fraction) / max(1e-9, 1.0 - warmup_epochs / epochs - anneal_share)
+            middle = max(1e-9, 1.0 - warmup_epochs / epochs - anneal_share)
+            rate = min(MOST_DROP_RATE, (1.0 - kept_fraction) / middle)
         else:
             rate = paired_drop_rate(
                 n=report.n,
@@ -70,7 +71,6 @@ class PlannedRun:
                 warmup_epochs=warmup_epochs,
                 anneal_share=anneal_share,
             )
-        rate = min(MOST_DROP_RATE, rate)
         run = dataclasses.replace(self.settings, drop_rate=round(rate, 4))
         return dataclasses.replace(self, command=dataclasses.replace(self.command, run=run))
 

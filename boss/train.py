@@ -99,7 +99,7 @@ def train(
     guard = GradientGuard(boss, feed)
     peak_lrs = [group["lr"] for group in optimizer.param_groups]
     model = boss if feed.settings.world_size == 1 else DistributedDataParallel(boss)
-    if feed.rank:  # as many weights as rank 0, but other random numbers
+    if feed.rank:  # the same weights as rank 0, and other random numbers from here on
         torch.manual_seed(feed.settings.seed + (feed.rank << 32))
     if state is not None:
         restore(state, boss, optimizer, rank=feed.rank)
