@@ -154,6 +154,7 @@ class Broker:
             self.hub.count_refused(cause)
         if stop.requested and self._ended_at is None:
             self._ended_at = now
+            self.store.say_ending()
             self._handle(StopRequested(), now)
         for _ in range(MAX_DRAIN):
             received = self.channel.receive()

@@ -11,7 +11,6 @@ covered: a run that is taken back to a checkpoint while it is read, whose logs a
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import sqlite3
@@ -19,12 +18,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import BinaryIO
 
 import msgspec
 
 from broker.effects import AppendBatch, AppendLoss, AppendWindow, Delete, Put
 from broker.rows import Row, WindowRecord, decode_row, encode_row
+from broker.run_lock import RunLock
 from broker.segments import batch_log, loss_log, window_log
 from protocol.errors import ProtocolError, StoreError, UserError
 from protocol.messages import Batch, LossRecord
@@ -57,7 +56,7 @@ class RunStore:
         try:
             if writable:
                 run_dir.mkdir(parents=True, exist_ok=True)
-                self._opened.enter_context(_lock(run_dir))
+                self._lock = self._opened.enter_context(closing(RunLock(run_dir)))
                 self._open_to_write()
             elif (run_dir / DATABASE).exists():
                 self._open_to_read()
@@ -104,6 +103,10 @@ class RunStore:
 
     def _log_lengths(self) -> tuple[int, ...]:
         return self.losses.length, self.batches.length, self.windows.length
+
+    def say_ending(self) -> None:
+        """This broker takes up no more work: another one on this directory waits for it, and is not refused."""
+        self._lock.say_ending()
 
     def rows(self) -> list[tuple[str, Row]]:
         """Every row; empty for a new run. A reader gets those of the moment at which it opened the store."""
@@ -254,13 +257,3 @@ def _reading(run_dir: Path) -> Iterator[sqlite3.Connection]:
             else:
                 db = opened.enter_context(closing(_connect(database, "?immutable=1")))
         yield db
-
-
-def _lock(run_dir: Path) -> BinaryIO:
-    lock = (run_dir / "broker.lock").open("ab")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        raise UserError(f"run_dir={run_dir}: another broker uses it; stop it or choose another --run-dir") from None
-    return lock

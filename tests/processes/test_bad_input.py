@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 from pathlib import Path
 
@@ -123,3 +124,15 @@ def test_two_brokers_cannot_use_one_run_directory(tmp_path: Path) -> None:
         assert "another broker uses it" in second.text
         broker.terminate()
         assert broker.end() == 0, broker.text
+
+
+def test_a_broker_follows_at_once_on_one_that_still_waits_for_goodbyes(tmp_path: Path) -> None:
+    """Who kills a launcher and resumes its run must not have to wait for the broker that was left behind."""
+    with roles() as start:
+        first, address, _ = start_broker(start, tmp_path, "--drain-s", "3")
+        boss = start("boss", "digits", "--broker", address, "--epochs", "50")
+        first.wait_for("boss-0 has joined")
+        boss.process.send_signal(signal.SIGSTOP)
+        first.terminate()
+        second, _, _ = start_broker(start, tmp_path)
+        assert "about to end" in second.text and first.end() == 0, first.text + second.text

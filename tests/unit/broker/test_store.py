@@ -8,16 +8,20 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from broker import run_lock
 from broker.core import BrokerCore
 from broker.effects import AppendBatch, AppendLoss, AppendWindow, Delete, Put
 from broker.rows import EpochRow, PeerRow, RunRow, StepRow, WindowRecord, encode_row
+from broker.run_lock import RunLock
 from broker.segments import INDEX_EVERY
 from broker.store import BATCH_LOG, DATABASE, LOGS, LOSS_LOG, WINDOW_LOG, RunStore
 from protocol.errors import StoreError, UserError
@@ -534,6 +538,37 @@ def test_a_second_broker_on_the_same_directory_is_refused_until_the_first_has_cl
     second = opened(run_dir)
     assert content(second)[1] == [0]
     second.close()
+
+
+def content_of(run_dir: Path) -> Content:
+    store = opened(run_dir)
+    try:
+        return content(store)
+    finally:
+        store.close()
+
+
+def test_a_broker_waits_for_one_that_is_about_to_end(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The launcher was killed, and its run is resumed while its broker still waits for Goodbyes."""
+    waits = threading.Event()
+    monkeypatch.setattr(run_lock.log, "info", lambda *words: waits.set())
+    first = opened(run_dir)
+    first.append(loss(0))
+    first.say_ending()
+    with ThreadPoolExecutor(1) as pool:
+        second = pool.submit(content_of, run_dir)
+        assert waits.wait(30) and not second.done()
+        first.commit([epoch(0)])
+        first.close()
+        assert second.result(30)[1] == [0], "it reads what the first one wrote until its end"
+
+
+def test_a_broker_that_does_not_end_is_not_waited_for_for_ever(run_dir: Path) -> None:
+    first = opened(run_dir)
+    first.say_ending()
+    with pytest.raises(UserError, match="another broker uses it"):
+        RunLock(run_dir, patience_s=0.01)
+    first.close()
 
 
 def test_a_store_that_could_not_be_opened_does_not_keep_the_directory(run_dir: Path) -> None:
