@@ -134,5 +134,5 @@ def test_a_broker_follows_at_once_on_one_that_still_waits_for_goodbyes(tmp_path:
         first.wait_for("boss-0 has joined")
         boss.process.send_signal(signal.SIGSTOP)
         first.terminate()
-        second, _, _ = start_broker(start, tmp_path)
+        second, _, _ = start_broker(start, tmp_path, "--resume")
         assert "about to end" in second.text and first.end() == 0, first.text + second.text
