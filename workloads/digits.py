@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from protocol.errors import DataError, SettingError
+from protocol.errors import SettingError
 from workloads.images import ImageWorkload
 from workloads.small_sets import digits_8x8
-from workloads.sources import ImageSet, SourceFailed
+from workloads.sources import ImageSet
 
 
 class Digits(ImageWorkload):
-    """scikit-learn's digits, 1,797 of them; a fifth of each class is the test part."""
+    """1,797 digits that come with AutoAssist; a fifth of each class is the test part."""
 
     name = "digits"
 
@@ -20,13 +20,10 @@ class Digits(ImageWorkload):
         super().__init__(model=model, data_dir=data_dir, validation=validation)
         if data_dir is not None and type(self) is Digits:
             raise SettingError(
-                f"data_dir={data_dir}: {self.name} is packaged with scikit-learn and reads no files; "
+                f"data_dir={data_dir}: {self.name} is packaged with AutoAssist and reads no files; "
                 "leave out --data-dir, or choose a workload that has files"
             )
 
     def load_images(self) -> ImageSet:
-        """The packaged set. DataError if scikit-learn is missing."""
-        try:
-            return digits_8x8()
-        except SourceFailed as failure:
-            raise DataError(f"digits: {failure}") from failure
+        """The packaged set."""
+        return digits_8x8()
