@@ -2,8 +2,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+# Another index for torch; its build is taken where the version is the same.
+TORCH_INDEX ?=
 
-.PHONY: demo test check install clean
+.PHONY: demo test check install clean torch-note
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -11,9 +14,16 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import venv, ensurepip' || \
 		{ echo "Python's venv module is missing; install it (Debian: python3-venv)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	@$(MAKE) --no-print-directory torch-note
+	$(BIN)/pip install --quiet --constraint constraints.txt$(if $(TORCH_INDEX), --extra-index-url $(TORCH_INDEX)) torch
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[workloads,dev]'
 	touch $(STAMP)
+
+torch-note:  # where it matters: no GPU, and nobody has said where else torch comes from
+	@test -n "$(TORCH_INDEX)" || command -v nvidia-smi >/dev/null || \
+		$(BIN)/pip config list | grep -q -e index-url -e find-links || { \
+		echo "No NVIDIA GPU is to be seen here, and the torch of PyPI is the CUDA build: 2.7 GB to download."; \
+		echo "The CPU build is 0.2 GB; stop this (Ctrl-C) and say:  make install TORCH_INDEX=$(CPU_INDEX)"; }
 
 install: $(STAMP)  ## the virtual environment, pinned by constraints.txt
 
