@@ -24,7 +24,7 @@ from protocol.report import (
     StalenessReport,
     encode_report,
 )
-from protocol.statistics import PeerStatistics, RunStatistics
+from protocol.statistics import MOST_HISTORY, PeerStatistics, RunStatistics
 
 PACKAGES = ("autoassist", "torch", "pyzmq", "msgpack", "msgspec", "numpy", "psutil")
 
@@ -221,6 +221,7 @@ def build_statistics(core: BrokerCore, hub: Hub, now: float) -> RunStatistics:
         leased_windows=len(state.lease_deadlines),
         ready_batches=run.next_step - 1 - boss.yielded if boss is not None else 0,
         staleness_p50=quantile(run.staleness_counts, 0.5),
+        staleness_p99=quantile(run.staleness_counts, 0.99),
         staleness_max=max(run.staleness_counts, default=None),
         staleness_bound=settings.staleness_bound,
         values_dropped=int(run.counters.get("values_dropped", 0)),
@@ -228,6 +229,7 @@ def build_statistics(core: BrokerCore, hub: Hub, now: float) -> RunStatistics:
         refused_from=dict(hub.refused_from),
         metric_name=results[-1].metric_name if results else "",
         metric_value=results[-1].metric_value if results else None,
+        metric_history=[(r.boss_instances, r.metric_value) for r in results[-MOST_HISTORY:]],
         exposed_wait_s=results[-1].exposed_wait_s if results else 0.0,
         wall_s=results[-1].wall_s if results else 0.0,
         ended=run.ended,

@@ -18,8 +18,10 @@ Sample = tuple[tuple[str, ...], float]
 STATES = ("waiting", "running", "finished", "stopped", "failed")
 ROLES = ("assistant", "boss")
 
-LEFT_OUT: dict[str, str] = {}
-"""Fields of the statistics that no metric has, as ``Struct.field``, with the reason. None is left out today."""
+LEFT_OUT: dict[str, str] = {
+    "RunStatistics.metric_history": "Prometheus keeps the history of autoassist_run_evaluation itself",
+}
+"""Fields of the statistics that no metric has, as ``Struct.field``, with the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,6 +194,7 @@ METRICS: tuple[Metric, ...] = (
         "staleness_p50",
         "Steps between the losses that a selection knew and its batch: the median over the run.",
     ),
+    _gauge("autoassist_staleness_p99_steps", "staleness_p99", "The same: what 99 % of the batches do not exceed."),
     _gauge("autoassist_staleness_max_steps", "staleness_max", "The same: the greatest of the run."),
     _gauge("autoassist_staleness_bound_steps", "staleness_bound", "The same: what no selection may exceed."),
     _counter(

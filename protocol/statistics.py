@@ -5,6 +5,10 @@ from __future__ import annotations
 import msgspec
 
 
+MOST_HISTORY = 500
+"""Evaluations in ``RunStatistics.metric_history``: the last ones."""
+
+
 class PeerStatistics(msgspec.Struct, kw_only=True):
     """One connected role."""
 
@@ -43,6 +47,7 @@ class RunStatistics(msgspec.Struct, kw_only=True):
     leased_windows: int = 0
     ready_batches: int = 0  # at the Boss, not pulled yet
     staleness_p50: float | None = None
+    staleness_p99: float | None = None
     staleness_max: int | None = None
     staleness_bound: int = 0
     values_dropped: int = 0
@@ -50,6 +55,7 @@ class RunStatistics(msgspec.Struct, kw_only=True):
     refused_from: dict[str, int] = msgspec.field(default_factory=dict)
     metric_name: str = ""
     metric_value: float | None = None
+    metric_history: list[tuple[int, float]] = msgspec.field(default_factory=list)  # Boss passes, value; newest last
     exposed_wait_s: float = 0.0
     wall_s: float = 0.0
     ended: str = ""

@@ -30,7 +30,8 @@ RUN: dict[str, Any] = {
     **{"run_id": "r1", "policy": "autoassist", "epoch": 1, "epochs": 3, "boss_budget": 7, "n": 1000, "progress": 0.5},
     **{"next_step": 108, "trained_steps": 100, "instances_trained": 6400, "offered": 9000, "kept": 6800},
     **{"unfiltered": 900, "epoch_offered": 800, "epoch_kept": 200, "stock_instances": 300, "leased_windows": 4},
-    **{"ready_batches": 6, "staleness_p50": 12.0, "staleness_max": 40, "staleness_bound": 96, "values_dropped": 5},
+    **{"ready_batches": 6, "staleness_p50": 12.0, "staleness_p99": 31.0, "staleness_max": 40},
+    **{"staleness_bound": 96, "values_dropped": 5},
     **{"refused": {"bad_message": 2}, "refused_from": {"strangers": 2}, "metric_name": "accuracy", "metric_value": 0.9},
     **{"exposed_wait_s": 0.5, "wall_s": 50.0, "ended": ""},
 }
