@@ -30,6 +30,7 @@ def _commands() -> dict[str, tuple[str, str]]:
         "compare": ("autoassist.compare", "CompareCommand"),
         "compare-oracle": ("autoassist.oracle_command", "OracleCommand"),  # one run of compare's, not in the usage
         "export": ("autoassist.export", "ExportCommand"),
+        "report": ("autoassist.report.command", "ReportCommand"),
         "keys": ("autoassist.keys_command", "KeysCommand"),
         "top": ("autoassist.top", "TopCommand"),
     }
@@ -43,6 +44,7 @@ USAGE = """usage: autoassist COMMAND …   (autoassist COMMAND --help tells more
   boss WORKLOAD        the Boss
   top [RUN_DIR|ADDR]   watch a run: queues, staleness, what is kept, whether the Boss waits
   compare WORKLOAD     train with several policies and budgets, and say whether selection pays here
+  report RUN_DIR       write a run, or a comparison, as one HTML file: curves, tables, settings, faults met
   export RUN_DIR       write a run's batches, losses or windows as JSON lines or CSV
   keys init DIR        make keys, so that only who holds one may join (also add, list, remove)
 """

@@ -8,7 +8,9 @@ import re
 import sys
 from types import TracebackType
 
-LABELLED = re.compile(r"^[\d:]{8} autoassist[\w.]*: (?:WARNING|ERROR|CRITICAL): (.*)")
+LABELLED = re.compile(r"^[\d:]{8} autoassist[\w.]*: (WARNING|ERROR|CRITICAL): (.*)")
+LAST_WORDS = "error: "
+"""How the command line begins what ends a process."""
 
 
 class LineFormatter(logging.Formatter):
@@ -22,6 +24,14 @@ class LineFormatter(logging.Formatter):
         if record.levelno >= logging.WARNING:
             record.message = f"{record.levelname}: {record.message}"
         return super().formatMessage(record)
+
+
+def complaint_in(line: str) -> tuple[str, str] | None:
+    """(level, text) of a line of a role's log that warns, or that tells the error which ended it; None for others."""
+    if line.startswith(LAST_WORDS):
+        return "ERROR", line.removeprefix(LAST_WORDS)
+    found = LABELLED.match(line)
+    return (found[1], found[2]) if found is not None else None
 
 
 class ErrorStream:
@@ -53,7 +63,7 @@ class Notices(logging.Handler):
         if found is None:
             return False
         before = len(self._by_text)
-        self._by_text.setdefault(found[1], f"[{name}] ")
+        self._by_text.setdefault(found[2], f"[{name}] ")
         return len(self._by_text) > before
 
     @property
