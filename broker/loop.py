@@ -20,7 +20,7 @@ from broker.effects import (
     AppendLoss,
     AppendWindow,
     Delete,
-    Event,
+    Effect,
     HelloReceived,
     PeerLost,
     Put,
@@ -155,7 +155,7 @@ class Broker:
         if stop.requested and self._ended_at is None:
             self._ended_at = now
             self.store.say_ending()
-            self._handle(StopRequested(), now)
+            self._apply(self.core.take(StopRequested()), now)
         for _ in range(MAX_DRAIN):
             received = self.channel.receive()
             if received is None:
@@ -168,8 +168,8 @@ class Broker:
         for event in lost:
             assert isinstance(event, PeerLost)
             log.warning("%s is silent; its work goes to others", event.name)
-        for event in [*lost, Tick()]:
-            self._handle(event, now)
+            self._apply(self.core.take(event), now)
+        self._apply(self.core.handle(Tick(), now), now)
         self.store.commit(self._rows, self._snapshot)
         self._rows, self._snapshot = [], None
         self.hub.commit()
@@ -196,7 +196,7 @@ class Broker:
             self._hello = (line, envelope)
         self._out.extend(replies)
         for event in events:
-            self._handle(event, now)
+            self._apply(self.core.take(event), now)
         self._report_is_due |= bool(events) and isinstance(envelope.message, EpochResult | Goodbye)
 
     def _refusal_of(self, line: bytes, envelope: Envelope) -> Refuse | None:
@@ -209,9 +209,9 @@ class Broker:
         name, role = (speaker.name, speaker.role) if speaker is not None else ("", "")
         return self.guard.refusal_of(self.channel.speaker, name, role)
 
-    def _handle(self, event: Event, now: float) -> None:
-        """Let the core decide; number what is to be sent. All of it travels after the commit."""
-        for effect in self.core.handle(event, now):
+    def _apply(self, effects: list[Effect], now: float) -> None:
+        """Do as the core has decided; number what is to be sent. All of it travels after the commit."""
+        for effect in effects:
             match effect:
                 case Put() | Delete():
                     self._rows.append(effect)
@@ -261,7 +261,7 @@ class Broker:
         log.warning("taken back to step %d; what came after it is void", step)
         if self.core.state.run is not None:
             self._rows.append(Put("run", "run", self.core.state.run))
-        self._handle(HelloReceived(hello, fresh=True, restored=True), now)
+        self._apply(self.core.take(HelloReceived(hello, fresh=True, restored=True)), now)
         return True
 
     def _say_farewell(self, now: float) -> None:
