@@ -33,6 +33,7 @@ def _commands() -> dict[str, tuple[str, str]]:
         "report": ("autoassist.report.command", "ReportCommand"),
         "keys": ("autoassist.keys_command", "KeysCommand"),
         "top": ("autoassist.top", "TopCommand"),
+        "monitor": ("autoassist.monitor_command", "MonitorCommand"),
     }
 
 
@@ -43,6 +44,7 @@ USAGE = """usage: autoassist COMMAND …   (autoassist COMMAND --help tells more
   assistant WORKLOAD   one Assistant
   boss WORKLOAD        the Boss
   top [RUN_DIR|ADDR]   watch a run: queues, staleness, what is kept, whether the Boss waits
+  monitor [RUN_DIR|…]  the same in a browser: live charts, and the instances
   compare WORKLOAD     train with several policies and budgets, and say whether selection pays here
   report RUN_DIR       write a run, or a comparison, as one HTML file: curves, tables, settings, faults met
   export RUN_DIR       write a run's batches, losses or windows as JSON lines or CSV

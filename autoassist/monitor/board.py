@@ -1,0 +1,114 @@
+"""What the page knows: the samples so far, and who waits for the next. Lives on the server's event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import msgspec
+
+from autoassist.monitor.series import Pair, values
+from protocol.statistics import RunStatistics
+
+MOST_SAMPLES = 1200
+"""Ten minutes of them; of older ones every second is left out, again and again."""
+TURN_S = 1.0
+"""Longest time between two words to a browser: it shows a silent broker, and a browser that is gone."""
+SILENT_S = 3.0
+"""Age of the latest statistics from which they are no longer shown as live: six times their period."""
+
+Sample = tuple[int, float, list[float | None]]
+"""Number, time of day in seconds since 1970, values of the curves."""
+
+
+class Board:
+    """The samples, with the statistics that the last was made of."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._wall = wall
+        self._changed = asyncio.Event()
+        self._latest: tuple[RunStatistics, float] | None = None
+        self.samples: list[Sample] = []
+        self.number = 0
+        """Of the next sample; never used again, so that a browser can say what it has."""
+        self.beginning = 0
+        """Number of the first sample of this run."""
+        self.trouble = ""
+        """Why nothing is heard, where that is known."""
+        self.is_closed = False
+
+    @property
+    def statistics(self) -> RunStatistics | None:
+        """The latest; None before the first."""
+        return self._latest[0] if self._latest is not None else None
+
+    def show(self, statistics: RunStatistics) -> None:
+        """One more; those of another run begin anew."""
+        now = self._clock()
+        before = self._latest
+        if before is not None and before[0].run_id != statistics.run_id:
+            before, self.samples, self.beginning = None, [], self.number
+        pair = Pair(statistics) if before is None else Pair(statistics, before[0], now - before[1])
+        self.samples.append((self.number, round(self._wall(), 2), values(pair)))
+        self.number += 1
+        if len(self.samples) > MOST_SAMPLES:
+            half = MOST_SAMPLES // 2
+            self.samples = self.samples[:half:2] + self.samples[half:]
+        self._latest, self.trouble = (statistics, now), ""
+        self.wake()
+
+    def fail(self, why: str) -> None:
+        """Nothing is heard, and this is why."""
+        self.trouble = why
+        self.wake()
+
+    def wake(self) -> None:
+        """Whoever waits looks again."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def close(self) -> None:
+        """End what is sent to the browsers."""
+        self.is_closed = True
+        self.wake()
+
+    def state(self) -> tuple[str, str]:
+        """One word, and what a person reads."""
+        if self._latest is None:
+            return "waiting", self.trouble or "Looking for the broker …"
+        statistics, heard = self._latest
+        silent = self._clock() - heard
+        if statistics.ended:
+            return "ended", f"The run is over: {statistics.ended}."
+        if silent > SILENT_S:
+            why = self.trouble or "it may be starting again, or gone"
+            return "silent", f"The broker has said nothing for {silent:.0f} s: {why}."
+        if not statistics.policy:
+            return "waiting", "The broker waits for a Boss."
+        return "live", "Live."
+
+    def news(self, since: int) -> dict[str, Any]:
+        """All that a browser lacks that has the samples before number ``since``."""
+        state, words = self.state()
+        return {
+            "reset": since <= self.beginning,
+            "samples": [sample for sample in self.samples if sample[0] >= since],
+            "state": state,
+            "words": words,
+            "now": msgspec.to_builtins(self.statistics) if self.statistics is not None else None,
+        }
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        """Server-sent events: all that there is, then what comes."""
+        since = 0
+        while not self.is_closed:
+            changed = self._changed
+            yield b"data: " + msgspec.json.encode(self.news(since)) + b"\n\n"
+            since = self.number
+            try:
+                await asyncio.wait_for(changed.wait(), TURN_S)
+            except TimeoutError:
+                continue

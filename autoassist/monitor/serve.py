@@ -1,0 +1,130 @@
+"""Puts the page on a port and serves it until a signal comes."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from autoassist.monitor.app import make_app
+from autoassist.monitor.board import Board
+from autoassist.monitor.gate import Admission
+from autoassist.monitor.watch import Watch
+from protocol.errors import PortInUse, SettingError
+from protocol.security import Key
+from protocol.signals import StopSignal
+
+log = logging.getLogger("autoassist.monitor")
+
+TRIES = 20
+"""Ports that are tried, the asked one first."""
+MOST_REQUESTS = 64
+"""At a time; the others are told to come again."""
+GRACE_S = 1
+"""How long a browser has to hear the end of what it is being told."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket at the port, or at the next one that is free.
+
+    Raises PortInUse where none of them is, SettingError for an address that is not this host's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for candidate in range(port, min(port + TRIES, 65536)) if port else (0,):
+        try:
+            return socket.create_server((host, candidate), family=family)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                continue
+            remedy = "give a --port above 1023" if error.errno == errno.EACCES else "give an address of this host"
+            raise SettingError(f"host={host} port={candidate}: {error.strerror}; {remedy}") from None
+    raise PortInUse(f"{host}:{port} and the {TRIES - 1} ports after it are in use; choose another --port")
+
+
+def address_of(listener: socket.socket) -> str:
+    """What to open in a browser."""
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+@dataclass(frozen=True)
+class Site:
+    """All that the page is served with."""
+
+    target: str
+    """Run directory or statistics address, as ``autoassist top`` takes it."""
+    key: Key | None
+    admission: Admission
+
+
+def serve(listener: socket.socket, site: Site, stop: StopSignal, ready: Callable[[], None]) -> None:
+    """Serve until a signal comes; ``ready`` is called once there is something to open.
+
+    Raises SettingError where the target names no run.
+    """
+    asyncio.run(_serve(listener, site, stop, ready))
+
+
+async def _serve(listener: socket.socket, site: Site, stop: StopSignal, ready: Callable[[], None]) -> None:
+    loop, board = asyncio.get_running_loop(), Board()
+    watch = Watch(
+        site.target,
+        site.key,
+        heard=lambda statistics: _tell(loop, board.show, statistics),
+        failed=lambda why: _tell(loop, board.fail, why),
+    )
+    server = Server(make_app(board, site.admission))
+    loop.add_reader(stop.fileno(), lambda: _end(stop, board, server))
+    watch.start()
+    try:
+        ready()
+        await server.serve([listener])
+    finally:
+        loop.remove_reader(stop.fileno())
+        await asyncio.to_thread(watch.close)
+
+
+class Server(uvicorn.Server):
+    """uvicorn without its own way with signals, which would end the process by the signal and not in order."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                lifespan="off",
+                ws="none",
+                http="h11",
+                loop="asyncio",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                limit_concurrency=MOST_REQUESTS,
+                timeout_graceful_shutdown=GRACE_S,
+            )
+        )
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Leave them to StopSignal."""
+        yield
+
+
+def _tell(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *arguments: object) -> None:
+    """From the watching thread; the loop may be over."""
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(call, *arguments)
+
+
+def _end(stop: StopSignal, board: Board, server: uvicorn.Server) -> None:
+    stop.drain()
+    if stop.requested:
+        board.close()
+        server.should_exit = True
