@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes.conftest import Here
 from tests.processes.roles import Role, roles, start_broker
 
 pytestmark = pytest.mark.processes
@@ -50,17 +51,26 @@ class Mine(Workload):
 
 
 @pytest.mark.parametrize("arguments, named", MISTAKES.values(), ids=MISTAKES.keys())
-def test_a_mistake_gets_one_clear_error_and_code_2(arguments: tuple[str, ...], named: str, tmp_path: Path) -> None:
+def test_a_mistake_gets_one_clear_error_and_code_2(
+    arguments: tuple[str, ...], named: str, tmp_path: Path, here: Here
+) -> None:
     (tmp_path / "lacking.py").write_text(LACKING)
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "train-images-idx3-ubyte").write_bytes(bytes(100))
     before = sorted(tmp_path.rglob("*"))
-    role = Role(*arguments, cwd=tmp_path)
-    assert role.end() == 2, role.text
-    errors = [line for line in role.said if "error:" in line]
-    assert len(errors) == 1 and errors[0].startswith("error:") and named in errors[0], role.text
-    assert "Traceback" not in role.text
+    ended = here(*arguments, cwd=tmp_path)
+    assert ended.code == 2, ended.text
+    errors = [line for line in ended.said if "error:" in line]
+    assert len(errors) == 1 and errors[0].startswith("error:") and named in errors[0], ended.text
+    assert "Traceback" not in ended.text
     assert [path for path in sorted(tmp_path.rglob("*")) if "__pycache__" not in path.parts] == before
+
+
+def test_a_mistake_is_the_exit_code_of_the_process_too(tmp_path: Path) -> None:
+    role = Role("run", "digitz", cwd=tmp_path)
+    assert role.end() == 2 and "Traceback" not in role.text
+    (error,) = role.said
+    assert error.startswith("error:") and "digitz" in error
 
 
 def test_debug_adds_the_traceback(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from protocol.report import read_report
+from tests.processes.conftest import Here
 from tests.processes.launching import errors
 from tests.processes.roles import HERE, Role, roles, start_broker
 
@@ -23,18 +24,20 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_dir
 
 
-def assert_refused(run: Role, run_dir: Path, *named: str) -> None:
+def assert_refused(here: Here, words: tuple[str, ...], run_dir: Path, *named: str) -> None:
     """Exit code 2, one error that names it all, and the finished run as it was."""
     before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*") if "sqlite-" not in path.name}
-    assert run.end() == 2, run.text
-    assert len(errors(run)) == 1 and all(word in errors(run)[0] for word in named), run.text
+    ended = here(*words, cwd=run_dir.parent)
+    assert ended.code == 2, ended.text
+    (error,) = [line for line in ended.said if "error:" in line]
+    assert all(word in error for word in named), ended.text
     assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*") if "sqlite-" not in path.name} == before
     assert read_report(run_dir).status == "finished"
 
 
-def test_a_run_is_not_begun_again_in_its_directory(finished: Path) -> None:
-    run = Role("run", "digits", "--epochs", "2", "--seed", "3", "--run-dir", str(finished))
-    assert_refused(run, finished, f"run_dir={finished}", f"--resume {finished}", "another --run-dir")
+def test_a_run_is_not_begun_again_in_its_directory(finished: Path, here: Here) -> None:
+    words = ("run", "digits", "--epochs", "2", "--seed", "3", "--run-dir", str(finished))
+    assert_refused(here, words, finished, f"run_dir={finished}", f"--resume {finished}", "another --run-dir")
 
 
 def test_an_interrupted_run_is_not_begun_again_but_resumed(tmp_path: Path) -> None:
@@ -60,8 +63,8 @@ def test_the_directory_of_a_broker_started_by_hand_is_not_taken(tmp_path: Path) 
         assert broker.end() == 0, broker.text
 
 
-def test_a_finished_run_is_not_resumed(finished: Path) -> None:
-    assert_refused(Role("run", "--resume", str(finished)), finished, "is finished", str(finished / "report.json"))
+def test_a_finished_run_is_not_resumed(finished: Path, here: Here) -> None:
+    assert_refused(here, ("run", "--resume", str(finished)), finished, "is finished", str(finished / "report.json"))
 
 
 @pytest.mark.parametrize(
@@ -74,14 +77,14 @@ def test_a_finished_run_is_not_resumed(finished: Path) -> None:
     ],
 )
 def test_options_that_a_resume_would_ignore_are_refused(
-    finished: Path, typed: tuple[str, ...], named: tuple[str, ...]
+    finished: Path, typed: tuple[str, ...], named: tuple[str, ...], here: Here
 ) -> None:
-    assert_refused(Role("run", *typed, "--resume", str(finished)), finished, *named)
+    assert_refused(here, ("run", *typed, "--resume", str(finished)), finished, *named)
 
 
 def test_a_run_that_is_going_on_is_not_resumed_beside_it(tmp_path: Path) -> None:
     with roles() as start:
-        run = start("run", HEAVY, "--epochs", "16", "--run-dir", str(tmp_path))
+        run = start("run", HEAVY, "--epochs", "8", "--run-dir", str(tmp_path))
         run.wait_for("epoch 0:")
         second = start("run", "--resume", str(tmp_path))
         assert second.end() == 2, second.text

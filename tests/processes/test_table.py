@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from protocol.report import read_report
+from tests.processes.conftest import Here
 from tests.processes.roles import Role, roles, start_broker
 
 pytestmark = pytest.mark.processes
@@ -34,7 +35,7 @@ def test_a_stopped_run_is_resumed_from_another_folder(people: Path, tmp_path: Pa
     """The table is remembered by its full path."""
     elsewhere, run_dir = tmp_path / "elsewhere", tmp_path / "run"
     elsewhere.mkdir()
-    words = ("--data", "people.csv", "--label", "rich", "--epochs", "120", "--run-dir", str(run_dir))
+    words = ("--data", "people.csv", "--label", "rich", "--epochs", "40", "--run-dir", str(run_dir))
     with roles() as start:
         run = start("run", "table", *words, cwd=people.parent)
         run.wait_for("epoch 1:")
@@ -43,7 +44,7 @@ def test_a_stopped_run_is_resumed_from_another_folder(people: Path, tmp_path: Pa
         resumed = start("run", "--resume", str(run_dir), cwd=elsewhere)
         assert resumed.end() == 0, resumed.text
     report = read_report(run_dir)
-    assert (report.status, report.selection.offered) == ("finished", 120 * 481)
+    assert (report.status, report.selection.offered) == ("finished", 40 * 481)
 
 
 MISTAKES = {
@@ -57,16 +58,18 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("words, complaint", MISTAKES.values(), ids=MISTAKES.keys())
-def test_a_mistake_is_one_line_and_leaves_nothing_behind(tmp_path: Path, words: list[str], complaint: str) -> None:
+def test_a_mistake_is_one_line_and_leaves_nothing_behind(
+    tmp_path: Path, words: list[str], complaint: str, here: Here
+) -> None:
     rows = [f"{i},1,{'no' if i % 2 else 'yes'}" for i in range(20)]
     (tmp_path / "t.csv").write_text("\n".join(["age,same,rich", *rows]) + "\n")
     (tmp_path / "empty.csv").write_text("age,rich\n")
     before = set(tmp_path.iterdir())
     data = [] if "--data" in words else ["--data", "t.csv"]
-    role = Role("run", "table", *data, *words, cwd=tmp_path)
-    assert role.end() == 2, role.text
-    (error,) = [line for line in role.said if line.startswith("error:")]
-    assert complaint in error and "Traceback" not in role.text
+    ended = here("run", "table", *data, *words, cwd=tmp_path)
+    assert ended.code == 2, ended.text
+    (error,) = [line for line in ended.said if line.startswith("error:")]
+    assert complaint in error and "Traceback" not in ended.text
     assert set(tmp_path.iterdir()) == before
 
 

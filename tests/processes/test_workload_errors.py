@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes.roles import Role
+from tests.processes.conftest import Ended, Here
 
 pytestmark = pytest.mark.processes
 
@@ -41,31 +41,34 @@ LATE = {
 }
 
 
-def ended_by_its_mistake(words: tuple[str, ...], named: str, cwd: Path) -> None:
-    """The command ends with code 2 and one error that says this."""
-    role = Role(*words, cwd=cwd)
-    assert role.end() == 2, role.text
-    errors = [line for line in role.said if line.startswith("error:")]
-    assert len(errors) == 1 and named in errors[0], role.text
-    assert "Traceback" not in role.text
+def assert_a_mistake(ended: Ended, named: str) -> None:
+    """Code 2 and one error that says this."""
+    assert ended.code == 2, ended.text
+    errors = [line for line in ended.said if line.startswith("error:")]
+    assert len(errors) == 1 and named in errors[0], ended.text
+    assert "Traceback" not in ended.text
 
 
 @pytest.mark.parametrize("body, named", [*METHODS.values(), *LATE.values()], ids=[*METHODS, *LATE])
-def test_a_method_that_breaks_its_promise_is_named(body: str, named: str, tmp_path: Path) -> None:
+def test_a_method_that_breaks_its_promise_is_named(body: str, named: str, tmp_path: Path, here: Here) -> None:
     (tmp_path / "mine.py").write_text(f"from workloads.digits import Digits\n\n\nclass Mine(Digits):\n    {body}\n")
-    ended_by_its_mistake(("run", "mine.py:Mine", "--policy", "uniform"), named, tmp_path)
+    assert_a_mistake(here("run", "mine.py:Mine", "--policy", "uniform", cwd=tmp_path), named)
 
 
-def test_a_workload_file_that_exits_at_import_is_named_with_its_line(tmp_path: Path) -> None:
+def test_a_workload_file_that_exits_at_import_is_named_with_its_line(tmp_path: Path, here: Here) -> None:
     (tmp_path / "script.py").write_text("import sys\n\nsys.exit(3)\n")
-    ended_by_its_mistake(("run", "script.py:Mine"), "script.py:3; put what only a script should do under", tmp_path)
+    assert_a_mistake(here("run", "script.py:Mine", cwd=tmp_path), "script.py:3; put what only a script should do under")
 
 
-def test_a_data_dir_that_would_not_be_read_is_refused(tmp_path: Path) -> None:
-    ended_by_its_mistake(("run", "digits", "--data-dir", str(tmp_path)), f"data_dir={tmp_path}: digits is", tmp_path)
+def test_a_data_dir_that_would_not_be_read_is_refused(tmp_path: Path, here: Here) -> None:
+    assert_a_mistake(
+        here("run", "digits", "--data-dir", str(tmp_path), cwd=tmp_path), f"data_dir={tmp_path}: digits is"
+    )
 
 
-def test_features_that_are_no_array_are_named_by_an_assistant_too(tmp_path: Path) -> None:
+def test_features_that_are_no_array_are_named_by_an_assistant_too(tmp_path: Path, here: Here) -> None:
     body = "def features(self):\n        return [[1.0, 2.0]]"
     (tmp_path / "mine.py").write_text(f"from workloads.digits import Digits\n\n\nclass Mine(Digits):\n    {body}\n")
-    ended_by_its_mistake(("assistant", "mine.py:Mine"), "Mine.features() returned list; expected a float32", tmp_path)
+    assert_a_mistake(
+        here("assistant", "mine.py:Mine", cwd=tmp_path), "Mine.features() returned list; expected a float32"
+    )
