@@ -13,6 +13,7 @@ I64 = NDArray[np.int64]
 F32 = NDArray[np.float32]
 
 ALLOWED_DTYPES: dict[str, np.dtype[Any]] = {"<i8": np.dtype("<i8"), "<f4": np.dtype("<f4")}
+_NAMES = {dtype: name for name, dtype in ALLOWED_DTYPES.items()}
 MAX_ARRAY_BYTES = 1 << 24
 """16 MiB: twice the IDs of the largest step, small enough that a hostile length cannot hurt."""
 
@@ -32,10 +33,22 @@ def pack_array(array: NDArray[Any]) -> tuple[str, int, bytes]:
 
     Raises TypeError for a dtype outside the allow-list: that is a bug of ours, never a peer's.
     """
+    known = _NAMES.get(array.dtype)
+    if known is not None and array.ndim == 1:
+        return known, len(array), array.tobytes()
     dtype = array.dtype.newbyteorder("<").str
     if dtype not in ALLOWED_DTYPES or array.ndim != 1:
         raise TypeError(f"array of dtype {array.dtype} and {array.ndim} dimensions is not on the wire's allow-list")
     return dtype, len(array), np.ascontiguousarray(array, dtype=ALLOWED_DTYPES[dtype]).tobytes()
+
+
+def _wire_name(expected: Any) -> str:
+    if expected is I64:
+        return "<i8"
+    if expected is F32:
+        return "<f4"
+    name: str = np.dtype(get_args(get_args(expected)[1])[0]).newbyteorder("<").str
+    return name
 
 
 def unpack_array(expected: Any, dtype: object, length: object, raw: object) -> NDArray[Any]:
@@ -43,7 +56,7 @@ def unpack_array(expected: Any, dtype: object, length: object, raw: object) -> N
 
     Raises ProtocolError for another dtype, a length that does not match the bytes, or an oversized array.
     """
-    wanted = np.dtype(get_args(get_args(expected)[1])[0]).newbyteorder("<").str
+    wanted = _wire_name(expected)
     if not isinstance(dtype, str) or dtype not in ALLOWED_DTYPES:
         given = repr(dtype) if isinstance(dtype, str) else f"of type {type(dtype).__name__}"
         raise ProtocolError("bad_array", f"dtype {given} is not one of {', '.join(ALLOWED_DTYPES)}")
