@@ -120,3 +120,24 @@ def test_where_an_instance_stands_says_nothing_about_where_it_stands_next() -> N
     orders = [EpochOrder(n, 7, epoch).ids(0, n) for epoch in range(20)]
     worst = max(abs(np.corrcoef(a, b)[0, 1]) for a, b in itertools.pairwise(orders))
     assert worst < 5 / np.sqrt(n)
+
+
+def test_windows_side_by_side_are_computed_together_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A window is asked for when it is leased and again when its selection comes; nothing takes as long to compute."""
+    computed: list[tuple[int, int]] = []
+    compute = EpochOrder._compute
+
+    def counting(order: EpochOrder, start: int, stop: int) -> np.ndarray:
+        computed.append((start, stop))
+        return compute(order, start, stop)
+
+    monkeypatch.setattr(EpochOrder, "_compute", counting)
+    order = EpochOrder(10**9, 1, 0)
+    for start in (0, 256, 0, 512, 256, 1792):
+        order.ids(start, start + 256)
+    assert computed == [(0, 2048)]
+
+
+def test_what_was_asked_for_is_read_only_so_that_it_may_be_handed_out_again() -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        EpochOrder(1000, 1, 0).ids(0, 10)[0] = 5
