@@ -46,6 +46,7 @@ class SegmentLog(Generic[T]):
         self.records = 0
         self._to_bytes, self._from_bytes = to_bytes, from_bytes
         self._offsets: list[int] = []
+        self._unwritten: list[bytes] = []
         self._file = self._open(writable)
         try:
             self._check(writable)
@@ -92,19 +93,24 @@ class SegmentLog(Generic[T]):
         """Buffer a record; ``flush`` before its length is committed."""
         raw = self._to_bytes(record)
         self._note(self.length)
-        self._file.seek(self.length)
-        self._file.write(len(raw).to_bytes(4, "little") + raw)
+        self._unwritten += (len(raw).to_bytes(4, "little"), raw)
         self.length += 4 + len(raw)
 
     def flush(self) -> None:
-        """Hand everything to the operating system."""
-        self._file.flush()
+        """Hand everything to the operating system, in one piece."""
+        if self._unwritten:
+            raw = b"".join(self._unwritten)
+            self._file.seek(self.length - len(raw))
+            self._file.write(raw)
+            self._file.flush()
+            self._unwritten.clear()
 
     def read(self, start: int = 0, stop: int = 1 << 62) -> Iterator[T]:
         """Records ``start … stop-1``. Raises StoreError where one does not decode."""
         stop = min(stop, self.records)
         if start >= stop:
             return
+        self.flush()
         offset = self._offsets[start // INDEX_EVERY]
         for number in range(start // INDEX_EVERY * INDEX_EVERY, stop):
             size = self._size_at(offset)

@@ -11,8 +11,10 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -675,3 +677,17 @@ def test_a_core_is_rebuilt_from_what_the_store_gives_back(run_dir: Path) -> None
     core = BrokerCore.from_rows("", store.rows())
     assert core.run_id == "run-1" and set(core.state.epochs) == {0, 1}
     store.close()
+
+
+def test_what_one_commit_appends_to_a_log_is_written_in_one_piece(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call of the operating system for each record would cost more than to make the record."""
+    with closing(opened(run_dir)) as store:
+        file = Mock(wraps=store.losses._file)
+        monkeypatch.setattr(store.losses, "_file", file)
+        for position in range(9):
+            store.append(loss(position))
+        store.commit([])
+        assert (file.write.call_count, file.flush.call_count) == (1, 1)
+        assert [r.position for r in store.loss_records()] == list(range(9))
