@@ -7,7 +7,7 @@ import numpy as np
 from broker.effects import AppendBatch, AppendLoss, Send, SendRecords
 from broker.rows import StepRow
 from broker.state import Member, State
-from protocol.arrays import F32, I64, empty_f32
+from protocol.arrays import F32, empty_f32
 from protocol.messages import Batch, Hello, LossRecord, LossReport, RecordsDropped, history_id
 
 REPLAY_RECORDS = 1 << 16
@@ -75,7 +75,7 @@ def log_complete(state: State) -> None:
         losses = row.losses.pop(rank)
         last_rank = rank == state.settings.world_size - 1
         place = rank_slice(row.batch, rank)
-        real: I64 = np.arange(place.start, min(place.stop, len(row.batch.ids) - row.batch.padding))
+        real = slice(place.start, max(place.start, min(place.stop, len(row.batch.ids) - row.batch.padding)))
         record = LossRecord(
             position=run.log_records,
             step=step,
@@ -83,7 +83,7 @@ def log_complete(state: State) -> None:
             learned_through=step if last_rank else step - 1,
             epoch=row.batch.epoch,
             ids=row.batch.ids[real] if len(losses) else row.batch.ids[:0],
-            losses=losses[: len(real)],
+            losses=losses[: real.stop - real.start],
             keep_probabilities=row.batch.keep_probabilities[real] if len(losses) else empty_f32(),
         )
         state.append(AppendLoss(record))

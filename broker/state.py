@@ -67,6 +67,8 @@ class State:
     hungry_since: float | None = None
     """Since when the Boss asks for a batch that cannot be cut."""
     effects: list[Effect] = field(default_factory=list)
+    _touched_in: list[Effect] | None = None
+    """The list of effects that has the run's row."""
     _orders: dict[int, EpochOrder] = field(default_factory=dict)
 
     @property
@@ -186,8 +188,10 @@ class State:
         self.effects.append(Put(kind, str(key), row))
 
     def touch_run(self) -> None:
-        """Note that the run's row is changed."""
-        self.touch("run", "run", self.the_run)
+        """Note that the run's row is changed; once for each event is enough."""
+        if self._touched_in is not self.effects:
+            self._touched_in = self.effects
+            self.touch("run", "run", self.the_run)
 
     def forget(self, kind: str, key: int | str) -> None:
         """Note that a row is gone."""

@@ -161,15 +161,16 @@ def _cut_step(state: State, count: int) -> None:
     padding = max(0, settings.world_size - count)
     if padding:
         state.count("padded_instances", padding)
-    repeated = np.resize(np.arange(count), count + padding)
+        repeated = np.resize(np.arange(count), count + padding)
+        ids, keep = ids[repeated], keep[repeated]
     run.next_step += 1
     run.instances_cut += count
     batch = Batch(
         step=step,
         epoch=run.cut_epoch,
         progress=_progress(state, segments),
-        ids=ids[repeated],
-        keep_probabilities=keep[repeated],
+        ids=ids,
+        keep_probabilities=keep,
         rank_counts=even_counts(count + padding, settings.world_size),
         segments=segments,
         padding=padding,
@@ -220,6 +221,8 @@ def _take(state: State, step: int, count: int) -> tuple[I64, F32, list[Segment]]
             drop_window(state, row.window)
         else:
             state.touch("window", row.window, row)
+    if len(segments) == 1:
+        return ids[0], keep[0], segments
     return np.concatenate(ids), np.concatenate(keep), segments
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 from protocol.errors import SettingError
@@ -225,12 +226,12 @@ class RunSettings:
         """Whether the Boss weighs losses by 1/π, with the automatic choice resolved."""
         return self.weights == "on" or (self.weights == "auto" and self.policy in WEIGHED_POLICIES)
 
-    @property
+    @cached_property
     def step_instances(self) -> int:
         """Instances per global step."""
         return self.batch_size * self.world_size
 
-    @property
+    @cached_property
     def window_instances(self) -> int:
         """Candidate IDs per window, with the automatic choice resolved."""
         return self.window_size or min(MAX_WINDOW, 4 * self.step_instances)
