@@ -6,11 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,9 @@ class Workload(ABC):
 
     def optimizer(self, boss: nn.Module) -> torch.optim.Optimizer:
         """Optimizer for the Boss; its ``lr`` is the peak of the schedule."""
-        return torch.optim.SGD(boss.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
+        from torch.optim import SGD
+
+        return SGD(boss.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
 
     def lr_factor(self, progress: float) -> float:
         """Learning rate as a fraction of its peak at ``progress`` (0 … 1 of the budget): 5 % warm-up, then cosine to 0.
@@ -112,6 +117,19 @@ class Workload(ABC):
     def labels(self) -> NDArray[np.int64] | None:
         """Class of each training instance, shape ``(n,)``, values ``0 … classes-1``; None if there are none."""
         return None
+
+    def preview(self, instance_id: int) -> NDArray[np.uint8] | str | None:
+        """What a person sees of a training instance: pixels of shape (h, w) or (h, w, 3), or a text; None for nothing.
+
+        The run's page shows it. By default the input that ``batch`` gives, where it has the shape of an image.
+        """
+        inputs, _ = self.batch([instance_id])
+        image = inputs[0].detach().float()
+        if image.ndim != 3 or image.shape[0] not in (1, 3):
+            return None
+        low, high = image.min(), image.max()
+        pixels = ((image - low) / (high - low).clamp(min=1e-12) * 255).byte().permute(1, 2, 0).numpy()
+        return pixels[:, :, 0] if pixels.shape[2] == 1 else pixels
 
     def lengths(self) -> NDArray[np.int64] | None:
         """Length of each training instance in tokens, shape ``(n,)``; None where every instance costs the same."""

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from protocol.finite import rows_not_finite
 from workloads.base import FallBack, Fingerprint, Metric, Workload
 from workloads.mistakes import blaming, method_of, wrong
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
 
 class CheckedWorkload(Workload):
@@ -40,6 +42,8 @@ class CheckedWorkload(Workload):
 
     def batch(self, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Two tensors with a row for each ID."""
+        from torch import Tensor
+
         what = method_of(self.workload, f"batch({list(ids)})" if len(ids) < 4 else f"batch() of {len(ids)} IDs")
         with blaming(self.workload, what):
             found: object = self.workload.batch(ids)
@@ -54,6 +58,8 @@ class CheckedWorkload(Workload):
 
     def boss(self) -> nn.Module:
         """A torch module."""
+        from torch import nn
+
         what = method_of(self.workload, "boss()")
         with blaming(self.workload, what):
             found: object = self.workload.boss()
@@ -63,6 +69,8 @@ class CheckedWorkload(Workload):
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """One loss per target, with gradient; they may be NaN or infinite, which is the run's to count."""
+        from torch import Tensor, is_grad_enabled
+
         what = method_of(self.workload, "losses()")
         with blaming(self.workload, what):
             found: object = self.workload.losses(outputs, targets)
@@ -71,7 +79,7 @@ class CheckedWorkload(Workload):
             raise wrong(self.workload, what, type(found).__name__, expected)
         if found.shape != (len(targets),):
             raise wrong(self.workload, what, f"shape {tuple(found.shape)}", expected)
-        if torch.is_grad_enabled() and not found.requires_grad:
+        if is_grad_enabled() and not found.requires_grad:
             raise wrong(
                 self.workload, what, "losses without gradient", "losses that depend on the outputs: no detach()"
             )
@@ -94,10 +102,12 @@ class CheckedWorkload(Workload):
 
     def optimizer(self, boss: nn.Module) -> torch.optim.Optimizer:
         """A torch optimizer."""
+        from torch.optim import Optimizer
+
         what = method_of(self.workload, "optimizer()")
         with blaming(self.workload, what):
             found: object = self.workload.optimizer(boss)
-        if not isinstance(found, torch.optim.Optimizer):
+        if not isinstance(found, Optimizer):
             raise wrong(self.workload, what, type(found).__name__, "a torch.optim.Optimizer over the Boss's parameters")
         return found
 
@@ -150,6 +160,10 @@ class CheckedWorkload(Workload):
         if labels is not None and labels.max() >= max(n, 2):
             raise wrong(self.workload, what, f"a greatest value of {labels.max()}", f"classes below n={n}")
         return labels
+
+    def preview(self, instance_id: int) -> NDArray[np.uint8] | str | None:
+        """As it is: whoever shows it looks at it, and goes on without it."""
+        return self.workload.preview(instance_id)
 
     def lengths(self) -> NDArray[np.int64] | None:
         """A length for each instance, or None."""

@@ -1,4 +1,7 @@
-"""What the image workloads share: tensors, loss, evaluation, and pixel features for the Assistant."""
+"""What the image workloads share: batches, loss, evaluation, and pixel features for the Assistant.
+
+torch is imported by the methods that a Boss calls: an Assistant does without its seconds and its memory.
+"""
 
 from __future__ import annotations
 
@@ -6,49 +9,31 @@ import hashlib
 import logging
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from workloads.base import FallBack, Fingerprint, Metric, Workload
 from workloads.cache import cache_dir, file_lock, replacing
 from workloads.changes import with_validation_part
-from workloads.models import check_model, make_model
+from workloads.model_names import check_model
 from workloads.sources import ImageSet, fall_back_of
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from workloads.image_tensors import ImageTensors
 
 log = logging.getLogger("autoassist.workloads")
 
 FEATURES_VERSION = 1
 """Part of the cached file's name; raise it whenever the same images would give other features."""
 
-_EVALUATION_BATCH = 250
-"""Twice as fast as 1,000 on two CPU cores, since the activations stay in their caches."""
-
 _FEATURE_ROWS = 4096
-
-
-@dataclass(frozen=True)
-class _Tensors:
-    """An `ImageSet` as torch sees it. Images stay uint8: a quarter of the memory for some 20 µs a batch."""
-
-    train_images: Tensor
-    train_labels: Tensor
-    test_images: Tensor
-    test_labels: Tensor
-    shift: float
-    """Mean of the training pixels, 0 … 255."""
-    scale: float
-    """One over their standard deviation."""
-
-    def standardise(self, images: Tensor) -> Tensor:
-        """uint8 pixels to float32 with mean 0 and deviation 1 over the whole training set."""
-        return images.to(torch.float32).sub_(self.shift).mul_(self.scale)
 
 
 class ImageWorkload(Workload):
@@ -88,21 +73,20 @@ class ImageWorkload(Workload):
         return int(self.images.train_labels.max()) + 1
 
     @cached_property
-    def _tensors(self) -> _Tensors:
-        images = self.images
-        train = _tensor(images.train_images)
-        counts = torch.bincount(train.flatten(), minlength=256).double()
-        values = torch.arange(256, dtype=torch.float64)
+    def _pixel_statistics(self) -> tuple[float, float]:
+        """Mean of the training pixels, 0 … 255, and one over their standard deviation."""
+        counts = np.bincount(self.images.train_images.reshape(-1), minlength=256).astype(np.float64)
+        values = np.arange(256, dtype=np.float64)
         mean = float((counts * values).sum() / counts.sum())
-        deviation = float(((counts * (values - mean) ** 2).sum() / counts.sum()).sqrt())
-        return _Tensors(
-            train_images=train,
-            train_labels=_tensor(images.train_labels),
-            test_images=_tensor(images.test_images),
-            test_labels=_tensor(images.test_labels),
-            shift=mean,
-            scale=1.0 / max(deviation, 1e-6),
-        )
+        deviation = float(np.sqrt((counts * (values - mean) ** 2).sum() / counts.sum()))
+        return mean, 1.0 / max(deviation, 1e-6)
+
+    @cached_property
+    def _tensors(self) -> ImageTensors:
+        from workloads.image_tensors import ImageTensors
+
+        shift, scale = self._pixel_statistics
+        return ImageTensors.of(self.images, shift=shift, scale=scale)
 
     @cached_property
     def _fingerprint(self) -> Fingerprint:
@@ -122,31 +106,30 @@ class ImageWorkload(Workload):
 
     def batch(self, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Images ``(len(ids), c, h, w)`` float32, standardised, and labels ``(len(ids),)`` int64; on the CPU."""
-        tensors = self._tensors
-        rows = torch.tensor(np.asarray(ids, dtype=np.int64))
-        images = tensors.train_images.index_select(0, rows)
-        return tensors.standardise(images), tensors.train_labels.index_select(0, rows)
+        return self._tensors.batch(ids)
 
     def boss(self) -> nn.Module:
         """The model that ``--model`` names, for this set's image size and number of classes."""
+        from workloads.models import make_model
+
         _, channels, height, width = self.images.train_images.shape
         return make_model(self.model, channels=channels, height=height, width=width, classes=self.classes)
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Cross entropy of each instance, nats, shape ``(batch,)``."""
-        return F.cross_entropy(outputs, targets, reduction="none")
+        from torch.nn.functional import cross_entropy
+
+        return cross_entropy(outputs, targets, reduction="none")
 
     def evaluate(self, boss: nn.Module, device: torch.device) -> Metric:
         """Fraction of the test images, or of the validation part, whose greatest logit is the label's."""
-        tensors = self._tensors
-        correct = torch.zeros((), dtype=torch.int64, device=device)
-        with torch.no_grad():
-            for start in range(0, len(tensors.test_labels), _EVALUATION_BATCH):
-                images = tensors.test_images[start : start + _EVALUATION_BATCH].to(device)
-                labels = tensors.test_labels[start : start + _EVALUATION_BATCH].to(device)
-                correct += (boss(tensors.standardise(images)).argmax(dim=1) == labels).sum()
         part = "validation" if self.validation else "test"
-        return Metric(f"{part}_accuracy", int(correct) / len(tensors.test_labels))
+        return Metric(f"{part}_accuracy", self._tensors.accuracy(boss, device))
+
+    def preview(self, instance_id: int) -> NDArray[np.uint8]:
+        """The image as it was served."""
+        pixels: NDArray[np.uint8] = self.images.train_images[instance_id].transpose(1, 2, 0)
+        return pixels[:, :, 0] if pixels.shape[2] == 1 else pixels
 
     def labels(self) -> NDArray[np.int64]:
         """Class of each training instance, shape ``(n,)``, read-only."""
@@ -176,14 +159,15 @@ class ImageWorkload(Workload):
 
     def _build_features(self, path: Path, shape: tuple[int, int]) -> None:
         log.info("%s: building pixel features, %.0f MB, once", self.images.name, shape[0] * shape[1] * 4 / 1e6)
-        tensors = self._tensors
+        shift, scale = np.float32(self._pixel_statistics[0]), np.float32(self._pixel_statistics[1])
         # Plain writes: on a full disk they fail with an error, where writing through a map ends the process.
         with replacing(path) as temporary, temporary.open("wb") as file:
             header = {"descr": "<f4", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
             for start in range(0, shape[0], _FEATURE_ROWS):
-                rows = tensors.train_images[start : start + _FEATURE_ROWS]
-                file.write(tensors.standardise(rows).flatten(1).numpy().data)
+                rows = self.images.train_images[start : start + _FEATURE_ROWS]
+                pixels = rows.reshape(len(rows), -1).astype(np.float32)
+                file.write(((pixels - shift) * scale).data)
 
 
 def _open_features(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
@@ -198,9 +182,3 @@ def _open_features(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | 
         log.warning("%s has shape %s, expected %s; building it again", path, mapped.shape, shape)
         return None
     return mapped
-
-
-def _tensor(array: NDArray[np.generic]) -> Tensor:
-    """``array`` as a tensor: sharing its memory where torch can, which it cannot with a read-only one."""
-    whole = np.ascontiguousarray(array)
-    return torch.from_numpy(whole) if whole.flags.writeable else torch.tensor(whole)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from protocol.errors import SettingError, WorkloadError
-
-_RESNET = re.compile(r"resnet-?(\d+)")
+from protocol.errors import SettingError
+from workloads.model_names import check_depth, check_model
 
 
 def make_model(name: str, *, channels: int, height: int, width: int, classes: int) -> nn.Module:
@@ -24,16 +21,6 @@ def make_model(name: str, *, channels: int, height: int, width: int, classes: in
     if depth is None:
         return small_cnn(channels, height, width, classes)
     return resnet(depth, channels, classes)
-
-
-def check_model(name: str) -> int | None:
-    """Check a model name without building it: the depth of a ResNet, None for the small CNN; errors of `make_model`."""
-    if name in ("", "cnn"):
-        return None
-    match = _RESNET.fullmatch(name.lower())
-    if match is None:
-        raise WorkloadError(f"model {name!r} is unknown; use cnn, resnet20, resnet32, resnet44, resnet56 or resnet110")
-    return _check_depth(int(match.group(1)))
 
 
 def small_cnn(channels: int, height: int, width: int, classes: int) -> nn.Sequential:
@@ -73,7 +60,7 @@ def resnet(depth: int, channels: int, classes: int) -> nn.Sequential:
     Raises:
         SettingError: ``depth`` is not 6n+2, n ≥ 1.
     """
-    blocks_per_stage = (_check_depth(depth) - 2) // 6
+    blocks_per_stage = (check_depth(depth) - 2) // 6
     layers: list[nn.Module] = [
         nn.Conv2d(channels, 16, 3, padding=1, bias=False),
         nn.BatchNorm2d(16),
@@ -90,14 +77,6 @@ def resnet(depth: int, channels: int, classes: int) -> nn.Sequential:
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     return model
-
-
-def _check_depth(depth: int) -> int:
-    if depth >= 8 and depth % 6 == 2:
-        return depth
-    below = max(8, depth - (depth - 2) % 6)
-    nearest = "resnet8" if depth < 8 else f"resnet{below} or resnet{below + 6}"
-    raise SettingError(f"resnet{depth}: a depth must be 6n+2 (8, 14, 20, …); use {nearest}")
 
 
 class BasicBlock(nn.Module):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from workloads.base import Workload
 from workloads.checked import CheckedWorkload
 from workloads.mistakes import blaming, method_of, wrong
@@ -18,6 +16,8 @@ def validate_workload(workload: Workload) -> None:
     Raises:
         WorkloadError: names the class and the method, what it returned, and what is expected.
     """
+    import torch
+
     checked = CheckedWorkload(workload)
     n = checked.fingerprint().n
     checked.features()

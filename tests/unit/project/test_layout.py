@@ -48,6 +48,22 @@ def test_the_broker_starts_without_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60, check=False).returncode == 0
 
 
+ASSISTANT = """
+import sys
+from autoassist.cli import main
+assert main(["assistant", "digits", "--broker", "tcp://127.0.0.1:9", "--connect-timeout-s", "0.01"]) == 1
+sys.exit("torch" in sys.modules)
+"""
+
+
+def test_an_assistant_of_a_built_in_image_workload_works_without_torch() -> None:
+    """It is tiny: features and labels are there by the time it looks for its broker."""
+    ended = subprocess.run(
+        [sys.executable, "-c", ASSISTANT], cwd=ROOT, timeout=60, check=False, capture_output=True, text=True
+    )
+    assert ended.returncode == 0 and "no broker answers" in ended.stderr, ended.stderr
+
+
 @pytest.mark.parametrize("path", ALL_PYTHON, ids=lambda p: str(p.relative_to(ROOT)))
 def test_nothing_unpickles_or_waits_blindly(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
