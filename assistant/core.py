@@ -14,6 +14,7 @@ import numpy as np
 
 from assistant.drawing import draw
 from assistant.policies import Moment, Policy
+from assistant.preview import LossHistory
 from protocol.messages import AnyMessage, Credit, LossRecord, RecordsDropped, Selection, Window
 from protocol.settings import RunSettings
 
@@ -38,6 +39,10 @@ class AssistantCore:
     applied: int = 0
     """Loss records applied or declared dropped."""
     figures: dict[str, float] = field(default_factory=dict)
+    watcher: LossHistory | None = None
+    """Hears what the policy hears."""
+    moment: Moment = Moment(0, 0.0)
+    """Of the window that was scored last."""
     _granted: int = 0
 
     def receive(self, message: AnyMessage) -> list[AnyMessage]:
@@ -111,13 +116,16 @@ class AssistantCore:
                 )
             if len(record.ids):
                 self.policy.observe(record)
+                if self.watcher is not None:
+                    self.watcher.observe(record)
                 self._count("instances_learned", len(record.ids))
         else:
             self.applied = record.through_position
         self.learned_through = max(self.learned_through, record.learned_through)
 
     def _score(self, window: Window) -> Selection:
-        keep = self.policy.keep_probability(window.ids, Moment(window.epoch, window.progress))
+        self.moment = Moment(window.epoch, window.progress)
+        keep = self.policy.keep_probability(window.ids, self.moment)
         kept = draw(self.settings.seed, window.window, keep)
         self._count("instances_scored", len(window.ids))
         lift, error = self.policy.lift

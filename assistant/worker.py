@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from assistant.checkpoint import AssistantCheckpoint, read_checkpoint
 from assistant.core import AssistantCore
 from assistant.policies import make_policy
+from assistant.preview import Previews, Show
 from protocol.client import ConnectSettings, RoleClient, new_incarnation
 from protocol.errors import DataError, PeerFenced
-from protocol.messages import MOST_SET_ASIDE, AnyMessage, Goodbye, Hello, Stop, Welcome, history_id
+from protocol.messages import MOST_SET_ASIDE, AnyMessage, Goodbye, Hello, Preview, Stop, Welcome, history_id
 from protocol.session import SessionTimes
 from protocol.settings import require
 from protocol.signals import StopSignal
@@ -41,6 +42,9 @@ class AssistantSettings:
     state_dir: Path | None = None
     """Directory for its checkpoint; without one, a restart rebuilds what it knew from the broker's loss log."""
 
+    previews: bool = True
+    """Show instances, small, to whoever looks at the run's page (autoassist monitor), with their labels and losses."""
+
     def __post_init__(self) -> None:
         require(bool(self.name) and len(self.name) <= 100, "name", self.name, "must have 1 to 100 characters")
         require(1 <= self.slots <= 64, "slots", self.slots, "must lie in 1 … 64")
@@ -55,8 +59,9 @@ class AssistantSettings:
 class Assistant:
     """One Assistant process.
 
-    ``features`` has shape (n, d) float32 or is None, ``labels`` (n,) int64 or None. Without a data set of its own
-    (``dataset_id`` "" and ``n`` 0) it takes the run's, and knows instances by their losses alone.
+    ``features`` has shape (n, d) float32 or is None, ``labels`` (n,) int64 or None, and ``show`` gives what a person sees
+    of an instance. Without a data set of its own (``dataset_id`` "" and ``n`` 0) it takes the run's, and knows instances
+    by their losses alone.
     """
 
     def __init__(
@@ -68,6 +73,7 @@ class Assistant:
         n: int = 0,
         features: NDArray[np.float32] | None = None,
         labels: NDArray[np.int64] | None = None,
+        show: Show | None = None,
         times: SessionTimes | None = None,
     ) -> None:
         self.settings = settings
@@ -76,12 +82,14 @@ class Assistant:
         self.n = n
         self.features = features
         self.labels = labels
+        self.show = show
         self.times = times
         self._begin()
 
     def _begin(self) -> None:
         """A new incarnation, with what the checkpoint knows."""
         self.core: AssistantCore | None = None
+        self.previews: Previews | None = None
         self.history = ""
         self._written = 0
         path = self.settings.checkpoint_path
@@ -96,6 +104,7 @@ class Assistant:
             package_version=metadata.version("autoassist"),
             position=self.saved.position if self.saved is not None else 0,
             history=self.saved.history if self.saved is not None else "",
+            previews=self.settings.previews,
         )
         self.client = RoleClient(hello, self.connect, times=self.times)
 
@@ -134,6 +143,8 @@ class Assistant:
                 self._join(message)
             case Stop(reason=reason):
                 return reason
+            case Preview():
+                self._answer(message)
             case _ if self.core is not None:
                 self._say(self.core.receive(message))
                 self.client.session.update_hello(position=self.core.position, history=self.history)
@@ -152,7 +163,15 @@ class Assistant:
             log.info("joined the run: policy %s, seed %d", settings.policy, settings.seed)
             self.core = AssistantCore(settings, make_policy(settings, welcome.n, self.features, self.labels))
             self._load(self.core, welcome)
+            if self.settings.previews:
+                self.previews = Previews(welcome.n, self.labels, self.show)
+                self.core.watcher = self.previews.history
         self._say(self.core.grant())
+
+    def _answer(self, wanted: Preview) -> None:
+        if self.previews is not None and self.core is not None:
+            core = self.core
+            self._say([self.previews.answer(wanted, self.settings.name, core.policy, core.moment)])
 
     def _load(self, core: AssistantCore, welcome: Welcome) -> None:
         """Take up what was learned before; the broker judges by the same rule what it need not send again."""

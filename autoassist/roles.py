@@ -152,6 +152,7 @@ class AssistantCommand:
             n=fingerprint.n,
             features=workload.features(),
             labels=workload.labels(),
+            show=workload.preview,
         )
 
     def _of_files(self) -> Assistant:

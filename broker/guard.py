@@ -13,7 +13,7 @@ from zmq.utils import z85
 
 from broker.effects import Refuse
 from protocol.errors import SettingError
-from protocol.security import ALLOW_LIST, BROKER, MONITOR, SPEAKING, Allowed, Key, read_allow_list
+from protocol.security import ALLOW_LIST, BROKER, MONITOR, SPEAKING, STATISTICS, Allowed, Key, read_allow_list
 
 log = logging.getLogger("autoassist.broker")
 
@@ -89,6 +89,11 @@ class Guard:
             remedy = f"give --keys with a key for the role {role}, made with keys add NAME --roles {role}"
             return Refuse(name, "key", reason, remedy)
         return None
+
+    def may_look(self, public: str) -> bool:
+        """Whether the holder of a key is a monitor, now."""
+        allowed = self._allowed.get(public)
+        return allowed is not None and _may(allowed, STATISTICS)
 
     def _look(self) -> tuple[int, int, int]:
         """What differs once the allow-list is another one."""

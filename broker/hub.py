@@ -29,6 +29,7 @@ class Conversation:
     last_said: float
     cpu_percent: float = 0.0
     rss_bytes: int = 0
+    previews: bool = False
 
 
 @dataclass(slots=True)
@@ -112,6 +113,7 @@ class Hub:
             known = Conversation(hello.name, hello.incarnation, line, uuid.uuid4().hex, stream, now, now)
         elif hello.stream == known.stream_id:
             known.stream.acknowledge(ack)
+        known.previews = hello.previews and hello.role == "assistant"
         known.routing_id, known.last_heard, known.last_said = line, now, now
         self.by_name[hello.name] = self.by_line[line] = known
         welcome = Welcome(

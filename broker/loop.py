@@ -36,6 +36,7 @@ from broker.effects import (
 from broker.guard import Guard
 from broker.hub import Hub, Outgoing
 from broker.monitor import Monitor
+from broker.previews import Previews
 from broker.report import build_report, build_statistics, write_report
 from broker.rows import PeerRow
 from broker.settings import BrokerSettings
@@ -43,7 +44,7 @@ from broker.store import RunStore, unwritable
 from protocol.channels import ZmqBrokerChannel, bind
 from protocol.codec import decode, encode
 from protocol.errors import AutoAssistError, ProtocolError, UserError
-from protocol.messages import Envelope, EpochResult, Goodbye, Heartbeat, Hello
+from protocol.messages import Envelope, EpochResult, Goodbye, Heartbeat, Hello, PreviewReply
 from protocol.security import STATISTICS, secure_server
 from protocol.session import SessionTimes
 from protocol.signals import StopSignal
@@ -83,6 +84,8 @@ class Broker:
             if key is not None:
                 secure_server(self.publisher, key, STATISTICS)
             bind(self.publisher, settings.address_of(settings.statistics_port))
+            where = settings.address_of(settings.preview_port)
+            self.previews = Previews(self.context, where, key) if settings.shows_instances else None
             # The directory is touched last: an address that cannot be had must not leave an empty run there.
             self.store = RunStore(settings.run_dir)
             self.core = self._restore()
@@ -136,6 +139,8 @@ class Broker:
         poller = zmq.Poller()
         poller.register(self.channel.socket, zmq.POLLIN)
         poller.register(stop.fileno(), zmq.POLLIN)
+        if self.previews is not None:
+            poller.register(self.previews.channel.socket, zmq.POLLIN)
         if self.guard is not None:
             poller.register(self.guard.socket, zmq.POLLIN)
         try:
@@ -163,6 +168,8 @@ class Broker:
             self._receive(*received, now)
             if time.monotonic() - now > MAX_DRAIN_S:
                 break
+        if self.previews is not None:
+            self._out.extend(self.previews.ask(self.hub, self.guard, now))
         lost, beats = self.hub.tick(now)
         self._out.extend(beats)
         for event in lost:
@@ -195,6 +202,10 @@ class Broker:
         if isinstance(envelope.message, Hello):
             self._hello = (line, envelope)
         self._out.extend(replies)
+        if isinstance(envelope.message, PreviewReply) and events:
+            if self.previews is None or not self.previews.answer(self.hub.by_line[line].name, envelope.message):
+                self.hub.count_refused("unasked", line)
+            return
         for event in events:
             self._apply(self.core.take(event), now)
         self._report_is_due |= bool(events) and isinstance(envelope.message, EpochResult | Goodbye)
@@ -298,6 +309,7 @@ class Broker:
             return
         self._next_statistics = now + STATISTICS_EVERY_S
         statistics = build_statistics(self.core, self.hub, now)
+        statistics.preview_port = self.previews.port if self.previews is not None else 0
         if self.monitor is not None:
             self.monitor.show(statistics)
         try:
@@ -325,6 +337,8 @@ class Broker:
     def _close(self) -> None:
         self.channel.close()
         self.publisher.close()
+        if self.previews is not None:
+            self.previews.channel.close()
         if self.guard is not None:
             self.guard.close()
         self.context.term()

@@ -259,4 +259,5 @@ def _peer(core: BrokerCore, hub: Hub, name: str, now: float) -> PeerStatistics:
         lift_error=member.lift_error,
         cpu_percent=conversation.cpu_percent if conversation is not None else 0.0,
         rss_bytes=conversation.rss_bytes if conversation is not None else 0,
+        previews=conversation is not None and conversation.previews,
     )

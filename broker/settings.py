@@ -27,6 +27,10 @@ class BrokerSettings:
     statistics_port: int = 0
     """TCP port of the statistics publisher; 0 for any free one."""
 
+    preview_port: int = 0
+    """TCP port where the page (autoassist monitor) asks Assistants for instances to look at; 0 for any free one. It is
+    not open beyond loopback without --keys."""
+
     keys: Path | None = None
     """Directory of keys, as autoassist keys init makes it: only who is on its allow-list may connect, encrypted."""
 
@@ -40,7 +44,7 @@ class BrokerSettings:
     """How long roles have to say Goodbye once the run has ended."""
 
     def __post_init__(self) -> None:
-        for name in ("port", "statistics_port"):
+        for name in ("port", "statistics_port", "preview_port"):
             require(0 <= getattr(self, name) <= 65535, name, getattr(self, name), "must lie in 0 … 65535")
         require(self.drain_s > 0, "drain_s", self.drain_s, "must be positive")
         require(self.keys is None or not self.insecure, "insecure", True, "contradicts --keys; give one of the two")
@@ -49,6 +53,11 @@ class BrokerSettings:
                 f"host={self.host}: is not loopback; give --keys DIR (autoassist keys init DIR makes them), or "
                 "--insecure to listen there unauthenticated"
             )
+
+    @property
+    def shows_instances(self) -> bool:
+        """Whether nobody but this machine's users, or holders of a key, can ask for them."""
+        return self.host in LOOPBACK or self.keys is not None
 
     def address_of(self, port: int) -> str:
         """Where a port of this host is, as ZeroMQ writes it."""

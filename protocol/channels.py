@@ -144,7 +144,9 @@ class ZmqBrokerChannel:
     Raises PortInUse or SettingError where the address cannot be bound.
     """
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str, key: Key | None = None) -> None:
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], address: str, key: Key | None = None, domain: str = SPEAKING
+    ) -> None:
         self.speaker = ""
         """Public key of who sent what was received last; "" where no keys are used."""
         self._has_key = key is not None
@@ -155,7 +157,7 @@ class ZmqBrokerChannel:
         self.socket.setsockopt(zmq.BACKLOG, BACKLOG)
         self.socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
         if key is not None:
-            secure_server(self.socket, key, SPEAKING)
+            secure_server(self.socket, key, domain)
         bind(self.socket, address)
         self.address = self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
 

@@ -26,6 +26,13 @@ OLDEST_SPOKEN_VERSION = 1
 NO_RESTORE = -2
 """``Hello.restore_step`` of a role that does not resume."""
 
+MOST_SHOWN = 32
+"""Instances in a group of ``PreviewReply``."""
+MOST_PIXELS = 64
+"""Side of an instance's picture."""
+MOST_TEXT = 400
+"""Characters of an instance's text."""
+
 MOST_SET_ASIDE = 1000
 """IDs in ``Goodbye.set_aside``; the figure of the same name counts all of them."""
 
@@ -69,6 +76,7 @@ class Hello(Message, frozen=True, tag="hello"):
     restore_step: Number = NO_RESTORE  # a resuming Boss: take back all after this step; -1 for all
     run_id: Name = ""  # the run that this role belongs to; "" for whichever the broker has
     workload: Name = ""  # a Boss's: what it trains, for people to read
+    previews: bool = False  # an Assistant's: whether it answers Preview
 
 
 def history_id(run_id: str, generation: int) -> str:
@@ -275,6 +283,42 @@ class Goodbye(Message, frozen=True, tag="goodbye"):
     set_aside: I64 = msgspec.field(default_factory=empty_i64)  # IDs that an Assistant's noise guard leaves out
 
 
+class Preview(Message, frozen=True, tag="preview"):
+    """Page → broker, at its port for that → Assistant. A person wants to see instances."""
+
+    delivery: ClassVar[Delivery] = Delivery.LATEST
+    number: Count  # comes back in the answer
+    instances: Annotated[int, msgspec.Meta(ge=0, le=MOST_SHOWN)] = 12  # of each group
+
+
+class Shown(msgspec.Struct, frozen=True, array_like=True):
+    """An instance as a person sees it; the only place where one travels."""
+
+    id: Count
+    trained: Count  # loss reports of it that the Assistant has heard
+    keep_probability: float  # π if it were scored now
+    losses: F32  # the last of them, oldest first
+    label: Number = -1  # -1 for none
+    text: Annotated[str, msgspec.Meta(max_length=MOST_TEXT)] = ""
+    pixels: Annotated[bytes, msgspec.Meta(max_length=3 * MOST_PIXELS**2)] = b""  # row by row, a byte for each channel
+    height: Count = 0
+    width: Count = 0
+
+
+class PreviewReply(Message, frozen=True, tag="preview_reply"):
+    """Assistant → broker → page. What it knows of the instances, and some of them."""
+
+    delivery: ClassVar[Delivery] = Delivery.LATEST
+    number: Count
+    assistant: Name
+    groups: dict[Name, list[Shown]] = msgspec.field(default_factory=dict)  # kept, shrunk, suspected: the most first
+    known: Count = 0  # instances of which a loss was heard; in a large data set, of every so manieth
+    set_aside: Count = 0  # by the noise guard
+    loss_edges: F32 = msgspec.field(default_factory=empty_f32)  # of the last losses' histogram; one more than counts
+    loss_counts: I64 = msgspec.field(default_factory=empty_i64)
+    keep_counts: I64 = msgspec.field(default_factory=empty_i64)  # histogram of π, equal bins from 0 to 1
+
+
 AnyMessage = (
     Hello
     | Welcome
@@ -295,6 +339,8 @@ AnyMessage = (
     | Heartbeat
     | Stop
     | Goodbye
+    | Preview
+    | PreviewReply
 )
 
 

@@ -19,6 +19,8 @@ STATES = ("waiting", "running", "finished", "stopped", "failed")
 ROLES = ("assistant", "boss")
 
 LEFT_OUT: dict[str, str] = {
+    "RunStatistics.preview_port": "an address, for the page alone",
+    "PeerStatistics.previews": "whom the page may ask, for the page alone",
     "RunStatistics.metric_history": "Prometheus keeps the history of autoassist_run_evaluation itself",
 }
 """Fields of the statistics that no metric has, as ``Struct.field``, with the reason."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import msgspec
 
-
 MOST_HISTORY = 500
 """Evaluations in ``RunStatistics.metric_history``: the last ones."""
 
@@ -23,6 +22,7 @@ class PeerStatistics(msgspec.Struct, kw_only=True):
     lift_error: float = 0.0
     cpu_percent: float = 0.0
     rss_bytes: int = 0
+    previews: bool = False  # whether it answers Preview
 
 
 class RunStatistics(msgspec.Struct, kw_only=True):
@@ -59,6 +59,7 @@ class RunStatistics(msgspec.Struct, kw_only=True):
     exposed_wait_s: float = 0.0
     wall_s: float = 0.0
     ended: str = ""
+    preview_port: int = 0  # where the page asks for instances, at the host of this socket; 0 for nowhere
     peers: list[PeerStatistics] = msgspec.field(default_factory=list)
 
 

@@ -275,6 +275,7 @@ def _example(field: str) -> Any:
         "segments": [],
         "steps": [],
         "settings": RunSettings(),
+        "groups": {},
     }
     return special.get(field, 0)
 

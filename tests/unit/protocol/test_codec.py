@@ -18,6 +18,7 @@ from protocol.arrays import MAX_ARRAY_BYTES, pack_array, unpack_array
 from protocol.codec import MAX_BODY_BYTES, MAX_ELEMENTS, MAX_FRAMES, OWN_FRAME_BYTES, decode, encode
 from protocol.errors import ProtocolError
 from protocol.messages import (
+    MOST_SHOWN,
     AnyMessage,
     Batch,
     Checkpoint,
@@ -32,11 +33,14 @@ from protocol.messages import (
     LossRecord,
     LossReport,
     OffPlanReport,
+    Preview,
+    PreviewReply,
     RecordsDropped,
     Reject,
     Return,
     Segment,
     Selection,
+    Shown,
     Stop,
     Welcome,
     Window,
@@ -87,6 +91,19 @@ segments = st.builds(
     learned_through=st.none() | numbers,
 )
 
+shown = st.builds(
+    Shown,
+    id=counts,
+    trained=counts,
+    keep_probability=floats,
+    losses=st.lists(st.floats(width=32), max_size=8).map(lambda values: np.array(values, np.float32)),
+    label=numbers,
+    text=words,
+    pixels=st.binary(max_size=50),
+    height=counts,
+    width=counts,
+)
+
 FIELDS: dict[type, dict[str, SearchStrategy[Any]]] = {
     Hello: {
         "role": st.sampled_from(["boss", "assistant"]),
@@ -105,6 +122,7 @@ FIELDS: dict[type, dict[str, SearchStrategy[Any]]] = {
         "restore_step": numbers,
         "run_id": names,
         "workload": names,
+        "previews": st.booleans(),
     },
     Welcome: {
         "run_id": names,
@@ -188,6 +206,17 @@ FIELDS: dict[type, dict[str, SearchStrategy[Any]]] = {
     Heartbeat: {"seq": counts, "cpu_percent": floats, "rss_bytes": counts},
     Stop: {"reason": reasons, "detail": words},
     Goodbye: {"reason": reasons, "figures": st.dictionaries(names, floats, max_size=5), "set_aside": i64},
+    Preview: {"number": counts, "instances": st.integers(0, MOST_SHOWN)},
+    PreviewReply: {
+        "number": counts,
+        "assistant": names,
+        "groups": st.dictionaries(names, st.lists(shown, max_size=3), max_size=3),
+        "known": counts,
+        "set_aside": counts,
+        "loss_edges": f32,
+        "loss_counts": i64,
+        "keep_counts": i64,
+    },
 }
 
 
