@@ -31,6 +31,7 @@ def _commands() -> dict[str, tuple[str, str]]:
         "compare-oracle": ("autoassist.oracle_command", "OracleCommand"),  # one run of compare's, not in the usage
         "export": ("autoassist.export", "ExportCommand"),
         "report": ("autoassist.report.command", "ReportCommand"),
+        "doctor": ("autoassist.doctor.command", "DoctorCommand"),
         "keys": ("autoassist.keys_command", "KeysCommand"),
         "top": ("autoassist.top", "TopCommand"),
         "monitor": ("autoassist.monitor_command", "MonitorCommand"),
@@ -48,6 +49,7 @@ USAGE = """usage: autoassist COMMAND …   (autoassist COMMAND --help tells more
   compare WORKLOAD     train with several policies and budgets, and say whether selection pays here
   report RUN_DIR       write a run, or a comparison, as one HTML file: curves, tables, settings, faults met
   export RUN_DIR       write a run's batches, losses or windows as JSON lines or CSV
+  doctor               look this installation over (--broker ADDR too), and say what to do
   keys init DIR        make keys, so that only who holds one may join (also add, list, remove)
 """
 

@@ -22,11 +22,11 @@ def page() -> str:
         "(`protocol.report.read_report`), and `protocol.report.schema()` gives its JSON Schema. Fields are only added.",
         "This page is made from the types by `python -m docs.make_report_page`.",
         "",
-        "`autoassist report RUN_DIR` tells the same to somebody who reads: `RUN_DIR/report.html`, one file that loads nothing",
-        "from anywhere, with curves (metric, loss, what was kept, staleness, wait), histograms of π and of the losses, tables",
-        "by epoch and Assistant, faults met and what the roles warned of, instances set aside with what they lost, settings",
-        "and versions. The run may be under way, killed or damaged: what could not be read is said, and what is whole is",
-        "shown. Of a comparison's directory it makes one of the comparison.",
+        "`autoassist report RUN_DIR` tells the same to somebody who reads: `RUN_DIR/report.html`, one file that loads",
+        "nothing from anywhere, with curves (metric, loss, what was kept, staleness, wait), histograms of π and of the",
+        "losses, tables by epoch and Assistant, faults met and what the roles warned of, instances set aside with what",
+        "they lost, settings and versions. The run may be under way, killed or damaged: what could not be read is",
+        "said, and what is whole is shown. Of a comparison's directory it makes one of the comparison.",
     ]
     for name, body in re.findall(r"^class (\w+)\(msgspec.*?\):\n(.*?)(?=^\S)", SOURCE.read_text(), re.M | re.S):
         docstring = re.search(r'"""(.*?)"""', body, re.S)

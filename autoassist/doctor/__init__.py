@@ -1,0 +1,1 @@
+"""Looks an installation over and says what to do; ``command`` is where it begins."""
