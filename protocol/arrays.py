@@ -16,6 +16,8 @@ ALLOWED_DTYPES: dict[str, np.dtype[Any]] = {"<i8": np.dtype("<i8"), "<f4": np.dt
 _NAMES = {dtype: name for name, dtype in ALLOWED_DTYPES.items()}
 MAX_ARRAY_BYTES = 1 << 24
 """16 MiB: twice the IDs of the largest step, small enough that a hostile length cannot hurt."""
+MAX_TYPES = 64
+"""Types of fields that are remembered; msgspec asks for two."""
 
 
 def empty_i64() -> I64:
@@ -42,13 +44,18 @@ def pack_array(array: NDArray[Any]) -> tuple[str, int, bytes]:
     return dtype, len(array), np.ascontiguousarray(array, dtype=ALLOWED_DTYPES[dtype]).tobytes()
 
 
+_wire_names: dict[int, tuple[Any, str]] = {}
+
+
 def _wire_name(expected: Any) -> str:
-    if expected is I64:
-        return "<i8"
-    if expected is F32:
-        return "<f4"
-    name: str = np.dtype(get_args(get_args(expected)[1])[0]).newbyteorder("<").str
-    return name
+    """Looked up by identity: to compare or to take apart such a type costs more than to make the array."""
+    known = _wire_names.get(id(expected))
+    if known is None:
+        name: str = np.dtype(get_args(get_args(expected)[1])[0]).newbyteorder("<").str
+        if len(_wire_names) >= MAX_TYPES:
+            return name
+        known = _wire_names[id(expected)] = (expected, name)  # held, so that its identity stays its own
+    return known[1]
 
 
 def unpack_array(expected: Any, dtype: object, length: object, raw: object) -> NDArray[Any]:
