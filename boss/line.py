@@ -18,7 +18,7 @@ from boss.reporter import Reporter
 from boss.shared_stream import SharedStream
 from protocol.client import RoleClient
 from protocol.errors import AutoAssistError
-from protocol.messages import AnyMessage, Checkpoint, Goodbye, Return, Stop, Welcome
+from protocol.messages import AnyMessage, Checkpoint, EpochResult, Goodbye, Return, Stop, Welcome
 from protocol.settings import require
 
 log = logging.getLogger("autoassist.boss")
@@ -81,6 +81,7 @@ class BossLine:
         self._group = group
         self._shared = SharedStream(group, plan, self._changed, self._fail) if group is not None else None
         self.welcome: Welcome | None = None
+        self.latest_result: EpochResult | None = None
         self._thread = threading.Thread(target=self._run, name="autoassist-boss-line", daemon=True)
         self._thread.start()
 
@@ -133,6 +134,8 @@ class BossLine:
 
     def say(self, message: AnyMessage) -> None:
         """Send something; returns at once."""
+        if isinstance(message, EpochResult):
+            self.latest_result = message
         self._outbox.append(message)
         self.wake()
 

@@ -1,0 +1,115 @@
+"""What the Boss's I/O thread says, and how often: each message costs the broker a wake-up."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from boss.line import BossLine
+from boss.plan import BossPlan
+from boss.reporter import Reporter
+from protocol.channels import MemoryHub
+from protocol.client import ConnectSettings, RoleClient
+from protocol.codec import decode, encode
+from protocol.messages import AnyMessage, Batch, Credit, Envelope, Hello, Welcome
+from protocol.settings import RunSettings
+
+RUN = RunSettings(epochs=1, batch_size=4)
+WAIT_S = 30.0
+
+
+class Turns(RoleClient):
+    """Counts the turns of the I/O thread, and lets it sleep while nobody wants one."""
+
+    def __init__(self, hub: MemoryHub) -> None:
+        hello = Hello(role="boss", name="boss-0", incarnation="i", dataset_id="d", n=400, settings=RUN)
+        super().__init__(hello, ConnectSettings(), channel=hub.connect())
+        self.wanted, self.done = threading.Semaphore(0), threading.Semaphore(0)
+
+    def poll(self, timeout_s: float, wake_fd: int | None = None) -> list[AnyMessage]:
+        self.done.release()
+        assert self.wanted.acquire(timeout=WAIT_S)
+        return super().poll(timeout_s, wake_fd)
+
+    def turn(self) -> None:
+        """One whole turn, from poll to poll."""
+        assert self.done.acquire(timeout=WAIT_S)
+        self.wanted.release()
+        assert self.done.acquire(timeout=WAIT_S)
+        self.done.release()
+
+
+@contextmanager
+def boss_line(hub: MemoryHub) -> Iterator[tuple[BossLine, Turns]]:
+    """A line whose Boss is in the run."""
+    client = Turns(hub)
+    line = BossLine(client, BossPlan(rank=0, settings=RUN, n=400), Reporter(rank=0))
+    try:
+        client.turn()
+        say(hub, 0, Welcome(run_id="r", stream="s", settings=RUN))
+        client.turn()
+        yield line, client
+    finally:
+        client.wanted.release(1000)
+        line.leave()
+
+
+def say(hub: MemoryHub, seq: int, message: AnyMessage) -> None:
+    (name,) = hub.lines
+    hub.lines[name].append(encode(Envelope(seq=seq, span=1, ack=0, message=message)))
+
+
+def batch(step: int) -> Batch:
+    ones = np.ones(4, dtype=np.float32)
+    return Batch(
+        step=step, epoch=0, progress=0.0, ids=np.arange(4), keep_probabilities=ones, rank_counts=[4], segments=[]
+    )
+
+
+def credits(hub: MemoryHub) -> list[int]:
+    """The credits that were said since the last call."""
+    said = [decode(frames).message for _, frames in hub.inbox]
+    hub.inbox.clear()
+    return [message.limit for message in said if isinstance(message, Credit)]
+
+
+def test_a_credit_that_the_broker_knows_is_not_said_again() -> None:
+    hub = MemoryHub()
+    with boss_line(hub) as (_, client):
+        assert credits(hub) == [7]
+        for step in range(4):
+            say(hub, step + 1, batch(step))
+            client.turn()
+        assert credits(hub) == []
+
+
+def test_a_broker_that_answers_anew_hears_the_credit_again() -> None:
+    hub = MemoryHub()
+    with boss_line(hub) as (_, client):
+        credits(hub)
+        say(hub, 0, Welcome(run_id="r", stream="another", settings=RUN))
+        client.turn()
+        assert credits(hub) == [7]
+
+
+def test_a_pull_is_told_at_once_only_where_few_batches_are_left() -> None:
+    hub = MemoryHub()
+    with boss_line(hub) as (line, client):
+        for step in range(8):
+            say(hub, step + 1, batch(step))
+        client.turn()
+        woken = []
+        for _ in range(8):
+            line.pull()
+            woken.append(_was_woken(line))
+        assert woken == [False, False, False, True, True, True, True, True]
+
+
+def _was_woken(line: BossLine) -> bool:
+    try:
+        return bool(line._wake_reader.recv(64))
+    except BlockingIOError:
+        return False
