@@ -18,7 +18,7 @@ from boss.reporter import Reporter
 from boss.shared_stream import SharedStream
 from protocol.client import RoleClient
 from protocol.errors import AutoAssistError
-from protocol.messages import AnyMessage, Checkpoint, EpochResult, Goodbye, Return, Stop, Welcome
+from protocol.messages import AnyMessage, Checkpoint, Credit, EpochResult, Goodbye, Return, Stop, Welcome
 from protocol.settings import require
 
 log = logging.getLogger("autoassist.boss")
@@ -78,6 +78,8 @@ class BossLine:
         self._is_settled = False
         """Whether the broker has committed all that was to be said when ``_settle`` began to wait."""
         self._leaves_silently = False
+        self._granted: Credit | None = None
+        self._grant_again_at = 0.0
         self._group = group
         self._shared = SharedStream(group, plan, self._changed, self._fail) if group is not None else None
         self.welcome: Welcome | None = None
@@ -105,8 +107,14 @@ class BossLine:
         if item is None:
             assert self._error is not None
             raise self._error
-        self.wake()
+        if self._is_low:
+            self.wake()
         return item, waited_s
+
+    @property
+    def _is_low(self) -> bool:
+        """Whether the broker must hear at once that a batch was pulled; else it hears with the next report."""
+        return len(self._plan.ready) <= self._plan.settings.prefetch_batches // 2
 
     def _wait_or_draw(self, start: float) -> Item | None:
         """Wait for news; after ``local_after_s`` without a batch draw one here, so that the Boss trains on."""
@@ -278,12 +286,21 @@ class BossLine:
             self._client.send(Return(steps=returned))
         while self._outbox and not (self._reporter.is_waiting and isinstance(self._outbox[0], Checkpoint)):
             self._client.send(self._outbox.popleft())
-        if self._client.is_open and self._plan.rank == 0:
+        if self._client.is_open and self._plan.rank == 0 and self._is_news(credit, messages):
             self._client.send(credit)
         if not (self._is_settled or self._reporter.is_waiting or self._outbox) and self._client.is_acknowledged:
             with self._changed:
                 self._is_settled = True
                 self._changed.notify_all()
+
+    def _is_news(self, credit: Credit, messages: list[AnyMessage]) -> bool:
+        """Whether the broker may not know how far it may send. Now and then it is told again: full lines lose some."""
+        now = time.monotonic()
+        begins_anew = any(isinstance(message, Welcome) for message in messages)
+        if credit == self._granted and not begins_anew and now < self._grant_again_at:
+            return False
+        self._granted, self._grant_again_at = credit, now + IDLE_S
+        return True
 
     def _take(self, message: AnyMessage) -> bool:
         if isinstance(message, Welcome):
