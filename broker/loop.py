@@ -56,6 +56,15 @@ MAX_DRAIN = 512
 """Messages taken in one iteration, so that a flood cannot keep the others waiting."""
 MAX_DRAIN_S = 0.05
 """Time for them, so that few costly ones cannot either."""
+GATHER_S = 0.0005
+"""Time for what belongs together to arrive, a report and the credit behind it: an iteration for each costs more than
+both. A Boss with a batch in hand does not notice."""
+BUSY = 16
+"""Messages in an iteration from which on the next one begins at once."""
+FULL_LINE_WAITS = 5
+FULL_LINE_WAIT_S = 0.001
+"""How often and how long an iteration waits for lines that are full: thousands of batches at once are made sooner than
+ZeroMQ's own thread, on a busy machine, takes them over."""
 HANG_UP_S = 1.0
 """Most time that roles have to close their lines after the last acknowledgement."""
 HANG_UP_LOOK_MS = 10
@@ -101,6 +110,7 @@ class Broker:
         self._out: list[Outgoing] = []
         self._farewells: dict[str, list[Outgoing]] = {}
         self._report_is_due = False
+        self._drained = 0
         self._hello: tuple[bytes, Envelope]
 
     def _write_addresses(self) -> None:
@@ -145,13 +155,18 @@ class Broker:
             poller.register(self.guard.socket, zmq.POLLIN)
         try:
             while not self._is_over():
-                poller.poll(self._timeout_ms())
+                if poller.poll(self._timeout_ms()) and self._may_gather():
+                    time.sleep(GATHER_S)
                 stop.drain()
                 self._iterate(stop)
             self._let_roles_hang_up()
             return self._finish()
         finally:
             self._close()
+
+    def _may_gather(self) -> bool:
+        """Whether more messages may be waited for: not where many come anyway, nor where the Boss lacks a batch."""
+        return self._drained < BUSY and self.core.state.hungry_since is None
 
     def _iterate(self, stop: StopSignal) -> None:
         now = time.monotonic()
@@ -161,10 +176,9 @@ class Broker:
             self._ended_at = now
             self.store.say_ending()
             self._apply(self.core.take(StopRequested()), now)
-        for _ in range(MAX_DRAIN):
-            received = self.channel.receive()
-            if received is None:
-                break
+        self._drained = 0
+        while self._drained < MAX_DRAIN and (received := self.channel.receive()) is not None:
+            self._drained += 1
             self._receive(*received, now)
             if time.monotonic() - now > MAX_DRAIN_S:
                 break
@@ -285,8 +299,15 @@ class Broker:
 
     def _transmit(self) -> None:
         lost: set[bytes] = set()
+        waits = FULL_LINE_WAITS
         for line, envelope in self._out:
-            if line not in lost and not self.channel.send(line, encode(envelope)):
+            if line in lost:
+                continue
+            frames = encode(envelope)
+            while not (is_sent := self.channel.send(line, frames)) and waits:
+                waits -= 1
+                time.sleep(FULL_LINE_WAIT_S)
+            if not is_sent:
                 log.debug("a line is full or gone; what follows waits for its next Hello")
                 self.hub.lose_line(line)
                 lost.add(line)

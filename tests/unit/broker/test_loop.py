@@ -1,0 +1,104 @@
+"""The poll loop's own habits: when it waits for more, and how long for a line that is full."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from broker.loop import BUSY, FULL_LINE_WAITS, Broker
+from broker.settings import BrokerSettings
+from protocol.channels import Frames
+from protocol.codec import encode
+from protocol.messages import Credit, Envelope, Heartbeat, Hello
+from protocol.settings import RunSettings
+
+
+class Line:
+    """In the broker's socket's place: what has come, and how often the line is full before it takes something."""
+
+    def __init__(self, *, full: int = 0) -> None:
+        self.full = full
+        self.tries = 0
+        self.sent: list[Frames] = []
+        self.come: list[Frames] = []
+
+    def send(self, routing_id: bytes, frames: Sequence[bytes]) -> bool:
+        self.tries += 1
+        if self.tries <= self.full:
+            return False
+        self.sent.append(list(frames))
+        return True
+
+    def receive(self) -> tuple[bytes, Frames] | None:
+        return (b"boss", self.come.pop(0)) if self.come else None
+
+
+class NoStop:
+    requested = False
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    made = Broker(BrokerSettings(run_dir=tmp_path / "run", port=0))
+    yield made
+    made._close()
+
+
+def at(broker: Broker, monkeypatch: pytest.MonkeyPatch, line: Line) -> Line:
+    for name in ("send", "receive"):
+        monkeypatch.setattr(broker.channel, name, getattr(line, name))
+    return line
+
+
+def say(line: Line, *messages: Hello | Credit) -> None:
+    line.come += [encode(Envelope(seq=0, span=1, ack=0, message=message)) for message in messages]
+
+
+def hello(policy: str) -> Hello:
+    run = RunSettings(policy=policy, epochs=1, batch_size=4)
+    return Hello(role="boss", name="boss-0", incarnation="i", dataset_id="d", n=4000, settings=run)
+
+
+def iterate(broker: Broker) -> None:
+    broker._iterate(NoStop())  # type: ignore[arg-type]
+
+
+def test_a_line_that_is_full_for_a_moment_is_waited_for(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = at(broker, monkeypatch, Line(full=FULL_LINE_WAITS))
+    broker._out = [(b"boss", Envelope(seq=0, span=1, ack=0, message=Heartbeat(seq=i))) for i in range(3)]
+    broker._transmit()
+    assert len(line.sent) == 3
+
+
+def test_lines_that_stay_full_cost_an_iteration_a_few_waits_altogether(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what follows on such a line waits for its next Hello, since a hole would go unnoticed."""
+    line = at(broker, monkeypatch, Line(full=1000))
+    beat = Envelope(seq=0, span=1, ack=0, message=Heartbeat(seq=0))
+    broker._out = [(name, beat) for name in (b"one", b"one", b"another", b"one")]
+    broker._transmit()
+    assert line.tries == FULL_LINE_WAITS + 2
+
+
+def test_more_messages_are_waited_for_while_few_come_and_the_boss_has_batches(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = at(broker, monkeypatch, Line())
+    say(line, hello("uniform"), Credit(limit=3))
+    iterate(broker)
+    assert broker._may_gather()
+    say(line, *[Credit(limit=3)] * BUSY)
+    iterate(broker)
+    assert not broker._may_gather()
+
+
+def test_no_message_is_waited_for_while_the_boss_lacks_a_batch(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    deterministic = RunSettings(epochs=1, batch_size=4, deterministic=True)  # no batch without an Assistant
+    line = at(broker, monkeypatch, Line())
+    say(line, Hello(role="boss", name="boss-0", incarnation="i", dataset_id="d", n=4000, settings=deterministic))
+    say(line, Credit(limit=3))
+    iterate(broker)
+    assert not broker._may_gather()
