@@ -233,6 +233,8 @@ def test_kustomize_makes_valid_manifests_of_them(overlay: str, tmp_path: Path) -
     reference = job["template"]["spec"]["containers"][0]["envFrom"][0]["configMapRef"]["name"]
     nodes = int(found["ConfigMap", reference]["data"]["NODES"])
     assert nodes == job["completions"] == job["parallelism"] == {"base": 1, "gpu": 2}[overlay]
+    image = job["template"]["spec"]["containers"][0]["image"]
+    assert image.partition(":")[0] == {"base": "autoassist-boss", "gpu": "autoassist-boss-gpu"}[overlay]
     limits = job["template"]["spec"]["containers"][0]["resources"]["limits"]
     modes = found["PersistentVolumeClaim", "checkpoints"]["spec"]["accessModes"]
     assert (limits.get("nvidia.com/gpu"), modes) == {
