@@ -85,12 +85,14 @@ class MonitorCommand:
             address = address_of(listener) + (f"/?token={token}" if token else "")
             hosts = names_of(self.page.host, self.page.allow_host)
             admission = Admission(token=token, hosts=hosts, cookie=f"autoassist-{port}")
-            serve(listener, Site(self.target, key, admission), stop, ready=lambda: self._tell(address))
+            serve(listener, Site(self.target, key, admission), stop, ready=lambda: self._tell(address, token))
             return 128 + stop.number if stop.requested else 0
 
-    def _tell(self, address: str) -> None:
-        log.info("the page is at %s", address)
-        if self.announce:
+    def _tell(self, address: str, token: str) -> None:
+        if not self.announce:
+            log.info("the page is at %s", address)
+        else:  # whoever reads the one line tells the token, and the log, which may be kept, does not
+            log.info("the page is at %s", address.partition("/?")[0] if token else address)
             sys.stdout.write(json.dumps({"page": address}) + "\n")
             sys.stdout.flush()
 

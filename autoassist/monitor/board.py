@@ -9,11 +9,15 @@ from typing import Any
 
 import msgspec
 
+from autoassist.monitor.looking import has_picture, png, shown
 from autoassist.monitor.series import Pair, values
+from protocol.messages import PreviewReply
 from protocol.statistics import RunStatistics
 
 MOST_SAMPLES = 1200
 """Ten minutes of them; of older ones every second is left out, again and again."""
+MOST_PICTURES = 500
+"""Pictures that are kept of earlier answers."""
 TURN_S = 1.0
 """Longest time between two words to a browser: it shows a silent broker, and a browser that is gone."""
 SILENT_S = 3.0
@@ -38,6 +42,12 @@ class Board:
         """Number of the first sample of this run."""
         self.trouble = ""
         """Why nothing is heard, where that is known."""
+        self.watchers = 0
+        """Browsers that hear the news."""
+        self._instances: dict[str, Any] = {}
+        self._instances_number = -1
+        self._look_trouble = ""
+        self._pictures: dict[int, bytes] = {}
         self.is_closed = False
 
     @property
@@ -51,6 +61,7 @@ class Board:
         before = self._latest
         if before is not None and before[0].run_id != statistics.run_id:
             before, self.samples, self.beginning = None, [], self.number
+            self._instances, self._pictures = {}, {}
         pair = Pair(statistics) if before is None else Pair(statistics, before[0], now - before[1])
         self.samples.append((self.number, round(self._wall(), 2), values(pair)))
         self.number += 1
@@ -59,6 +70,25 @@ class Board:
             self.samples = self.samples[:half:2] + self.samples[half:]
         self._latest, self.trouble = (statistics, now), ""
         self.wake()
+
+    def show_instances(self, reply: PreviewReply | None, trouble: str) -> None:
+        """What an Assistant has answered, if it has, and what is the matter otherwise."""
+        if reply is not None:
+            self._instances = shown(reply)
+            before = self._pictures
+            seen = [one for group in reply.groups.values() for one in group if has_picture(one)]
+            told = {one.id: before.get(one.id) or png(one) for one in seen}
+            # Those that were told of before may be asked for still; the oldest go first.
+            both = {**{i: picture for i, picture in before.items() if i not in told}, **told}
+            self._pictures = dict(list(both.items())[-MOST_PICTURES:])
+        if reply is not None or trouble != self._look_trouble:
+            self._instances_number = self.number
+        self._look_trouble = trouble
+
+    def picture(self, run_id: str, instance_id: int) -> bytes | None:
+        """Of an instance that browsers were told of, as PNG."""
+        statistics = self.statistics
+        return self._pictures.get(instance_id) if statistics is not None and statistics.run_id == run_id else None
 
     def fail(self, why: str) -> None:
         """Nothing is heard, and this is why."""
@@ -93,11 +123,13 @@ class Board:
     def news(self, since: int) -> dict[str, Any]:
         """All that a browser lacks that has the samples before number ``since``."""
         state, words = self.state()
+        instances = {**self._instances, "trouble": self._look_trouble}
         return {
             "reset": since <= self.beginning,
             "samples": [sample for sample in self.samples if sample[0] >= since],
             "state": state,
             "words": words,
+            "instances": instances if since <= self._instances_number else None,
             "now": msgspec.to_builtins(self.statistics) if self.statistics is not None else None,
         }
 

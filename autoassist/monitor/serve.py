@@ -18,8 +18,10 @@ from autoassist.monitor.board import Board
 from autoassist.monitor.gate import Admission
 from autoassist.monitor.watch import Watch
 from protocol.errors import PortInUse, SettingError
+from protocol.messages import PreviewReply
 from protocol.security import Key
 from protocol.signals import StopSignal
+from protocol.statistics import RunStatistics
 
 log = logging.getLogger("autoassist.monitor")
 
@@ -75,12 +77,7 @@ def serve(listener: socket.socket, site: Site, stop: StopSignal, ready: Callable
 
 async def _serve(listener: socket.socket, site: Site, stop: StopSignal, ready: Callable[[], None]) -> None:
     loop, board = asyncio.get_running_loop(), Board()
-    watch = Watch(
-        site.target,
-        site.key,
-        heard=lambda statistics: _tell(loop, board.show, statistics),
-        failed=lambda why: _tell(loop, board.fail, why),
-    )
+    watch = Watch(site.target, site.key, _Teller(loop, board))
     server = Server(make_app(board, site.admission))
     loop.add_reader(stop.fileno(), lambda: _end(stop, board, server))
     watch.start()
@@ -117,10 +114,28 @@ class Server(uvicorn.Server):
         yield
 
 
-def _tell(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *arguments: object) -> None:
-    """From the watching thread; the loop may be over."""
-    with suppress(RuntimeError):
-        loop.call_soon_threadsafe(call, *arguments)
+class _Teller:
+    """Hands what the watching thread hears to the board's loop, which may be over."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, board: Board) -> None:
+        self._loop = loop
+        self._board = board
+
+    def _tell(self, call: Callable[..., None], *arguments: object) -> None:
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(call, *arguments)
+
+    def heard(self, statistics: RunStatistics) -> None:
+        self._tell(self._board.show, statistics)
+
+    def looked(self, reply: PreviewReply | None, trouble: str) -> None:
+        self._tell(self._board.show_instances, reply, trouble)
+
+    def failed(self, why: str) -> None:
+        self._tell(self._board.fail, why)
+
+    def is_looking(self) -> bool:
+        return self._board.watchers > 0
 
 
 def _end(stop: StopSignal, board: Board, server: uvicorn.Server) -> None:

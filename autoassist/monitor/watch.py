@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 import zmq
 
+from autoassist.monitor.looking import Looking
 from autoassist.top import statistics_address
 from protocol.errors import SettingError
 from protocol.handshake import HandshakeWatch
+from protocol.messages import PreviewReply
 from protocol.security import Key, secure_client
 from protocol.statistics import RunStatistics, decode_statistics
 
@@ -24,22 +26,31 @@ AGAIN_S = 5.0
 another host."""
 
 
-class Watch:
-    """A thread that calls ``heard`` with each statistics, and ``failed`` with why there are none."""
+class Listener(Protocol):
+    """Whom the watch tells; from its own thread."""
 
-    def __init__(
-        self,
-        target: str,
-        key: Key | None,
-        heard: Callable[[RunStatistics], None],
-        failed: Callable[[str], None],
-    ) -> None:
+    def heard(self, statistics: RunStatistics) -> None:
+        """The run as it is."""
+
+    def looked(self, reply: PreviewReply | None, trouble: str) -> None:
+        """What an Assistant shows, or why nothing is shown."""
+
+    def failed(self, why: str) -> None:
+        """There are no statistics."""
+
+    def is_looking(self) -> bool:
+        """Whether anybody would see instances."""
+
+
+class Watch:
+    """A thread that tells a listener all that there is to hear."""
+
+    def __init__(self, target: str, key: Key | None, listener: Listener) -> None:
         """Raises SettingError where ``target`` names no run."""
         self._target = target
         self._address = statistics_address(target)
         self._key = key
-        self._heard = heard
-        self._failed = failed
+        self._listener = listener
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
@@ -60,7 +71,7 @@ class Watch:
                 self._look_again()
         except Exception as error:
             log.exception("the page hears nothing more")
-            self._failed(f"{type(error).__name__}: {error}")
+            self._listener.failed(f"{type(error).__name__}: {error}")
         finally:
             context.destroy(linger=0)
 
@@ -75,31 +86,40 @@ class Watch:
             if self._key is not None:
                 secure_client(socket, self._key)
             watch = HandshakeWatch(context, socket, self._key.name if self._key is not None else "")
+            looking = Looking(context, self._address.rpartition(":")[0], self._key)
             try:
                 socket.connect(self._address)
-                self._take_all(socket, watch)
+                self._take_all(socket, watch, looking)
             except zmq.ZMQError as error:
-                self._failed(f"{self._address}: {error}; give tcp://host:port")
+                self._listener.failed(f"{self._address}: {error}; give tcp://host:port")
                 self._done.wait(AGAIN_S)
             finally:
+                looking.close()
                 watch.close()
 
-    def _take_all(self, socket: zmq.Socket[bytes], watch: HandshakeWatch) -> None:
-        last = time.monotonic()
+    def _take_all(self, socket: zmq.Socket[bytes], watch: HandshakeWatch, looking: Looking) -> None:
+        last, told = time.monotonic(), ""
         while not self._done.is_set() and time.monotonic() - last < AGAIN_S:
-            if refusal := watch.refusal() or watch.doubt:
-                self._failed(refusal)
+            if (refusal := watch.refusal() or watch.doubt) and refusal != told:
+                told = refusal
+                self._listener.failed(refusal)
             if not socket.poll(POLL_MS):
                 continue
             last = time.monotonic()
             try:
-                self._heard(decode_statistics(socket.recv()))
+                statistics = decode_statistics(socket.recv())
             except msgspec.MsgspecError as error:
-                self._failed(f"its statistics cannot be read ({error}); let broker and page be of one version")
+                why = f"its statistics cannot be read ({error}); let broker and page be of one version"
+                self._listener.failed(why)
+                continue
+            self._listener.heard(statistics)
+            if self._listener.is_looking():
+                reply = looking.turn(statistics)
+                self._listener.looked(reply, looking.trouble(statistics))
 
     def _look_again(self) -> None:
         """A broker that was started again on the same run directory may publish elsewhere."""
         try:
             self._address = statistics_address(self._target)
         except SettingError as error:
-            self._failed(str(error))
+            self._listener.failed(str(error))

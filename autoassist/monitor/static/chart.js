@@ -33,6 +33,7 @@ export class Chart {
 
   build() {
     if (this.plot) this.plot.destroy();
+    this.zoomed = false;
     const axis = { stroke: colour("--dim"), grid: { stroke: colour("--grid"), width: 1 }, ticks: { stroke: colour("--grid") } };
     const form = write[this.form];
     const curve = ({ label, limit }, i) => ({
@@ -48,24 +49,43 @@ export class Chart {
       height: HEIGHT,
       legend: { show: false },
       cursor: { y: false, drag: { x: this.x === "time", y: false } },
-      scales: { x: { time: this.x === "time" }, y: { range: (_, low, high) => this.range(low, high) } },
+      scales: { x: { time: this.x === "time", ...this.across() }, y: { range: (_, low, high) => this.range(low, high) } },
       axes: [
-        { ...axis, ...(this.x === "time" ? {} : { values: (_, found) => found.map((v) => write.number(v)) }) },
+        { ...axis, ...(this.x === "time" ? {} : { values: (_, found) => found.map((v) => this.under(v)) }) },
         { ...axis, size: 62, values: (_, found) => found.map((v) => form(v)) },
       ],
       series: [{}, ...this.series.map(curve)],
-    }, this.data, this.picture);
+      hooks: { setSelect: [() => { this.zoomed = true; }] },
+    }, this.places(), this.picture);
+    this.plot.over.addEventListener("dblclick", () => { this.zoomed = false; });
+  }
+
+  // Bars of a histogram stand side by side by their number, whatever their edges are.
+  across() {
+    return this.bars ? { range: (_, low, high) => [low - 0.6, high + 0.6] } : {};
+  }
+
+  places() {
+    return this.bars ? [this.data[0].map((_, i) => i), ...this.data.slice(1)] : this.data;
+  }
+
+  // What stands below the axis at a place.
+  under(place) {
+    if (!this.bars) return write.number(place);
+    return Number.isInteger(place) && place in this.data[0] ? write.number(this.data[0][place]) : "";
   }
 
   range(low, high) {
     if (low === null || high === null || !Number.isFinite(low)) return [0, 1];
+    if (this.x === "Boss passes") return [low - 0.05 * (high - low || 1), high + 0.05 * (high - low || 1)];
     const from = Math.min(0, low);
     return this.form === "share" ? [0, Math.max(high * 1.1, 0.01)] : [from, high > from ? high + 0.08 * (high - from) : from + 1];
   }
 
   show(data) {
     this.data = data;
-    this.plot.setData(data);
+    this.plot.setData(this.places(), !this.zoomed);
+    if (this.zoomed) this.plot.redraw();
     const form = write[this.form];
     const last = this.series.map((_, i) => (this.bars ? null : data[i + 1].at(-1) ?? null));
     this.series.forEach(({ label }, i) => say(this.items[i], this.bars ? label : `${label}: ${form(last[i])}`));

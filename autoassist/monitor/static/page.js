@@ -3,6 +3,7 @@
 import { Chart } from "./chart.js";
 import { byId, say } from "./format.js";
 import { showFigures, showFlow, showRoles } from "./overview.js";
+import { rebuild, showInstances } from "./selection.js";
 
 const MOST = 2400; // samples that are kept; beyond, every second of the older half goes
 const charts = []; // of time, in the order of their curves in a sample
@@ -11,6 +12,8 @@ let times = [];
 let curves = [];
 let latest = null;
 let paused = false;
+let instances = null; // the latest that were told of
+let metric = null; // the chart, once there is an evaluation
 
 function setState(state, words) {
   document.body.dataset.state = paused ? "paused" : state;
@@ -34,7 +37,18 @@ function take(news) {
     values.forEach((value, i) => curves[i].push(value));
   }
   thin();
+  if (news.instances !== null) instances = news.instances;
   latest = news;
+}
+
+function showMetric({ metric_name: name, metric_history: history }) {
+  byId("metric-none").hidden = history.length > 0;
+  if (!history.length) return;
+  metric ??= new Chart(byId("metric-chart"), {
+    title: name, form: "number", x: "Boss passes", series: [{ label: name, limit: false }],
+    meaning: "After each epoch, against the instances that the Boss has trained by then.",
+  });
+  metric.show([history.map(([passes]) => passes), history.map(([, value]) => value)]);
 }
 
 function draw() {
@@ -45,6 +59,8 @@ function draw() {
   showFigures(latest.now);
   showFlow(latest.now, rates);
   showRoles(latest.now);
+  showMetric(latest.now);
+  if (instances !== null) showInstances(instances, latest.now.run_id);
   let first = 0;
   for (const chart of charts) {
     chart.show([times, ...curves.slice(first, first + chart.series.length)]);
@@ -59,7 +75,8 @@ function listen() {
     draw();
   };
   source.onerror = () => {
-    setState("lost", "The page's server does not answer; autoassist monitor starts it.");
+    const over = latest?.state === "ended";
+    setState("lost", over ? `${latest.words} The page ends with it.` : "The page's server does not answer; autoassist monitor starts it.");
     if (source.readyState === EventSource.CLOSED) setTimeout(listen, 5000);
   };
 }
@@ -77,7 +94,8 @@ async function begin() {
     draw();
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
-    charts.forEach((chart) => chart.build());
+    [...charts, ...(metric ? [metric] : [])].forEach((chart) => chart.build());
+    rebuild();
     draw();
   });
   listen();
