@@ -39,10 +39,11 @@ from broker.monitor import Monitor
 from broker.previews import Previews
 from broker.report import build_report, build_statistics, write_report
 from broker.rows import PeerRow
+from broker.sending import let_roles_hang_up, transmit
 from broker.settings import BrokerSettings
 from broker.store import RunStore, unwritable
 from protocol.channels import ZmqBrokerChannel, bind
-from protocol.codec import decode, encode
+from protocol.codec import decode
 from protocol.errors import AutoAssistError, ProtocolError, UserError
 from protocol.messages import Envelope, EpochResult, Goodbye, Heartbeat, Hello, PreviewReply
 from protocol.security import STATISTICS, secure_server
@@ -61,13 +62,6 @@ GATHER_S = 0.0005
 both. A Boss with a batch in hand does not notice."""
 BUSY = 16
 """Messages in an iteration from which on the next one begins at once."""
-FULL_LINE_WAITS = 5
-FULL_LINE_WAIT_S = 0.001
-"""How often and how long an iteration waits for lines that are full: thousands of batches at once are made sooner than
-ZeroMQ's own thread, on a busy machine, takes them over."""
-HANG_UP_S = 1.0
-"""Most time that roles have to close their lines after the last acknowledgement."""
-HANG_UP_LOOK_MS = 10
 STATISTICS_EVERY_S = 0.5
 ADDRESSES_FILE = "addresses.json"
 """In the run directory: where this broker listens and publishes, for whoever watches the run."""
@@ -159,7 +153,7 @@ class Broker:
                     time.sleep(GATHER_S)
                 stop.drain()
                 self._iterate(stop)
-            self._let_roles_hang_up()
+            let_roles_hang_up(self.channel, [words for last in self._farewells.values() for words in last])
             return self._finish()
         finally:
             self._close()
@@ -298,32 +292,10 @@ class Broker:
             self.hub.forget(name)
 
     def _transmit(self) -> None:
-        lost: set[bytes] = set()
-        waits = FULL_LINE_WAITS
-        for line, envelope in self._out:
-            if line in lost:
-                continue
-            frames = encode(envelope)
-            while not (is_sent := self.channel.send(line, frames)) and waits:
-                waits -= 1
-                time.sleep(FULL_LINE_WAIT_S)
-            if not is_sent:
-                log.debug("a line is full or gone; what follows waits for its next Hello")
-                self.hub.lose_line(line)
-                lost.add(line)
+        for line in transmit(self.channel, self._out):
+            log.debug("a line is full or gone; what follows waits for its next Hello")
+            self.hub.lose_line(line)
         self._out = []
-
-    def _let_roles_hang_up(self) -> None:
-        """Where this end closes first, libzmq drops what a role has not read: the acknowledgement of its Goodbye.
-
-        A ROUTER hears of no hang-up; only sending to a line that is gone tells. So the last words are said again.
-        """
-        waiting = [words for last in self._farewells.values() for words in last]
-        deadline = time.monotonic() + HANG_UP_S
-        while waiting and time.monotonic() < deadline:
-            waiting = [(line, words) for line, words in waiting if self.channel.send(line, encode(words))]
-            if self.channel.socket.poll(HANG_UP_LOOK_MS):
-                self.channel.receive()
 
     def _publish(self, now: float) -> None:
         if now < self._next_statistics:

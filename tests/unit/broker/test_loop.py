@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.loop import BUSY, FULL_LINE_WAITS, Broker
+from broker.loop import BUSY, Broker
+from broker.sending import FULL_LINE_WAITS
 from broker.settings import BrokerSettings
 from protocol.channels import Frames
 from protocol.codec import encode
