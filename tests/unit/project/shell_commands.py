@@ -30,8 +30,8 @@ def parse(line: str, variables: Mapping[str, str]) -> Any:
     """The command that a line stands for; SystemExit, as a user would see it, for words that there are not."""
     words = shlex.split(expand(line, variables))
     words = words[words.index("autoassist") + 1 :]
-    ends = [position for position, word in enumerate(words) if word in ("&", "||", "&&", ";", "do")]
-    return cli._parse(words[0], [word.rstrip(";") for word in words[1 : min(ends, default=len(words))]])
+    ends = [position for position, word in enumerate(words) if word == "&" or ">" in word]
+    return cli._parse(words[0], words[1 : min(ends, default=len(words))])
 
 
 def parse_torchrun(line: str, variables: Mapping[str, str]) -> Namespace:

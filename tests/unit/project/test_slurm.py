@@ -7,9 +7,11 @@ import re
 import stat
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.unit.project.shell_commands import commands, parse, parse_torchrun
@@ -134,6 +136,24 @@ def test_a_boss_that_fails_again_and_again_fails_the_job(cluster: Cluster) -> No
     cluster.program("torchrun", "echo torchrun >>calls\nexit 1")
     assert cluster.run(ATTEMPTS="3").returncode == 1
     assert cluster.calls("torchrun") == 3
+
+
+def test_a_job_that_fails_leaves_no_role_behind(cluster: Cluster) -> None:
+    cluster.program("autoassist", '[ "$1" = keys ] || { echo $$ >>started; exec sleep 60; }')
+    cluster.program("torchrun", "until [ $(grep -c . started) = 3 ]; do :; done 2>/dev/null; exit 1")
+    assert cluster.run(ATTEMPTS="1").returncode == 1
+    for pid in (cluster.path / "started").read_text().split():
+        with suppress(psutil.NoSuchProcess):
+            psutil.Process(int(pid)).wait(timeout=30)
+
+
+def test_a_role_that_fails_is_started_again(cluster: Cluster) -> None:
+    cluster.program(
+        "autoassist", 'echo "autoassist $1" >>calls\n[ "$1" = keys ] || [ -e "$1" ] || { touch "$1"; exit 1; }'
+    )
+    cluster.program("torchrun", f"until [ $(grep -c broker calls) = 2 ]; do :; done\n{FINISH}")
+    assert cluster.run(ASSISTANTS="1").returncode == 0
+    assert cluster.calls("broker") == cluster.calls("assistant") == 2
 
 
 def test_a_run_that_somebody_has_stopped_is_no_success(cluster: Cluster) -> None:
