@@ -14,9 +14,11 @@ from typing import Annotated, Any
 import tyro
 
 from assistant.policies import require_policy
+from autoassist.curves import CurveSettings
 from autoassist.launcher import BOSS, Launcher, LaunchSettings
 from autoassist.live import LiveView
-from autoassist.notices import Notices
+from autoassist.notices import Notices, formatter
+from autoassist.page import Page, PageChoice, page_is_wanted
 from autoassist.remembered import (
     DEFAULT_CHECKPOINT_EVERY,
     WEIGHTS_FILE,
@@ -32,6 +34,8 @@ from autoassist.summary import print_summary
 from boss.checkpoint import CheckpointSettings
 from boss.train import TrainSettings
 from protocol.errors import RoleFailed, SettingError
+from protocol.exporter import ExporterSettings
+from protocol.logs import LogFile, speak_as
 from protocol.report import REPORT_FILE, read_report
 from protocol.security import ROLES, open_key
 from protocol.settings import RunSettings, require
@@ -51,6 +55,9 @@ class RunCommand:
     train: Flat[TrainSettings] = TrainSettings()
     data: Flat[WorkloadSettings] = WorkloadSettings()
     launch: Flat[LaunchSettings] = LaunchSettings()
+    monitor: Flat[ExporterSettings] = ExporterSettings()
+    tensorboard: bool = False
+    """Draw curves of Boss and Assistants for TensorBoard, in RUN_DIR/tensorboard; needs the extra tensorboard."""
     log: Flat[LogSettings] = LogSettings()
     run_dir: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
     """Directory of the run; a new one under runs/ if not given."""
@@ -67,8 +74,13 @@ class RunCommand:
     many as before."""
     live: Annotated[bool, tyro.conf.arg(help="Show a live view where standard output is a terminal.")] = True
 
+    page: PageChoice = "auto"
+    """Serve the run's page for browsers, at port 8080 or the next free one, as long as it lasts; auto where standard
+    output is a terminal and the extra monitor is installed."""
+
     def execute(self) -> int:
         """Run to the end; returns the exit code."""
+        speak_as("run", "run")
         with Notices() as notices:
             if self.resume is not None:
                 command = self._resumed(self.resume)
@@ -96,6 +108,7 @@ class RunCommand:
         require(self.checkpoint_every >= 0, "checkpoint_every", self.checkpoint_every, "must not be negative")
         for role in ROLES if self.keys is not None else ():
             open_key(self.keys or "", role)
+        CurveSettings(tensorboard=Path("tensorboard") if self.tensorboard else None)
         self.train.resolved_device()
         workload = CheckedWorkload(self.data.load(self.workload))
         validate_workload(workload)
@@ -108,18 +121,26 @@ class RunCommand:
     def _launch(self, run_dir: Path, notices: Notices, found: dict[str, str]) -> int:
         """Start the roles, supervise them to the end, and sum up; returns the exit code."""
         live = self.live and sys.stdout.isatty() and not self.log.debug
+        echo = not live or self.log.log_json
+        page = Page(run_dir, self.keys) if page_is_wanted(self.page) else None
         with StopSignal() as stop:
             place = RunDirectory(run_dir, Remembered.of(self)) if self.resume is None else None
-            launcher = Launcher(
-                self.launch, run_dir, stop, notices, echo=not live, needs_assistants=self.run.deterministic
-            )
+            launcher = Launcher(self.launch, run_dir, stop, notices, echo=echo, needs_assistants=self.run.deterministic)
+            own_words = LogFile(run_dir / "logs" / "run.log", formatter(as_json=self.log.log_json))
+            logging.getLogger("autoassist").addHandler(own_words)
             try:
                 self._start(launcher, run_dir, stop, found)
                 if not stop.requested:
+                    if page is not None:
+                        page.start()
                     with LiveView(launcher.statistics_address, enabled=live, keys=self.keys):
                         launcher.supervise()
             finally:
                 launcher.shut_down()
+                if page is not None:
+                    page.stop()
+                logging.getLogger("autoassist").removeHandler(own_words)
+                own_words.close()
                 if place is not None and (launcher.is_void or (stop.requested and not launcher.has_trained)):
                     place.withdraw()
             return self._conclude(launcher, run_dir, stop, notices)
@@ -155,7 +176,7 @@ class RunCommand:
         words = ["broker", "--run-dir", str(run_dir), "--port", str(self.port), "--announce"]
         words += ["--resume"] if self.resume is not None else []
         words += self._keys_words()
-        return words + (["--debug"] if self.log.debug else [])
+        return words + as_words(self.monitor, ExporterSettings()) + as_words(self.log, LogSettings())
 
     def _keys_words(self) -> list[str]:
         return ["--keys", str(self.keys)] if self.keys is not None else []
@@ -179,7 +200,8 @@ class RunCommand:
 
     def _role_arguments(self, address: str, run_dir: Path) -> dict[str, list[str]]:
         data = [self.workload, "--broker", address, *as_words(self.data, WorkloadSettings())]
-        data += [*self._keys_words(), "--debug"] if self.log.debug else self._keys_words()
+        data += [*self._keys_words(), *as_words(self.log, LogSettings())]
+        data += ["--tensorboard", str(run_dir / "tensorboard")] if self.tensorboard else []
         state_dir = str(run_dir / "assistants")
         roles = {
             name: ["assistant", *data, "--name", name, "--state-dir", state_dir]
