@@ -6,7 +6,9 @@ CPU_INDEX := https://download.pytorch.org/whl/cpu
 # Another index for torch; its build is taken where the version is the same.
 TORCH_INDEX ?=
 
-.PHONY: demo test check install clean torch-note
+COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
+
+.PHONY: demo test test-compose compose-image check install clean torch-note
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -31,7 +33,13 @@ demo: $(STAMP)  ## broker, Assistant and Boss train on Fashion-MNIST
 	$(BIN)/autoassist run fashion-mnist --epochs 3 --seed 1
 
 test: $(STAMP)  ## the whole suite
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope -m "not compose"
+
+test-compose: $(STAMP)  ## the roles in containers, where a Docker engine answers
+	$(BIN)/python -m pytest tests/compose -m compose -rs
+
+compose-image:  ## the images of docker-compose.yml; BASE_IMAGE=... takes another base
+	$(COMPOSE) build
 
 check: $(STAMP)  ## lint, format, types
 	$(BIN)/ruff check .
