@@ -128,6 +128,7 @@ class AssistantCore:
         keep = self.policy.keep_probability(window.ids, self.moment)
         kept = draw(self.settings.seed, window.window, keep)
         self._count("instances_scored", len(window.ids))
+        self._count("instances_kept", int(kept.sum()))
         lift, error = self.policy.lift
         return Selection(
             window=window.window,

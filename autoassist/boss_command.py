@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
+from autoassist.curves import CurveSettings
 from autoassist.roles import Flat, LogSettings, WorkloadName, WorkloadSettings, execute_boss
 from boss.checkpoint import CheckpointSettings
 from boss.line import LocalSettings
 from boss.train import TrainSettings
 from protocol.client import ConnectSettings
+from protocol.exporter import ExporterSettings
 from protocol.settings import RunSettings
 
 
@@ -24,6 +26,8 @@ class BossCommand:
     data: Flat[WorkloadSettings] = WorkloadSettings()
     checkpoints: Flat[CheckpointSettings] = CheckpointSettings()
     local: Flat[LocalSettings] = LocalSettings()
+    monitor: Flat[ExporterSettings] = ExporterSettings()
+    curves: Flat[CurveSettings] = CurveSettings()
     log: Flat[LogSettings] = LogSettings()
 
     def execute(self) -> int:
@@ -41,4 +45,6 @@ class BossCommand:
             data=self.data,
             checkpoints=self.checkpoints,
             local=self.local,
+            monitor=self.monitor,
+            curves=self.curves,
         )

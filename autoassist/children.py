@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import TextIO
 
 from autoassist.cli import PARENT_VARIABLE
+from protocol.logs import complaint_in, json_in
 
 LAST_WORDS = 20
-ERROR = "error: "
-"""How the command line begins what ends a role."""
 READ_S = 1.0
 """How long the last words of a process that has ended may take to be read."""
 
@@ -98,13 +97,14 @@ class Child:
         """The last error that it said, "" where there is none."""
         if self._reader is not None and not self.is_running:
             self._reader.join(READ_S)
-        errors = [line.removeprefix(ERROR) for line in self.said if line.startswith(ERROR)]
-        return errors[-1] if errors else ""
+        complaints = [complaint for line in self.said if (complaint := complaint_in(line)) is not None]
+        return next((complaint.text for complaint in reversed(complaints) if complaint.ends), "")
 
     @property
     def last_words(self) -> str:
         """The last error, or the last line, that it said."""
-        return self.complaint or (list(self.said) or ["it said nothing"])[-1]
+        last = (list(self.said) or ["it said nothing"])[-1]
+        return self.complaint or str((json_in(last) or {"message": last})["message"])
 
     def tell(self, number: signal.Signals) -> None:
         """Send a signal if it lives."""

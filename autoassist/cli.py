@@ -10,10 +10,11 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib import metadata
-from typing import Any
+from typing import Any, get_args
 
-from autoassist.notices import set_up_logging
+from autoassist.notices import LogLevel, set_up_logging
 from protocol.errors import AutoAssistError, RankLost
+from protocol.logs import LAST_WORDS
 
 PARENT_VARIABLE = "AUTOASSIST_PARENT"
 PR_SET_PDEATHSIG = 1
@@ -57,7 +58,7 @@ USAGE = """usage: autoassist COMMAND …   (autoassist COMMAND --help tells more
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 for a failure, 2 for the user's mistake."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in words
+    debug, as_json = "--debug" in words, "--log-json" in words
     if not words or words[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if words else 2
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: no command {words[0]!r}; one of {', '.join(commands)}\n\n{USAGE}", file=sys.stderr)
         return 2
     _die_with_parent()
-    set_up_logging(debug=debug)
+    set_up_logging(debug=debug, as_json=as_json, level=_level_in(words))
     try:
         code = int(_parse(words[0], words[1:]).execute())
         sys.stdout.flush()
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.getLogger("autoassist").warning("%s", error)
         return error.exit_code
     except AutoAssistError as error:
-        _complain(str(error), debug)
+        _complain(str(error), debug, as_json)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
@@ -86,10 +87,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _mute()
         return 1
     except OSError as error:
-        _complain(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), debug)
+        _complain(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), debug, as_json)
         return 1
     except Exception as error:
-        _complain(f"{type(error).__name__}: {error} (--debug shows where; please report it)", debug)
+        _complain(f"{type(error).__name__}: {error} (--debug shows where; please report it)", debug, as_json)
         return 1
 
 
@@ -104,10 +105,21 @@ def _parse(command: str, words: list[str]) -> Any:
     return tyro.cli(kind, args=words, prog=f"autoassist {command}")
 
 
-def _complain(text: str, debug: bool) -> None:
+def _level_in(words: list[str]) -> LogLevel:
+    """What ``--log-level`` says; the command that parses it refuses one that is none."""
+    given = [after for before, after in zip(words, [*words[1:], ""], strict=True) if before == "--log-level"]
+    given += [word.partition("=")[2] for word in words if word.startswith("--log-level=")]
+    return next((level for level in get_args(LogLevel) if given and level == given[-1]), "info")
+
+
+def _complain(text: str, debug: bool, as_json: bool) -> None:
+    """What ends the process: ``error: …``, or the same as JSON."""
+    if as_json:
+        logging.getLogger("autoassist").error("%s", text, exc_info=debug, extra={"ends": True})
+        return
     if debug:
         traceback.print_exc()
-    print(f"error: {text}", file=sys.stderr)
+    print(f"{LAST_WORDS}{text}", file=sys.stderr)
 
 
 def _mute() -> None:

@@ -12,11 +12,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoassist.children import ERROR, Child
+from autoassist.children import Child
 from autoassist.notices import Notices
 from autoassist.remembered import stored_end
 from broker.store import DATABASE, LOSS_LOG
 from protocol.errors import AutoAssistError, RoleFailed, UserError
+from protocol.logs import complaint_in, joined
 from protocol.settings import require
 from protocol.signals import StopSignal
 
@@ -105,8 +106,9 @@ class Launcher:
 
     def _heard(self, name: str, line: str) -> None:
         """A role's last error is not echoed: what comes of it is said with it, once."""
-        if (self._notices.hears(name, line) or self._echo) and not line.startswith(ERROR):
-            log.info("[%s] %s", name, line)
+        said = complaint_in(line)
+        if (self._notices.hears(name, line) or self._echo) and not (said is not None and said.ends):
+            log.info("[%s] %s", name, line, extra={"echo": line})
 
     # Starting
 
@@ -129,8 +131,11 @@ class Launcher:
             raise self._failure(child)
         addresses = json.loads(child.announcement)
         self.statistics_address = addresses["statistics"]
+        joined(addresses["run"])
         for option, address in (("--port", addresses["address"]), ("--statistics-port", addresses["statistics"])):
             child.arguments = with_option(child.arguments, option, address.rpartition(":")[2])
+        if "http" in addresses:  # a broker that is started again is where Prometheus looks for it
+            child.arguments = with_option(child.arguments, "--http-port", addresses["http"].rpartition(":")[2])
         return str(addresses["address"])
 
     def start_role(self, name: str, arguments: list[str], environment: dict[str, str] | None = None) -> None:

@@ -15,8 +15,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from autoassist import limits
 from protocol.security import MONITOR, open_key, secure_client
-from protocol.statistics import RunStatistics, decode_statistics
+from protocol.statistics import PeerStatistics, RunStatistics, decode_statistics
 
 POLL_MS = 200
 
@@ -33,14 +34,25 @@ def render(statistics: RunStatistics | None) -> Group:
     unfiltered = s.unfiltered / s.offered if s.offered else 0.0
     metric = f"{s.metric_name} {s.metric_value:.4f}" if s.metric_value is not None else "-"
     wait = f"{s.exposed_wait_s / s.wall_s:.2%}" if s.wall_s else "-"
-    stale = "-" if s.staleness_p50 is None else f"p50 {s.staleness_p50:.0f}, max {s.staleness_max}"
+    refused = sum(n for cause, n in s.refused.items() if cause != "duplicate")
     figures.add_row("kept this epoch", f"{kept:.1%}", "unfiltered", f"{unfiltered:.1%}")
-    figures.add_row("Boss passes", f"{s.instances_trained}", "exposed wait", wait)
-    figures.add_row("ready at the Boss", f"{s.ready_batches} batches", "stock", f"{s.stock_instances} instances")
-    figures.add_row("staleness", f"{stale}, bound {s.staleness_bound}", "metric", metric)
+    figures.add_row("Boss passes", f"{s.instances_trained}", "exposed wait", Text(wait, limits.wait(s)))
+    ready = Text(f"{s.ready_batches} batches", limits.ready(s))
+    figures.add_row("ready at the Boss", ready, "stock", f"{s.stock_instances} instances")
+    figures.add_row("leased windows", f"{s.leased_windows}", "metric", metric)
+    dropped = Text(f"{s.values_dropped} losses", limits.count(s.values_dropped))
+    figures.add_row("dropped", dropped, "refused", Text(f"{refused} inputs", limits.count(refused)))
+    stale = Text.assemble(f"{'staleness':<19}", (_staleness(s), limits.staleness(s)))
     bar = Table.grid()  # on its own, a bar does not end its line
     bar.add_row(ProgressBar(total=1.0, completed=s.progress, width=72))
-    return Group(head, bar, figures, _peers(s))
+    return Group(head, bar, figures, stale, _peers(s))
+
+
+def _staleness(s: RunStatistics) -> str:
+    if s.staleness_p50 is None:
+        return f"-, bound {s.staleness_bound}"
+    p99 = "" if s.staleness_p99 is None else f"p99 {s.staleness_p99:.0f}, "
+    return f"p50 {s.staleness_p50:.0f}, {p99}max {s.staleness_max}, bound {s.staleness_bound}"
 
 
 def _peers(statistics: RunStatistics) -> Table:
@@ -48,19 +60,30 @@ def _peers(statistics: RunStatistics) -> Table:
     for column in ("role", "leases", "windows", "backlog", "learned", "lift", "cpu", "memory"):
         table.add_column(column, justify="left" if column == "role" else "right")
     for peer in statistics.peers:
-        is_assistant = peer.role == "assistant"
-        table.add_row(
-            peer.name,
-            *(
-                (str(peer.leases), str(peer.windows), str(peer.backlog_records), str(peer.learned_through))
-                if is_assistant
-                else ("", "", "", "")
-            ),
-            f"{peer.lift:.3f} ± {peer.lift_error:.3f}" if is_assistant else "",
-            f"{peer.cpu_percent:.0f} %",
-            f"{peer.rss_bytes / 1e6:.0f} MB",
-        )
+        silent = f" silent {peer.silent_s:.0f} s" if limits.silence(peer) else ""
+        name = Text(f"{peer.name}{silent}", limits.silence(peer))
+        table.add_row(name, *_assistant(peer), *_load(peer.cpu_percent, peer.rss_bytes, peer.role))
+    if statistics.broker_rss_bytes:
+        broker = _load(statistics.broker_cpu_percent, statistics.broker_rss_bytes, "broker")
+        table.add_row("broker", *(Text(""),) * 5, *broker)
     return table
+
+
+def _assistant(peer: PeerStatistics) -> tuple[Text, ...]:
+    """Leases, windows, backlog, learned and lift; nothing for a Boss."""
+    if peer.role != "assistant":
+        return (Text(""),) * 5
+    return (
+        Text(str(peer.leases)),
+        Text(str(peer.windows)),
+        Text(str(peer.backlog_records), limits.backlog(peer)),
+        Text(str(peer.learned_through)),
+        Text(f"{peer.lift:.3f} ± {peer.lift_error:.3f}", limits.lift(peer)),
+    )
+
+
+def _load(cpu_percent: float, rss_bytes: int, role: str) -> tuple[Text, Text]:
+    return Text(f"{cpu_percent:.0f} %", limits.cpu(cpu_percent, role)), Text(f"{rss_bytes / 1e6:.0f} MB")
 
 
 class LiveView:

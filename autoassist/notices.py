@@ -4,46 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import re
-import sys
 from types import TracebackType
+from typing import Literal
 
-LABELLED = re.compile(r"^[\d:]{8} autoassist[\w.]*: (WARNING|ERROR|CRITICAL): (.*)")
-LAST_WORDS = "error: "
-"""How the command line begins what ends a process."""
+from protocol.logs import ErrorStream, JsonFormatter, LineFormatter, complaint_in
 
-
-class LineFormatter(logging.Formatter):
-    """``12:00:00 autoassist.boss: epoch 0: …``, and the level's name before what is WARNING or worse."""
-
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        """One line; ``Notices`` finds the level in it again."""
-        if record.levelno >= logging.WARNING:
-            record.message = f"{record.levelname}: {record.message}"
-        return super().formatMessage(record)
-
-
-def complaint_in(line: str) -> tuple[str, str] | None:
-    """(level, text) of a line of a role's log that warns, or that tells the error which ended it; None for others."""
-    if line.startswith(LAST_WORDS):
-        return "ERROR", line.removeprefix(LAST_WORDS)
-    found = LABELLED.match(line)
-    return (found[1], found[2]) if found is not None else None
-
-
-class ErrorStream:
-    """Standard error as it is at the moment: while a live view is drawn, what is written appears above it."""
-
-    def write(self, text: str) -> int:
-        """Write to it."""
-        return sys.stderr.write(text)
-
-    def flush(self) -> None:
-        """Flush it."""
-        sys.stderr.flush()
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class Notices(logging.Handler):
@@ -59,11 +25,11 @@ class Notices(logging.Handler):
 
     def hears(self, name: str, line: str) -> bool:
         """Whether the line of a role is a warning that nobody has said before; it is kept then."""
-        found = LABELLED.match(line)
-        if found is None:
+        complaint = complaint_in(line)
+        if complaint is None or complaint.ends:
             return False
         before = len(self._by_text)
-        self._by_text.setdefault(found[2], f"[{name}] ")
+        self._by_text.setdefault(complaint.text, f"[{name}] ")
         return len(self._by_text) > before
 
     @property
@@ -81,11 +47,18 @@ class Notices(logging.Handler):
         logging.getLogger("autoassist").removeHandler(self)
 
 
-def set_up_logging(*, debug: bool) -> None:
-    """Our own words from INFO on (DEBUG with ``debug``), those of other libraries from WARNING on."""
+def formatter(*, as_json: bool) -> logging.Formatter:
+    """Of the lines of this process."""
+    return JsonFormatter() if as_json else LineFormatter()
+
+
+def set_up_logging(*, debug: bool = False, as_json: bool = False, level: LogLevel = "info") -> None:
+    """Our own words from ``level`` on (DEBUG with ``debug``), those of other libraries from WARNING on."""
     handler = logging.StreamHandler(ErrorStream())
-    handler.setFormatter(LineFormatter())
+    handler.setFormatter(formatter(as_json=as_json))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    wanted = logging.DEBUG if debug else logging.getLevelNamesMapping()[level.upper()]
     is_one_of_several = os.environ.get("RANK", "0") != "0"  # rank 0 says what all of them would
-    usual = logging.WARNING if is_one_of_several else logging.INFO
-    logging.getLogger("autoassist").setLevel(logging.DEBUG if debug else usual)
+    if is_one_of_several and wanted == logging.INFO:
+        wanted = logging.WARNING
+    logging.getLogger("autoassist").setLevel(wanted)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -14,12 +16,21 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
+from assistant.watch import statistics_of
 from assistant.worker import Assistant, AssistantSettings
-from broker.monitor import MonitorSettings, monitoring
+from autoassist.curves import CurveSettings, drawing, of_assistant, of_boss
+from autoassist.exporting import exporting, of_rank
+from autoassist.notices import LogLevel
+from broker.monitor import monitoring
+from broker.rows import RunRow
 from broker.settings import BrokerSettings
+from broker.story import Story
 from protocol.client import ConnectSettings
 from protocol.errors import BrokerUnreachable, DataError
+from protocol.exporter import ExporterSettings
 from protocol.finite import rows_not_finite
+from protocol.logs import joined, speak_as
+from protocol.role_metrics import ASSISTANT_METRICS, BOSS_METRICS
 from protocol.settings import RunSettings, require
 from protocol.signals import StopSignal
 
@@ -83,13 +94,19 @@ class LogSettings:
     debug: bool = False
     """Log everything, and show tracebacks."""
 
+    log_level: LogLevel = "info"
+    """Say what is of this level, or worse."""
+
+    log_json: bool = False
+    """Log as JSON, an object a line, each with run, role, peer and step; docs/LOGS.md."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BrokerCommand:
     """The batch broker: owns the epoch order, the leases, the stock, and the run store."""
 
     broker: Flat[BrokerSettings]
-    monitor: Flat[MonitorSettings] = MonitorSettings()
+    monitor: Flat[ExporterSettings] = ExporterSettings()
     log: Flat[LogSettings] = LogSettings()
     announce: bool = False
     """Write one line with the addresses to standard output once they are bound."""
@@ -99,9 +116,11 @@ class BrokerCommand:
         from broker.loop import Broker
 
         with StopSignal() as stop, monitoring(self.monitor) as monitor:
-            broker = Broker(self.broker, monitor=monitor)
+            broker = Broker(self.broker, monitor=Story(log, monitor))
+            speak_as("broker", "broker", lambda: trained_through(broker.core.state.run))
+            joined(broker.core.run_id)
             log.info("listening on %s, statistics on %s", broker.address, broker.statistics_address)
-            line = {"address": broker.address, "statistics": broker.statistics_address}
+            line = {"address": broker.address, "statistics": broker.statistics_address, "run": broker.core.run_id}
             if monitor is not None:
                 log.info("metrics on %s/metrics", monitor.address)
                 line["http"] = monitor.address
@@ -111,6 +130,11 @@ class BrokerCommand:
             ended = broker.run(stop)
         log.info("the run is over: %s", ended)
         return 1 if ended == "failed" else 0
+
+
+def trained_through(run: RunRow | None) -> int | None:
+    """The last step that all ranks have reported; None before the first."""
+    return run.log_step - 1 if run is not None and run.log_step else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,12 +153,23 @@ class AssistantCommand:
     assistant: Flat[AssistantSettings] = AssistantSettings()
     connect: Flat[ConnectSettings] = ConnectSettings()
     data: Flat[WorkloadSettings] = WorkloadSettings()
+    monitor: Flat[ExporterSettings] = ExporterSettings()
+    curves: Flat[CurveSettings] = CurveSettings()
     log: Flat[LogSettings] = LogSettings()
 
     def execute(self) -> int:
         """Serve until the broker says Stop."""
+        name = self.assistant.name
+        speak_as("assistant", name)
         with StopSignal() as stop:
-            ended = (self._of_workload() if self.workload else self._of_files()).run(stop)
+            assistant = self._of_workload() if self.workload else self._of_files()
+            speak_as("assistant", name, lambda: assistant.core.learned_through if assistant.core is not None else None)
+            look, turned_at = partial(statistics_of, assistant), lambda: assistant.client.polled_at
+            with (
+                exporting(self.monitor, "Assistant", ASSISTANT_METRICS, look, turned_at),
+                drawing(self.curves, name, look, of_assistant),
+            ):
+                ended = assistant.run(stop)
         log.info("leaving: the run is %s", ended)
         return 0
 
@@ -198,8 +233,11 @@ def execute_boss(
     data: WorkloadSettings,
     checkpoints: object,
     local: object,
+    monitor: ExporterSettings,
+    curves: CurveSettings,
 ) -> int:
     """Train; returns the exit code."""
+    from boss import watch
     from boss.checkpoint import CheckpointSettings, after_elastic_restart, open_checkpoints
     from boss.feed import Feed
     from boss.line import LocalSettings
@@ -211,6 +249,8 @@ def execute_boss(
     assert isinstance(local, LocalSettings)
     checkpoints = after_elastic_restart(checkpoints)
     device = train_settings.resolved_device()
+    peer = f"boss-{os.environ.get('RANK', '0')}"
+    speak_as("boss", peer)
     with StopSignal() as stop, process_group(device):
         saver, state = open_checkpoints(checkpoints)
         workload = CheckedWorkload(data.load(workload_name))
@@ -228,7 +268,13 @@ def execute_boss(
             local=local,
             state=(state.run if state is not None else {}) if checkpoints.resume else None,
         ) as feed:
-            boss = train(workload, feed, train_settings, stop=stop, saver=saver, state=state)
+            speak_as("boss", peer, lambda: feed.steps - 1)
+            port, look = of_rank(monitor, feed.rank), partial(watch.statistics_of, feed)
+            with (
+                exporting(port, "Boss", BOSS_METRICS, look, partial(watch.turned_at, feed)),
+                drawing(curves, peer, look, of_boss),
+            ):
+                boss = train(workload, feed, train_settings, stop=stop, saver=saver, state=state)
         if feed.rank == 0:
             _keep(boss, checkpoints.save)
     if feed.ended == "failed":

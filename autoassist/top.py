@@ -96,18 +96,35 @@ class Rates:
             self._note("steps/s", (statistics.trained_steps - last.trained_steps) / seconds)
             self._note("offered/s", (statistics.offered - last.offered) / seconds)
             self._note("kept/s", (statistics.kept - last.kept) / seconds)
+            self._note_shares(last, statistics)
         self._note("stock, instances", float(statistics.stock_instances))
         self._note("ready, batches", float(statistics.ready_batches))
+        self._note("leased, windows", float(statistics.leased_windows))
+        for peer in statistics.peers:
+            if peer.role == "assistant":
+                self._note(f"lift of {peer.name}", peer.lift)
         self.before = (statistics, now)
         table = Table.grid(padding=(0, 2))
         for name, values in self.history.items():
-            table.add_row(name, f"{values[-1]:.0f}", Text(sparkline(values), style="cyan"))
+            table.add_row(name, short(values[-1]), Text(sparkline(values), style="cyan"))
         for name, count in statistics.refused_from.items():
             table.add_row(f"refused from {name}", str(count), Text(", ".join(statistics.refused), style="yellow"))
         return table
 
+    def _note_shares(self, last: RunStatistics, now: RunStatistics) -> None:
+        """Of what was offered since the last sample; as before where nothing was."""
+        offered = now.offered - last.offered
+        if offered > 0:
+            self._note("kept, %", 100.0 * (now.kept - last.kept) / offered)
+            self._note("unfiltered, %", 100.0 * (now.unfiltered - last.unfiltered) / offered)
+
     def _note(self, name: str, value: float) -> None:
         self.history.setdefault(name, deque(maxlen=SAMPLES)).append(value)
+
+
+def short(value: float) -> str:
+    """Three digits that count."""
+    return f"{value:.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
 
 
 def sparkline(values: deque[float]) -> str:

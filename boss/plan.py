@@ -36,6 +36,8 @@ class RankBatch:
     """Drawn by rank 0, while no batch came; ``step`` then counts the off-plan steps."""
     instances: int = 0
     """Of the step, all ranks', padding left out."""
+    staleness: int | None = None
+    """Of the global batch; None where it was unfiltered."""
     share: float = 1.0
     """Weight of this rank's instances in the step, relative to an equal share: what makes an average over the ranks of
     their means the mean over all instances."""
@@ -60,6 +62,7 @@ def rank_batch(batch: Batch, rank: int, settings: RunSettings) -> RankBatch:
         padding=min(stop - start, max(0, stop - real)),
         off_plan=batch.kind == "off_plan",
         instances=real,
+        staleness=staleness_of(batch),
         share=_share(batch.keep_probabilities[:real], start, stop, len(batch.rank_counts), settings),
     )
 

@@ -40,6 +40,14 @@ class Slot:
     """The script has no losses for this batch, and says so."""
 
 
+@dataclass(frozen=True, slots=True)
+class Latest:
+    """Losses of a step, and its batch."""
+
+    losses: F32
+    batch: RankBatch
+
+
 class Reporter:
     """``put`` from the training thread, ``take`` from the I/O thread."""
 
@@ -48,6 +56,8 @@ class Reporter:
         self.sent = 0
         self.values_dropped = 0
         self.values_not_finite = 0
+        self.latest: Latest | None = None
+        """Of the latest report whose values came, for whoever watches; replaced, never changed."""
         self.steps_without_a_finite_loss = 0
         """How many of the latest steps had none at all, in a row."""
         self._ring: deque[Slot] = deque()
@@ -110,6 +120,8 @@ class Reporter:
             losses = losses.copy()
             self._pinned[slot.host.numel()].append(slot.host)
         self._note_not_finite(slot, losses)
+        if not slot.is_skipped:
+            self.latest = Latest(losses, slot.batch)
         return losses
 
     def _note_not_finite(self, slot: Slot, losses: F32) -> None:

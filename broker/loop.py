@@ -35,7 +35,7 @@ from broker.effects import (
 )
 from broker.guard import Guard
 from broker.hub import Hub, Outgoing
-from broker.monitor import Monitor
+from broker.monitor import Watcher
 from broker.previews import Previews
 from broker.report import build_report, build_statistics, write_report
 from broker.rows import PeerRow
@@ -71,7 +71,7 @@ class Broker:
     """One broker process."""
 
     def __init__(
-        self, settings: BrokerSettings, times: SessionTimes | None = None, monitor: Monitor | None = None
+        self, settings: BrokerSettings, times: SessionTimes | None = None, monitor: Watcher | None = None
     ) -> None:
         self.settings = settings
         self.monitor = monitor

@@ -1,229 +1,48 @@
-"""Metrics and health over HTTP, in a thread of its own, from the latest statistics that the poll loop has shown.
-
-The poll loop only ever puts a reference down: it waits for no client, and renders nothing. The thread answers GET of
-``/metrics`` and ``/healthz`` and hangs up after each answer. Whoever reaches the port is held to be hostile: a request
-has a greatest size and a deadline, lines a greatest number, and the thread a greatest share of the interpreter. The
-price: who floods the port can keep Prometheus out, though never hold the run up.
-"""
+"""The run's metrics and health over HTTP, from the latest statistics that the poll loop has shown."""
 
 from __future__ import annotations
 
-import errno
-import selectors
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from protocol.errors import PortInUse, SettingError
-from protocol.metrics import METRICS
-from protocol.settings import require
+from protocol.exporter import Exporter, ExporterSettings
+from protocol.metrics import METRICS, exposition
 from protocol.statistics import RunStatistics
 
-if TYPE_CHECKING:
-    from prometheus_client.core import Metric as Family
 
-LIVE_S = 5.0
-"""Age of the latest statistics from which the poll loop counts as stuck: ten times their period."""
-MAX_LINES = 32
-"""Clients at a time; one more takes the place of the one that has been there longest."""
-MAX_REQUEST = 8192
-"""Bytes of a request's head."""
-DEADLINE_S = 5.0
-"""Time that a client has, from connecting to having read its answer."""
-TURN_S = 0.01
-"""Least time between two turns of the thread, so that a flood of requests leaves the interpreter to the poll loop."""
-CHUNK = 65536
-PLAIN = "text/plain; charset=utf-8"
-EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
+class Watcher(Protocol):
+    """Whom a broker shows its statistics, twice a second."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class MonitorSettings:
-    """Where the broker serves metrics, if it does."""
-
-    http_port: int | None = None
-    """TCP port of /metrics (Prometheus) and /healthz; 0 for any free one. Not served if not given."""
-
-    http_host: str = "127.0.0.1"
-    """Address of it. There is no instance data in it, so it may be reachable from beyond this host."""
-
-    def __post_init__(self) -> None:
-        in_range = self.http_port is None or 0 <= self.http_port <= 65535
-        require(in_range, "http_port", self.http_port, "must lie in 0 … 65535")
+    def show(self, statistics: RunStatistics) -> None:
+        """Nobody changes ``statistics`` afterwards."""
 
 
 def render(statistics: RunStatistics) -> bytes:
-    """All metrics in Prometheus's text format."""
-    # Imported when first needed: a broker that serves no metrics starts without it.
-    from prometheus_client import CollectorRegistry, generate_latest
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-    from prometheus_client.registry import Collector
-
-    class Latest(Collector):
-        def collect(self) -> Iterator[Family]:
-            for metric in METRICS:
-                kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
-                family = kind(metric.name, metric.help, labels=metric.labels)
-                for labels, value in metric.read(statistics):
-                    family.add_metric(labels, value)
-                yield family
-
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(Latest())
-    return generate_latest(registry)
+    """All metrics of a run in Prometheus's text format."""
+    return exposition(METRICS, statistics)
 
 
-@dataclass(slots=True, eq=False)
-class Line:
-    """One client: its request so far, then what is left of the answer, then nothing until it hangs up."""
+class Monitor(Exporter[RunStatistics]):
+    """Serves what it was shown last; the poll loop only ever puts a reference down."""
 
-    socket: socket.socket
-    deadline: float
-    request: bytearray = field(default_factory=bytearray)
-    answer: memoryview | None = None
-
-
-class Monitor:
-    """Serves what it was shown last."""
-
-    def __init__(self, settings: MonitorSettings, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, settings: ExporterSettings, clock: Callable[[], float] = time.monotonic) -> None:
         """Raises PortInUse or SettingError where the address cannot be had."""
-        self._clock = clock
         self._shown: tuple[RunStatistics, float] | None = None
-        self._rendered: tuple[RunStatistics, bytes] | None = None
-        self._listener = _listen(settings)
-        self._wake, self._waker = socket.socketpair()
-        self._lines: list[Line] = []
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._listener, selectors.EVENT_READ)
-        self._selector.register(self._wake, selectors.EVENT_READ)
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._serve, name="monitor", daemon=True)
-        self._thread.start()
+        super().__init__(settings, "broker", lambda: self._shown, self._page, clock)
 
-    @property
-    def address(self) -> str:
-        """What to give to curl or to Prometheus."""
-        host, port = self._listener.getsockname()[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    @staticmethod
+    def _page(statistics: RunStatistics) -> bytes:
+        return render(statistics)
 
     def show(self, statistics: RunStatistics) -> None:
-        """From the poll loop, at each of its publications; nobody changes ``statistics`` afterwards."""
+        """See Watcher."""
         self._shown = statistics, self._clock()
-
-    def close(self) -> None:
-        """Hang up on everybody and give the port back."""
-        self._stopping.set()
-        self._waker.send(b"!")
-        self._thread.join()
-        for line in list(self._lines):
-            self._drop(line)
-        self._selector.close()
-        for end in (self._listener, self._wake, self._waker):
-            end.close()
-
-    def answer(self, method: str, path: str) -> tuple[str, str, bytes]:
-        """Status, content type and body."""
-        if method != "GET":
-            return "405 Method Not Allowed", PLAIN, b"only GET is answered\n"
-        if path not in ("/metrics", "/healthz"):
-            return "404 Not Found", PLAIN, b"here are /metrics and /healthz\n"
-        shown = self._shown
-        if shown is None:
-            return "503 Service Unavailable", PLAIN, b"the broker is starting\n"
-        age = self._clock() - shown[1]
-        if age > LIVE_S:  # figures of a loop that is stuck must not pass for those of now
-            return "503 Service Unavailable", PLAIN, f"the broker's loop has been stuck for {age:.0f} s\n".encode()
-        if path == "/healthz":
-            return "200 OK", PLAIN, b"ok\n"
-        if self._rendered is None or self._rendered[0] is not shown[0]:
-            self._rendered = shown[0], render(shown[0])
-        return "200 OK", EXPOSITION, self._rendered[1]
-
-    def _serve(self) -> None:
-        while not self._stopping.is_set():
-            due = min((line.deadline for line in self._lines), default=None)
-            ready = self._selector.select(None if due is None else max(0.0, due - time.monotonic()))
-            for key, _ in ready:
-                if key.fileobj is self._listener:
-                    self._accept()
-                elif isinstance(key.data, Line) and key.data in self._lines:
-                    self._advance(key.data)
-            now = time.monotonic()
-            for line in [line for line in self._lines if line.deadline <= now]:
-                self._drop(line)
-            self._stopping.wait(TURN_S)
-
-    def _accept(self) -> None:
-        """One client a turn."""
-        try:
-            client, _ = self._listener.accept()
-        except OSError:  # it is gone again, or this process may open no more files
-            return
-        client.setblocking(False)
-        if len(self._lines) >= MAX_LINES:
-            self._drop(self._lines[0])
-        line = Line(client, time.monotonic() + DEADLINE_S)
-        self._lines.append(line)
-        self._selector.register(client, selectors.EVENT_READ, line)
-
-    def _advance(self, line: Line) -> None:
-        try:
-            if line.answer is None:
-                self._read(line)
-            elif line.answer:
-                self._write(line)
-            elif not line.socket.recv(CHUNK):  # what it still sends is read away, or it would lose the answer
-                self._drop(line)
-        except BlockingIOError:
-            return
-        except OSError:
-            self._drop(line)
-
-    def _read(self, line: Line) -> None:
-        received = line.socket.recv(MAX_REQUEST)
-        line.request += received
-        if not received:
-            self._drop(line)
-            return
-        if b"\r\n\r\n" in line.request:
-            status, kind, body = self._answer_to(bytes(line.request))
-        elif len(line.request) > MAX_REQUEST:
-            status, kind, body = "431 Request Header Fields Too Large", PLAIN, b""
-        else:
-            return
-        line.request.clear()
-        head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
-        head += "Allow: GET\r\n" if status.startswith("405") else ""
-        line.answer = memoryview(f"{head}Connection: close\r\n\r\n".encode() + body)
-        self._selector.modify(line.socket, selectors.EVENT_WRITE, line)
-        self._write(line)
-
-    def _answer_to(self, request: bytes) -> tuple[str, str, bytes]:
-        words = request.partition(b"\r\n")[0].decode("latin-1").split(" ")
-        if len(words) != 3 or not words[2].startswith("HTTP/1."):
-            return "400 Bad Request", PLAIN, b""
-        return self.answer(words[0], words[1].partition("?")[0])
-
-    def _write(self, line: Line) -> None:
-        assert line.answer is not None
-        line.answer = line.answer[line.socket.send(line.answer[:CHUNK]) :]
-        if not line.answer:
-            line.socket.shutdown(socket.SHUT_WR)
-            self._selector.modify(line.socket, selectors.EVENT_READ, line)
-
-    def _drop(self, line: Line) -> None:
-        self._lines.remove(line)
-        self._selector.unregister(line.socket)
-        line.socket.close()
 
 
 @contextmanager
-def monitoring(settings: MonitorSettings) -> Iterator[Monitor | None]:
+def monitoring(settings: ExporterSettings) -> Iterator[Monitor | None]:
     """A monitor that serves meanwhile; None where none is wanted."""
     monitor = Monitor(settings) if settings.http_port is not None else None
     try:
@@ -231,18 +50,3 @@ def monitoring(settings: MonitorSettings) -> Iterator[Monitor | None]:
     finally:
         if monitor is not None:
             monitor.close()
-
-
-def _listen(settings: MonitorSettings) -> socket.socket:
-    host, port = settings.http_host, settings.http_port or 0
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listener = socket.create_server((host, port), family=family, backlog=MAX_LINES)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise PortInUse(
-                f"{host}:{port} is in use; choose another --http-port or stop the process that listens there"
-            ) from None
-        raise SettingError(f"http_host={host}: {error}; give an address of this host") from None
-    listener.setblocking(False)
-    return listener

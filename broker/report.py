@@ -6,6 +6,9 @@ import math
 import platform
 from importlib import metadata
 from pathlib import Path
+from typing import Any
+
+import psutil
 
 from broker.core import BrokerCore
 from broker.hub import Hub
@@ -26,6 +29,7 @@ from protocol.report import (
 )
 from protocol.statistics import MOST_HISTORY, PeerStatistics, RunStatistics
 
+PROCESS = psutil.Process()
 PACKAGES = ("autoassist", "torch", "pyzmq", "msgpack", "msgspec", "numpy", "psutil")
 
 
@@ -197,7 +201,9 @@ def build_statistics(core: BrokerCore, hub: Hub, now: float) -> RunStatistics:
     """The run at this moment; empty before a Boss has come."""
     state = core.state
     if state.run is None:
-        return RunStatistics(run_id=core.run_id, refused=dict(hub.refused), refused_from=dict(hub.refused_from))
+        return RunStatistics(
+            run_id=core.run_id, refused=dict(hub.refused), refused_from=dict(hub.refused_from), **_vitals()
+        )
     run, settings, boss = state.run, state.settings, state.boss()
     epoch = state.epoch(run.cut_epoch)
     results = [e.result for e in sorted(state.epochs.values(), key=lambda e: e.epoch) if e.result is not None]
@@ -233,8 +239,14 @@ def build_statistics(core: BrokerCore, hub: Hub, now: float) -> RunStatistics:
         exposed_wait_s=results[-1].exposed_wait_s if results else 0.0,
         wall_s=results[-1].wall_s if results else 0.0,
         ended=run.ended,
+        **_vitals(),
         peers=[_peer(core, hub, name, now) for name in sorted(state.members)],
     )
+
+
+def _vitals() -> dict[str, Any]:
+    """What this process uses."""
+    return {"broker_cpu_percent": PROCESS.cpu_percent(), "broker_rss_bytes": PROCESS.memory_info().rss}
 
 
 def _progress(state: State) -> float:

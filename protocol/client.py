@@ -15,6 +15,7 @@ import zmq
 from protocol.channels import RoleChannel, ZmqRoleChannel
 from protocol.codec import decode, encode
 from protocol.errors import BrokerUnreachable, PeerFenced, PeerRefused, ProtocolError, SettingError
+from protocol.logs import joined
 from protocol.messages import AnyMessage, Envelope, Hello, Reject, Welcome
 from protocol.security import open_key
 from protocol.session import (
@@ -104,6 +105,9 @@ class RoleClient:
         )
         self.welcome: Welcome | None = None
         self._next_notice = now + 1.5
+        self._lost_at: float | None = None
+        self.polled_at = now
+        """When it was polled last: whoever owns it turns."""
         self._process = psutil.Process(os.getpid())
         self._next_vitals = 0.0
 
@@ -123,7 +127,7 @@ class RoleClient:
 
         Raises PeerRefused where the broker refuses this role, BrokerUnreachable after ``connect_timeout_s``.
         """
-        now = self.clock()
+        now = self.polled_at = self.clock()
         self._wait(max(0.0, min(timeout_s, self.session.next_deadline(now) - now)), wake_fd)
         delivered: list[AnyMessage] = []
         now = self.clock()
@@ -163,18 +167,27 @@ class RoleClient:
                 case Deliver(message):
                     delivered.append(message)
                 case Opened(welcome):
+                    self._say_found(welcome)
                     self.welcome = welcome
                     delivered.append(welcome)
                 case Lost(silent_s):
                     log.warning(
                         "no sign of the broker for %.1f s; looking for it at %s", silent_s, self.settings.broker
                     )
+                    self._lost_at = self.clock() - silent_s
                     self.channel.reconnect()
                 case Refused(reject):
                     is_past = reject.code in ("fenced", "elsewhere")
                     refused = (PeerFenced if is_past else PeerRefused)(_explain(reject))
                     refused.code = reject.code
                     raise refused
+
+    def _say_found(self, welcome: Welcome) -> None:
+        """Joining is the role's to say; that the broker is back after it was lost is said here."""
+        joined(welcome.run_id)
+        if self._lost_at is not None:
+            log.info("the broker answers again after %.1f s", self.clock() - self._lost_at)
+        self._lost_at = None
 
     def _give_up_or_notice(self, now: float) -> None:
         since = self.session.seeking_since

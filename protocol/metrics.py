@@ -6,11 +6,14 @@ unit at the end, ``_total`` for what only grows, ``_ratio`` for shares of one, `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from protocol.statistics import RunStatistics
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric as Family
 
 Sample = tuple[tuple[str, ...], float]
 """Values of the labels, and the figure."""
@@ -35,9 +38,32 @@ class Metric:
     help: str
     fields: tuple[str, ...]
     """What it is read from, as ``Struct.field``."""
-    read: Callable[[RunStatistics], Iterator[Sample]]
+    read: Callable[[Any], Iterator[Sample]]
     """Its samples; none while the figure is not known."""
     labels: tuple[str, ...] = ()
+
+
+def exposition(metrics: Sequence[Metric], figures: Any, *, of_process: bool = False) -> bytes:
+    """Metrics in Prometheus's text format; ``of_process`` adds this process's own, as every client library has them."""
+    # Imported when first needed: a role that serves no metrics starts without it.
+    from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+    from prometheus_client.registry import Collector
+
+    class Latest(Collector):
+        def collect(self) -> Iterator[Family]:
+            for metric in metrics:
+                kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+                family = kind(metric.name, metric.help, labels=metric.labels)
+                for labels, value in metric.read(figures):
+                    family.add_metric(labels, value)
+                yield family
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Latest())
+    if of_process:
+        ProcessCollector(registry=registry)
+    return generate_latest(registry)
 
 
 def _of_run(kind: Literal["gauge", "counter"], name: str, field: str, meaning: str) -> Metric:
@@ -211,6 +237,14 @@ METRICS: tuple[Metric, ...] = (
         "refused_from",
         "The same by the role that it came from; strangers are those who have said no Hello.",
     ),
+    Metric(
+        name="autoassist_broker_cpu_ratio",
+        kind="gauge",
+        help="CPU that the broker uses; 1 is one core.",
+        fields=("RunStatistics.broker_cpu_percent",),
+        read=lambda run: iter([((), run.broker_cpu_percent * 0.01)]),
+    ),
+    _gauge("autoassist_broker_resident_memory_bytes", "broker_rss_bytes", "Memory that the broker's process holds."),
     Metric(
         name="autoassist_peers",
         kind="gauge",

@@ -59,6 +59,8 @@ class RunStatistics(msgspec.Struct, kw_only=True):
     exposed_wait_s: float = 0.0
     wall_s: float = 0.0
     ended: str = ""
+    broker_cpu_percent: float = 0.0  # of one core, since the statistics before
+    broker_rss_bytes: int = 0
     preview_port: int = 0  # where the page asks for instances, at the host of this socket; 0 for nowhere
     peers: list[PeerStatistics] = msgspec.field(default_factory=list)
 

@@ -39,10 +39,11 @@ def _body(found: Sources) -> Iterator[Element]:
         items = [tag("li", problem) for problem in found.problems]
         yield tag("section", tag("h2", "What could not be read"), tag("ul", items), class_="problems")
     if found.report is not None:
+        figures = [row for row in rows(found.report) if row[0] != "kept by epoch"]  # the epochs have a table
         yield tag("p", verdict(found.report), class_="verdict")
         if found.report.status == "running":
             yield tag("p", "The run has not ended, or was killed: these are its figures so far.", class_="note")
-        yield _section("At a glance", table(("figure", "value"), rows(found.report)))
+        yield _section("At a glance", table(("figure", "value"), figures))
     yield from _charts(found)
     if found.report is not None:
         yield from _selection(found, found.report)

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from autoassist.notices import complaint_in
 from autoassist.remembered import COMMAND_FILE
 from autoassist.report.curves import RunCurves, read_curves
 from broker.core import BrokerCore
@@ -21,6 +20,7 @@ from broker.rows import EpochRow, PeerRow, Row, RunRow, decode_row
 from broker.segments import SegmentLog, batch_log, loss_log, window_log
 from broker.store import BATCH_LOG, DATABASE, LOGS, LOSS_LOG, WINDOW_LOG, RunStore
 from protocol.errors import AutoAssistError, DataError, StoreError
+from protocol.logs import complaint_in
 from protocol.messages import EpochResult
 from protocol.report import REPORT_FILE, Report, read_report
 
@@ -186,7 +186,7 @@ def read_complaints(folder: Path) -> list[Complaint]:
             with path.open(encoding="utf-8", errors="replace") as file:
                 for line, _ in zip(file, range(MOST_LINES), strict=False):
                     if (said := complaint_in(line.rstrip("\n"))) is not None:
-                        key = (path.stem, *said)
+                        key = (path.stem, said.level, said.text)
                         counts[key] = counts.get(key, 0) + 1
         except OSError as error:
             counts[path.stem, "WARNING", f"its log cannot be read: {error.strerror}"] = 1

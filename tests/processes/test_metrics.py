@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import threading
@@ -59,47 +60,91 @@ def test_a_broker_serves_the_figures_of_its_run_until_it_ends(tmp_path: Path) ->
             scrape(f"{addresses['http']}/metrics")
 
 
+class Prometheus:
+    """One that listens on a port of this host."""
+
+    def __init__(self, port: int) -> None:
+        self._address = f"http://127.0.0.1:{port}/api/v1"
+
+    def _get(self, path: str) -> Any:
+        """The data of an answer; an error in the expression raises."""
+        try:
+            with urllib.request.urlopen(f"{self._address}/{path}", timeout=30.0) as response:
+                answer = json.loads(response.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                raise AssertionError(f"{path}: {error.read().decode()}") from error
+        assert answer["status"] == "success", answer
+        return answer["data"]
+
+    def ask(self, expression: str) -> list[dict[str, Any]]:
+        """What a query gives."""
+        return list(self._get(f"query?{urllib.parse.urlencode({'query': expression})}")["result"])
+
+    def rules(self) -> dict[str, str]:
+        """Health of each alert rule, by name: unknown until it was evaluated, then ok or err."""
+        return {rule["name"]: rule["health"] for group in self._get("rules")["groups"] for rule in group["rules"]}
+
+    def wait_until(self, is_true: Callable[[Prometheus], bool], what: str) -> None:
+        """Ask again and again, while it does not listen yet too."""
+        deadline = time.monotonic() + DEADLINE_S
+        while time.monotonic() < deadline:
+            with suppress(urllib.error.URLError):
+                if is_true(self):
+                    return
+            threading.Event().wait(0.2)
+        raise AssertionError(f"never saw {what}; targets: {self._get('targets')['activeTargets']}")
+
+
 @contextmanager
-def prometheus(folder: Path, target: str) -> Iterator[Callable[[str], list[dict[str, Any]]]]:
-    """A Prometheus that scrapes ``target`` with our configuration, every half second; gives what asks it."""
+def prometheus(folder: Path, broker: str, roles_at: list[str]) -> Iterator[Prometheus]:
+    """A Prometheus with our configuration, that scrapes the broker and the roles every half second."""
     for name in ("prometheus.yml", "alerts.yml"):
         text = (ROOT / "deploy" / "prometheus" / name).read_text()
-        (folder / name).write_text(text.replace("broker:9155", target).replace("_interval: 5s", "_interval: 500ms"))
+        text = text.replace("broker:9155", broker).replace("_interval: 5s", "_interval: 500ms")
+        (folder / name).write_text(text.replace("targets: []", f"targets: {json.dumps(roles_at)}"))
     port = free_port()
     words = ["prometheus", "--config.file", str(folder / "prometheus.yml"), "--storage.tsdb.path", str(folder / "db")]
     with (folder / "log").open("w") as log:
         process = subprocess.Popen([*words, f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log)
-
-    def ask(expression: str) -> list[dict[str, Any]]:
-        query = urllib.parse.urlencode({"query": expression})
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/query?{query}", timeout=30.0) as response:
-            answer = json.loads(response.read())
-        assert answer["status"] == "success", answer
-        return list(answer["data"]["result"])
-
     try:
-        yield ask
+        yield Prometheus(port)
     finally:
         process.kill()
         process.wait(DEADLINE_S)
 
 
-@pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed")
-def test_a_real_prometheus_answers_each_query_of_the_dashboard(tmp_path: Path) -> None:
+def address_of(line: str) -> str:
+    """host:port of what a role says of its metrics."""
+    found = re.search(r"metrics on http://([^/]+)/metrics", line)
+    assert found is not None, line
+    return found[1]
+
+
+@pytest.mark.skipif(shutil.which("prometheus") is None, reason="Prometheus is not here: apt install prometheus")
+def test_a_real_prometheus_answers_each_query_of_the_dashboard_and_evaluates_each_alert(tmp_path: Path) -> None:
+    """It scrapes the three roles of one run, which is well: so no alert fires."""
     dashboard = json.loads((ROOT / "deploy" / "grafana" / "dashboard.json").read_text())
     expressions = {target["expr"] for panel in dashboard["panels"] for target in panel["targets"]}
-    unanswered = {expression.replace("$instance", ".*") for expression in expressions}
+    # Nobody sends anything here that would have to be refused.
+    unanswered = {e.replace("$instance", ".*") for e in expressions if "refused" not in e}
+    unanswered |= {"autoassist_boss_own_steps_total > 0", "autoassist_assistant_own_scored_instances_total > 0"}
+    rules = (ROOT / "deploy" / "prometheus" / "alerts.yml").read_text()
     with roles() as start:
         broker = start("broker", "--run-dir", str(tmp_path / "run"), "--port", "0", "--announce", "--http-port", "0")
         addresses = json.loads(broker.wait_for('{"address"'))
-        start("assistant", HEAVY, "--broker", addresses["address"], "--name", "assistant-0")
-        start("boss", HEAVY, "--broker", addresses["address"], "--epochs", "1000")
-        with prometheus(tmp_path, urllib.parse.urlsplit(addresses["http"]).netloc) as ask:
-            deadline = time.monotonic() + DEADLINE_S
-            while any("refused" not in e for e in unanswered) and time.monotonic() < deadline:
-                with suppress(urllib.error.URLError):  # it does not listen yet
-                    unanswered = {expression for expression in unanswered if not ask(expression)}
-                threading.Event().wait(0.2)
-            # Nobody sends anything here that would have to be refused.
-            assert all("refused" in expression for expression in unanswered), unanswered
-            assert not ask('ALERTS{alertname="BrokerDown"}')
+        to_broker = ("--broker", addresses["address"], "--http-port", "0")
+        assistant = start("assistant", HEAVY, *to_broker, "--name", "assistant-0")
+        boss = start("boss", HEAVY, *to_broker, "--epochs", "1000")
+        own = [address_of(role.wait_for("metrics on")) for role in (assistant, boss)]
+        with prometheus(tmp_path, urllib.parse.urlsplit(addresses["http"]).netloc, own) as found:
+            found.wait_until(
+                lambda p: not unanswered.difference_update([e for e in unanswered if p.ask(e)]) and not unanswered,
+                f"an answer to {unanswered}",
+            )
+            found.wait_until(lambda p: "unknown" not in p.rules().values(), "all rules evaluated")
+            health = found.rules()
+            assert set(health) == set(re.findall(r"- alert: (\w+)", rules)) and set(health.values()) == {"ok"}, health
+            for expression in re.findall(r"^        expr: (.+)$", rules, re.M):
+                found.ask(expression)
+            assert not found.ask('ALERTS{alertname="BrokerDown"}')

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[3]
 SETTINGS_FILES = [
     *("protocol/settings.py", "protocol/client.py", "protocol/session.py", "broker/settings.py", "assistant/worker.py"),
     *("boss/train.py", "boss/line.py", "boss/checkpoint.py", "autoassist/launcher.py", "autoassist/roles.py"),
+    *("protocol/exporter.py", "autoassist/curves.py"),
 ]
 
 

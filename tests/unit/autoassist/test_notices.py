@@ -6,7 +6,11 @@ import logging
 import subprocess
 import sys
 
-from autoassist.notices import LineFormatter, Notices
+import pytest
+
+from autoassist.cli import _level_in, main
+from autoassist.notices import Notices
+from protocol.logs import JsonFormatter, LineFormatter, complaint_in
 
 
 def line(level: int, text: str) -> str:
@@ -36,15 +40,32 @@ def test_a_warning_of_the_launcher_is_kept_too_and_not_said_again_for_a_role() -
 
 def test_only_our_own_words_are_said_below_a_warning() -> None:
     program = (
-        "import logging; from autoassist.notices import set_up_logging; set_up_logging(debug={});"
+        "import logging; from autoassist.notices import set_up_logging; set_up_logging({});"
         "logging.getLogger('autoassist.boss').info('ours'); logging.getLogger('autoassist.boss').debug('our detail');"
         "logging.getLogger('chatty').info('theirs'); logging.getLogger('chatty').warning('trouble')"
     )
 
-    def said(debug: bool) -> list[str]:
-        words = [sys.executable, "-c", program.format(debug)]
+    def said(options: str) -> list[str]:
+        words = [sys.executable, "-c", program.format(options)]
         done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
         return [text.partition(" ")[2] for text in done.stderr.splitlines()]
 
-    assert said(debug=False) == ["autoassist.boss: ours", "chatty: WARNING: trouble"]
-    assert said(debug=True) == ["autoassist.boss: ours", "autoassist.boss: our detail", "chatty: WARNING: trouble"]
+    assert said("") == ["autoassist.boss: ours", "chatty: WARNING: trouble"]
+    assert said("debug=True") == ["autoassist.boss: ours", "autoassist.boss: our detail", "chatty: WARNING: trouble"]
+    assert said("level='warning'") == ["chatty: WARNING: trouble"]
+
+
+def test_the_level_is_taken_from_the_words_before_they_are_parsed() -> None:
+    assert _level_in(["run", "digits"]) == "info"
+    assert _level_in(["run", "--log-level", "error", "digits"]) == _level_in(["run", "--log-level=error"]) == "error"
+    assert _level_in(["run", "--log-level", "nonsense"]) == _level_in(["run", "--log-level"]) == "info"
+
+
+def test_what_ends_a_process_is_json_too(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    assert main(["export", "nowhere", "--log-json"]) == 2
+    (record,) = caplog.records
+    assert "error: " not in capsys.readouterr().err
+    assert "nowhere holds no run" in record.getMessage() and complaint_in(JsonFormatter().format(record)) == (
+        *("ERROR", record.getMessage()),
+        True,
+    )

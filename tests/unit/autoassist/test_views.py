@@ -68,17 +68,20 @@ def test_the_live_view_fits_eighty_columns_with_each_thing_on_its_own_line() -> 
     statistics = RunStatistics(
         **{"policy": "autoassist", "epochs": 90, "epoch": 41, "epoch_offered": 1000, "epoch_kept": 400, "n": 60000},
         **{"progress": 0.5, "trained_steps": 1234567, "instances_trained": 123456789, "ready_batches": 12},
-        **{"stock_instances": 1048576, "staleness_p50": 20.0, "staleness_max": 95, "staleness_bound": 96},
+        **{"stock_instances": 1048576, "staleness_p50": 20.0, "staleness_p99": 60.0},
+        **{"staleness_max": 95, "staleness_bound": 96},
         **{"metric_name": "test_accuracy", "metric_value": 0.91234, "exposed_wait_s": 1.0, "wall_s": 1000.0},
+        **{"values_dropped": 123456, "broker_cpu_percent": 18.0, "broker_rss_bytes": 87_000_000},
         peers=peers,
     )
     lines = text_of(render(statistics), width=80).splitlines()
     assert max(len(line) for line in lines) <= 80
     labels = [
         *("kept this epoch", "unfiltered", "Boss passes", "exposed wait", "ready at the Boss", "stock"),
-        *("staleness", "metric", "test_accuracy 0.9123", "p50 20, max 95, bound 96", "123456789", "1048576 instances"),
+        *("staleness", "metric", "test_accuracy 0.9123", "p50 20, p99 60, max 95, bound 96", "123456789"),
+        "1048576 instances",
         *("role", "leases", "windows", "backlog", "learned", "lift", "cpu", "memory", "assistant-0", "123456"),
-        *("12345 MB", "0.500 ± 0.000", "epoch 42/90"),
+        *("123456 losses", "0 inputs", "broker", "18 %", "87 MB", "12345 MB", "0.500 ± 0.000", "epoch 42/90"),
     ]
     for label in labels:
         assert any(label in line for line in lines), f"{label!r} is cut:\n" + "\n".join(lines)

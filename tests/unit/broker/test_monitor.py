@@ -17,8 +17,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from broker import monitor as monitor_module
-from broker.monitor import LIVE_S, MAX_LINES, MAX_REQUEST, Monitor, MonitorSettings, monitoring, render
+from broker.monitor import Monitor, monitoring, render
+from protocol import exporter as exporter_module
 from protocol.errors import PortInUse, SettingError
+from protocol.exporter import LIVE_S, MAX_LINES, MAX_REQUEST, ExporterSettings
 from protocol.metrics import METRICS
 from protocol.statistics import PeerStatistics, RunStatistics
 
@@ -44,8 +46,8 @@ def clock() -> Clock:
 @pytest.fixture
 def monitor(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Monitor]:
     """On a host that is busy, a client of the tests has time."""
-    monkeypatch.setattr(monitor_module, "DEADLINE_S", DEADLINE_S)
-    served = Monitor(MonitorSettings(http_port=0), clock)
+    monkeypatch.setattr(exporter_module, "DEADLINE_S", DEADLINE_S)
+    served = Monitor(ExporterSettings(http_port=0), clock)
     yield served
     served.close()
 
@@ -179,7 +181,7 @@ def test_garbage_is_refused_and_the_next_client_served(monitor: Monitor, request
 
 
 def test_a_request_that_never_ends_is_cut_off(monitor: Monitor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(monitor_module, "DEADLINE_S", 2 * DEADLINE_S)  # it is not that
+    monkeypatch.setattr(exporter_module, "DEADLINE_S", 2 * DEADLINE_S)  # it is not that
     with connect(monitor) as line:
         line.sendall(b"GET /metrics HTTP/1.1\r\nX: " + b"x" * MAX_REQUEST)
         assert hung_up(line).startswith(b"HTTP/1.1 431 ")
@@ -195,14 +197,14 @@ def test_a_slow_client_does_not_hold_the_others_up(monitor: Monitor) -> None:
 
 
 def test_a_slow_client_is_hung_up_on_after_its_deadline(monitor: Monitor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(monitor_module, "DEADLINE_S", 0.1)
+    monkeypatch.setattr(exporter_module, "DEADLINE_S", 0.1)
     with connect(monitor) as silent, connect(monitor) as half:
         half.sendall(b"GET /metrics HTTP/1.1\r\n")
         assert hung_up(silent) == b"" and hung_up(half) == b""
 
 
 def test_who_reads_no_answer_is_hung_up_on_too(monitor: Monitor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(monitor_module, "CHUNK", 50_000_000)
+    monkeypatch.setattr(exporter_module, "CHUNK", 50_000_000)
     monkeypatch.setattr(monitor_module, "render", lambda statistics: b"x" * 50_000_000)
     monitor.show(STATISTICS)
     with connect(monitor) as line:
@@ -230,7 +232,7 @@ def test_a_crowd_of_silent_clients_keeps_nobody_out(monitor: Monitor) -> None:
 
 def test_the_thread_rests_between_its_turns(monitor: Monitor, monkeypatch: pytest.MonkeyPatch) -> None:
     """Or a flood of requests would take the interpreter from the poll loop."""
-    monkeypatch.setattr(monitor_module, "TURN_S", 0.2)
+    monkeypatch.setattr(exporter_module, "TURN_S", 0.2)
     ask(monitor, "/healthz")
     began = time.monotonic()
     ask(monitor, "/healthz")
@@ -239,7 +241,7 @@ def test_the_thread_rests_between_its_turns(monitor: Monitor, monkeypatch: pytes
 
 def test_closing_leaves_no_thread_and_no_port_even_with_clients_in_the_middle() -> None:
     before = set(threading.enumerate())
-    with monitoring(MonitorSettings(http_port=0)) as served:
+    with monitoring(ExporterSettings(http_port=0)) as served:
         assert served is not None
         line = connect(served)
         line.sendall(b"GET /metrics")
@@ -250,29 +252,29 @@ def test_closing_leaves_no_thread_and_no_port_even_with_clients_in_the_middle() 
     line.close()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(address, timeout=DEADLINE_S)
-    with monitoring(MonitorSettings(http_port=address[1])) as again:
+    with monitoring(ExporterSettings(http_port=address[1])) as again:
         assert again is not None
 
 
 def test_nothing_is_served_unless_asked_for() -> None:
     before = threading.active_count()
-    with monitoring(MonitorSettings()) as served:
+    with monitoring(ExporterSettings()) as served:
         assert served is None and threading.active_count() == before
 
 
 def test_an_address_that_cannot_be_had_is_named_with_its_remedy(monitor: Monitor) -> None:
     taken = int(urlsplit(monitor.address).port or 0)
     with pytest.raises(PortInUse, match=rf"127\.0\.0\.1:{taken} is in use; choose another --http-port"):
-        Monitor(MonitorSettings(http_port=taken))
+        Monitor(ExporterSettings(http_port=taken))
     with pytest.raises(SettingError, match=r"http_host=192\.0\.2\.1: .*give an address of this host"):
-        Monitor(MonitorSettings(http_port=0, http_host="192.0.2.1"))
+        Monitor(ExporterSettings(http_port=0, http_host="192.0.2.1"))
     with pytest.raises(SettingError, match="http_port=70000: must lie in 0 … 65535"):
-        MonitorSettings(http_port=70000)
+        ExporterSettings(http_port=70000)
 
 
 def test_it_may_listen_beyond_loopback_and_on_ipv6() -> None:
     for host, pattern in (("0.0.0.0", r"http://0\.0\.0\.0:\d+"), ("::1", r"http://\[::1\]:\d+")):
-        with monitoring(MonitorSettings(http_port=0, http_host=host)) as served:
+        with monitoring(ExporterSettings(http_port=0, http_host=host)) as served:
             assert served is not None and re.fullmatch(pattern, served.address)
             assert ask(served, "/healthz")[0] == 503
 

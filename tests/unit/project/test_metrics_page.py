@@ -14,6 +14,7 @@ import pytest
 
 from docs.make_metrics_page import TARGET, page, row
 from protocol.metrics import METRICS, ROLES, STATES
+from protocol.role_metrics import ASSISTANT_METRICS, BOSS_METRICS
 
 ROOT = Path(__file__).resolve().parents[3]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
@@ -57,7 +58,7 @@ def test_the_page_of_the_metrics_is_current() -> None:
     assert TARGET.read_text() == page(), "run python -m docs.make_metrics_page"
 
 
-@pytest.mark.parametrize("metric", METRICS, ids=lambda m: m.name)
+@pytest.mark.parametrize("metric", [*METRICS, *BOSS_METRICS, *ASSISTANT_METRICS], ids=lambda m: m.name)
 def test_every_metric_is_on_the_page_with_its_meaning(metric: Any) -> None:
     assert row(metric) in page().splitlines()
     assert metric.name in row(metric) and metric.help in row(metric) and row(metric).count("|") == 6
@@ -137,8 +138,13 @@ def test_the_configuration_scrapes_the_port_that_the_page_names() -> None:
     assert "alerts.yml" in (PROMETHEUS / "prometheus.yml").read_text()
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
-@pytest.mark.parametrize("words", [("check", "config", "prometheus.yml"), ("test", "rules", "alerts_test.yml")])
+PROMTOOL = [
+    *(("check", "config", "prometheus.yml"), ("check", "rules", "alerts.yml"), ("test", "rules", "alerts_test.yml")),
+]
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not here: apt install prometheus")
+@pytest.mark.parametrize("words", PROMTOOL, ids=" ".join)
 def test_promtool_accepts_the_configuration_and_sees_each_alert_fire(words: tuple[str, ...]) -> None:
     done = subprocess.run(["promtool", *words], cwd=PROMETHEUS, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

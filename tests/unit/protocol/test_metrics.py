@@ -33,7 +33,8 @@ RUN: dict[str, Any] = {
     **{"ready_batches": 6, "staleness_p50": 12.0, "staleness_p99": 31.0, "staleness_max": 40},
     **{"staleness_bound": 96, "values_dropped": 5},
     **{"refused": {"bad_message": 2}, "refused_from": {"strangers": 2}, "metric_name": "accuracy", "metric_value": 0.9},
-    **{"exposed_wait_s": 0.5, "wall_s": 50.0, "ended": ""},
+    **{"exposed_wait_s": 0.5, "wall_s": 50.0, "ended": "", "broker_cpu_percent": 25.0},
+    "broker_rss_bytes": 8192,
 }
 OTHERS: dict[type, Any] = {str: "stopped", int: 77, float: 0.75, dict: {"another": 4}}
 

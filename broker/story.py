@@ -1,0 +1,108 @@
+"""What a broker tells of its run: a line where something has changed that matters, from statistics twice a second."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from broker.monitor import Watcher
+from protocol.statistics import RunStatistics
+
+LONG_S = 2.0
+"""How long the Boss must lie without a ready batch until it is said that it waits."""
+AGAIN_S = 60.0
+"""Least time between two lines about what only grows: dropped values, refused input."""
+NEAR_BOUND = 0.9
+"""Share of the staleness bound from which it is said to be near, as by the alert StalenessNearBound."""
+PERIOD_S = 0.5
+"""Time between two statistics."""
+
+Line = tuple[int, str]
+"""Level and text."""
+
+
+@dataclass(slots=True)
+class Count:
+    """Something that only grows, and is told now and then."""
+
+    told: int = 0
+    since_s: float = AGAIN_S
+
+    def news(self, now: int) -> int:
+        """How many more than were told, where it is time to tell them; 0 where not."""
+        self.since_s += PERIOD_S
+        if now <= self.told or self.since_s < AGAIN_S:
+            self.told = min(self.told, now)
+            return 0
+        more, self.told, self.since_s = now - self.told, now, 0.0
+        return more
+
+
+class Story:
+    """Hands statistics on to ``then``, and tells what is new in them. No clock: it counts what it is shown."""
+
+    def __init__(self, log: logging.Logger, then: Watcher | None = None) -> None:
+        self._log = log
+        self._then = then
+        self._before = RunStatistics()
+        self._waits_s = 0.0
+        self._near_bound = False
+        self._dropped = Count()
+        self._refused = Count()
+
+    def show(self, statistics: RunStatistics) -> None:
+        """See Watcher."""
+        if self._then is not None:
+            self._then.show(statistics)
+        for level, text in self.told(statistics):
+            self._log.log(level, "%s", text)
+
+    def told(self, now: RunStatistics) -> Iterator[Line]:
+        """What has changed since the last call."""
+        before, self._before = self._before, now
+        if now.policy and not now.ended:
+            yield from self._epochs(before, now)
+            yield from self._assistants(before, now)
+            yield from self._boss(now)
+            yield from self._bound(now)
+        if more := self._dropped.news(now.values_dropped):
+            yield logging.WARNING, f"{more} loss values did not come: the Boss's ring of reports was full"
+        refused = {cause: n for cause, n in now.refused.items() if cause != "duplicate"}
+        if more := self._refused.news(sum(refused.values())):
+            senders = ", ".join(sorted(now.refused_from))
+            yield logging.WARNING, f"refused {more} inputs ({', '.join(sorted(refused))}) from {senders}"
+
+    @staticmethod
+    def _epochs(before: RunStatistics, now: RunStatistics) -> Iterator[Line]:
+        if not before.policy:
+            yield logging.INFO, f"the run begins: policy {now.policy}, {now.n} instances"
+        elif now.epoch > before.epoch:
+            share = before.epoch_kept / before.epoch_offered if before.epoch_offered else 1.0
+            yield logging.INFO, f"epoch {now.epoch} is being cut; kept {share:.1%} of epoch {before.epoch}"
+        elif now.trained_steps < before.trained_steps:
+            yield logging.INFO, f"the run goes on from step {now.trained_steps}"
+
+    @staticmethod
+    def _assistants(before: RunStatistics, now: RunStatistics) -> Iterator[Line]:
+        had, have = ({p.name for p in s.peers if p.role == "assistant"} for s in (before, now))
+        if had and not have:
+            yield logging.WARNING, "no Assistant is left: windows pass unfiltered until one comes"
+        elif have and not had and before.policy:
+            yield logging.INFO, "an Assistant is there: windows are selected from now on"
+
+    def _boss(self, now: RunStatistics) -> Iterator[Line]:
+        is_there = any(peer.role == "boss" for peer in now.peers)
+        waited_s = self._waits_s
+        self._waits_s = waited_s + PERIOD_S if is_there and now.ready_batches <= 0 else 0.0
+        if waited_s < LONG_S <= self._waits_s:
+            yield logging.WARNING, "no batch lies ready at the Boss for two seconds: it waits, or is about to"
+        elif waited_s >= LONG_S > self._waits_s:
+            yield logging.INFO, f"batches lie ready at the Boss again, after {waited_s:.0f} s"
+
+    def _bound(self, now: RunStatistics) -> Iterator[Line]:
+        is_near = now.staleness_max is not None and now.staleness_max > NEAR_BOUND * now.staleness_bound
+        if is_near and not self._near_bound:
+            text = f"a batch was {now.staleness_max} steps stale, near the bound of {now.staleness_bound}"
+            yield logging.WARNING, f"{text}; what exceeds it passes unfiltered"
+        self._near_bound = is_near

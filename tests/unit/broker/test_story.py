@@ -1,0 +1,103 @@
+"""The broker tells what has changed that matters: once when it begins, once when it ends, and nothing per step."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from broker.story import AGAIN_S, LONG_S, PERIOD_S, Story
+from protocol.statistics import PeerStatistics, RunStatistics
+
+ASSISTANT = PeerStatistics(name="assistant-0", role="assistant", silent_s=0.0)
+BOSS = PeerStatistics(name="boss-0", role="boss", silent_s=0.0)
+log = logging.getLogger("autoassist.test_story")
+
+
+def run(**changes: Any) -> RunStatistics:
+    usual = {"policy": "autoassist", "n": 100, "ready_batches": 6, "staleness_bound": 96, "peers": [ASSISTANT, BOSS]}
+    return RunStatistics(**{**usual, **changes})
+
+
+@pytest.fixture
+def story() -> Story:
+    """Of a run that has begun."""
+    made = Story(log)
+    list(made.told(run()))
+    return made
+
+
+def text(story: Story, statistics: RunStatistics) -> str:
+    return "; ".join(words for _, words in story.told(statistics))
+
+
+def test_a_run_that_goes_well_is_told_by_its_epochs_alone(story: Story) -> None:
+    for step in range(1000):
+        assert not list(story.told(run(trained_steps=step, epoch_offered=100, epoch_kept=75)))
+    assert list(story.told(run(trained_steps=1000, epoch=1))) == [
+        (logging.INFO, "epoch 1 is being cut; kept 75.0% of epoch 0")
+    ]
+
+
+def test_the_beginning_is_told_once() -> None:
+    story = Story(log)
+    assert text(story, RunStatistics()) == ""
+    assert text(story, run()) == "the run begins: policy autoassist, 100 instances"
+    assert text(story, run()) == ""
+
+
+def test_assistants_that_are_gone_and_come_back_are_told(story: Story) -> None:
+    assert list(story.told(run(peers=[BOSS]))) == [
+        (logging.WARNING, "no Assistant is left: windows pass unfiltered until one comes")
+    ]
+    assert text(story, run(peers=[BOSS])) == ""
+    assert text(story, run()) == "an Assistant is there: windows are selected from now on"
+    assert text(story, run(peers=[], ended="finished")) == ""  # all leave at the end
+
+
+def test_a_boss_that_waits_for_long_is_told_and_that_it_goes_on(story: Story) -> None:
+    said = [text(story, run(ready_batches=0)) for _ in range(int(LONG_S / PERIOD_S) + 4)]
+    assert [bool(words) for words in said].index(True) == int(LONG_S / PERIOD_S) - 1 and sum(map(bool, said)) == 1
+    assert "batches lie ready at the Boss again, after 4 s" in text(story, run())
+    assert not any(text(story, run(ready_batches=0)) for _ in range(2)) and text(story, run()) == ""
+
+
+def test_no_boss_is_no_boss_that_waits(story: Story) -> None:
+    assert not any("ready" in text(story, run(ready_batches=0, peers=[ASSISTANT])) for _ in range(20))
+
+
+def test_staleness_near_its_bound_is_told_once(story: Story) -> None:
+    assert text(story, run(staleness_max=86)) == ""
+    assert "90 steps stale, near the bound of 96" in text(story, run(staleness_max=90))
+    assert text(story, run(staleness_max=95)) == ""
+
+
+def test_what_only_grows_is_told_at_most_once_a_minute_with_all_that_came(story: Story) -> None:
+    assert text(story, run(values_dropped=64)).startswith("64 loss values did not come")
+    rounds = int(AGAIN_S / PERIOD_S)
+    said = [text(story, run(values_dropped=64 + i)) for i in range(1, rounds + 1)]
+    assert sum(map(bool, said)) == 1 and said[-1].startswith(f"{rounds} loss values")
+
+
+def test_refused_input_is_told_with_its_causes_and_senders_but_repetitions_are_not(story: Story) -> None:
+    assert text(story, run(refused={"duplicate": 99}, refused_from={"boss-0": 99})) == ""
+    said = text(story, run(refused={"duplicate": 99, "bad_message": 2}, refused_from={"strangers": 2}))
+    assert said == "refused 2 inputs (bad_message) from strangers"
+
+
+def test_a_run_that_was_taken_back_says_from_where_it_goes_on(story: Story) -> None:
+    assert text(story, run(trained_steps=900)) == ""
+    assert text(story, run(trained_steps=500)) == "the run goes on from step 500"
+
+
+def test_statistics_are_handed_on_and_lines_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    shown: list[RunStatistics] = []
+
+    class Other:
+        def show(self, statistics: RunStatistics) -> None:
+            shown.append(statistics)
+
+    with caplog.at_level(logging.INFO, "autoassist.test_story"):
+        Story(log, Other()).show(run())
+    assert len(shown) == 1 and "the run begins" in caplog.text
