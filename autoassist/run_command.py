@@ -18,6 +18,7 @@ from autoassist.curves import CurveSettings
 from autoassist.launcher import BOSS, Launcher, LaunchSettings
 from autoassist.live import LiveView
 from autoassist.notices import Notices, formatter
+from autoassist.page import Page, PageChoice, page_is_wanted
 from autoassist.remembered import (
     DEFAULT_CHECKPOINT_EVERY,
     WEIGHTS_FILE,
@@ -73,6 +74,10 @@ class RunCommand:
     many as before."""
     live: Annotated[bool, tyro.conf.arg(help="Show a live view where standard output is a terminal.")] = True
 
+    page: PageChoice = "auto"
+    """Serve the run's page for browsers, at port 8080 or the next free one, as long as it lasts; auto where standard
+    output is a terminal and the extra monitor is installed."""
+
     def execute(self) -> int:
         """Run to the end; returns the exit code."""
         speak_as("run", "run")
@@ -117,6 +122,7 @@ class RunCommand:
         """Start the roles, supervise them to the end, and sum up; returns the exit code."""
         live = self.live and sys.stdout.isatty() and not self.log.debug
         echo = not live or self.log.log_json
+        page = Page(run_dir, self.keys) if page_is_wanted(self.page) else None
         with StopSignal() as stop:
             place = RunDirectory(run_dir, Remembered.of(self)) if self.resume is None else None
             launcher = Launcher(self.launch, run_dir, stop, notices, echo=echo, needs_assistants=self.run.deterministic)
@@ -125,10 +131,14 @@ class RunCommand:
             try:
                 self._start(launcher, run_dir, stop, found)
                 if not stop.requested:
+                    if page is not None:
+                        page.start()
                     with LiveView(launcher.statistics_address, enabled=live, keys=self.keys):
                         launcher.supervise()
             finally:
                 launcher.shut_down()
+                if page is not None:
+                    page.stop()
                 logging.getLogger("autoassist").removeHandler(own_words)
                 own_words.close()
                 if place is not None and (launcher.is_void or (stop.requested and not launcher.has_trained)):
