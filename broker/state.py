@@ -80,7 +80,8 @@ class State:
     @property
     def settings(self) -> RunSettings:
         """The run's settings."""
-        return self.the_run.settings
+        assert self.run is not None
+        return self.run.settings
 
     # What is derived
 

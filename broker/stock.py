@@ -99,24 +99,25 @@ def reopen_stocked(state: State, row: WindowRow) -> None:
 
 def cut(state: State) -> None:
     """Cut every batch that the Boss's credit and the stock allow, and end the epochs that are used up."""
-    while not state.the_run.cutting_done:
-        allowed = state.the_run.next_step <= state.may_cut
-        if _remaining_budget(state) <= 0:
+    run, most, step_instances = state.the_run, state.may_cut, state.settings.step_instances
+    while not run.cutting_done:
+        allowed, left, ready = run.next_step <= most, _remaining_budget(state), state.line_instances
+        if left <= 0:
             _end_epoch(state, last=True)
-        elif state.line_instances >= min(state.settings.step_instances, _remaining_budget(state)):
+        elif ready >= min(step_instances, left):
             if not allowed:
                 return
-            _cut_step(state, min(state.settings.step_instances, _remaining_budget(state)))
+            _cut_step(state, min(step_instances, left))
         elif not _epoch_is_offered(state):
             return
         elif not _is_last_epoch(state):
             _end_epoch(state, last=False)
-        elif state.line_instances == 0:
+        elif ready == 0:
             _end_epoch(state, last=True)
         else:
             if not allowed:
                 return
-            _cut_step(state, state.line_instances)
+            _cut_step(state, ready)
 
 
 def _remaining_budget(state: State) -> int:

@@ -27,37 +27,32 @@ class SessionState(Enum):
     CLOSED = "closed"
 
 
-@dataclass(frozen=True, slots=True)
-class Transmit:
+class Transmit(msgspec.Struct, frozen=True):
     """Effect: put this envelope on the wire."""
 
     envelope: Envelope
 
 
-@dataclass(frozen=True, slots=True)
-class Deliver:
+class Deliver(msgspec.Struct, frozen=True):
     """Effect: hand this message to the role."""
 
     message: AnyMessage
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(msgspec.Struct, frozen=True):
     """Effect: the broker answers. ``fresh`` is true where it counts its stream from zero."""
 
     welcome: Welcome
     fresh: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
+class Lost(msgspec.Struct, frozen=True):
     """Effect: the broker has been silent for too long; drop the connection and make a new one."""
 
     silent_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(msgspec.Struct, frozen=True):
     """Effect: the broker refuses this role for good."""
 
     reject: Reject

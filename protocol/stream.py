@@ -6,6 +6,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
 
+import msgspec
+
 from protocol.arrays import empty_f32, empty_i64
 from protocol.errors import ProtocolError
 from protocol.messages import AnyMessage, Delivery, Envelope, LossReport, OffPlanReport
@@ -21,8 +23,7 @@ class Verdict(Enum):
     GAP = "gap"
 
 
-@dataclass(slots=True)
-class Kept:
+class Kept(msgspec.Struct):
     """A sent message that the peer has not committed yet."""
 
     seq: int
