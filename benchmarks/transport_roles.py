@@ -34,6 +34,8 @@ CREDIT_EVERY = 16
 """Loss records between two credits of the Assistant, as a real one grants them."""
 KEEP_EVERY = 2
 """Of a window, every second instance is kept."""
+REPORTS_AT_ONCE = 8
+"""Of the batches that are there, so many are reported before the next ones are looked for, with one credit."""
 GIVE_UP_S = 60.0
 
 
@@ -110,9 +112,8 @@ class ScriptedRoles:
         """Report the batches that are ready, one at most where there is a pace; with one credit for all."""
         if not self._ready or (self.pace and time.perf_counter() < due):
             return []
-        batches = [self._ready.pop(0)] if self.pace else self._ready
-        if not self.pace:
-            self._ready = []
+        count = 1 if self.pace else REPORTS_AT_ONCE
+        batches, self._ready = self._ready[:count], self._ready[count:]
         now = time.perf_counter()
         for batch in batches:
             self._sent[batch.step] = now
