@@ -30,6 +30,12 @@ loss as of now, and `process_…`, the figures that every Prometheus client libr
 of one host count on from the first one's port. `/healthz` is 200 while the role's line to the broker turns, whether or
 not the broker answers: a role that looks for its broker is well, and must not be started again for that.
 
+**TensorBoard.** `autoassist run … --tensorboard` draws curves into `RUN_DIR/tensorboard`, `--tensorboard DIR` on a Boss
+or an Assistant into a folder of its name there; `tensorboard --logdir` shows them (`pip install
+'autoassist[tensorboard]'`). A Boss draws loss, evaluation, exposed wait, mean π and staleness against steps and against
+passes; an Assistant its lift, what it keeps and how far it lags against the step that it has learned through. A thread
+of its own looks once a second and writes; several ranks draw a folder each.
+
 [`deploy/prometheus`](../deploy/prometheus) has a configuration and alerts,
 [`deploy/grafana`](../deploy/grafana) a dashboard. This page is made by `python -m docs.make_metrics_page`.
 """

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from autoassist.cli import main
+from autoassist.roles import LogSettings
 from autoassist.run_command import RunCommand, as_words
 from boss.train import TrainSettings
+from protocol.exporter import ExporterSettings
 from protocol.settings import RunSettings
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -53,6 +55,22 @@ def test_the_launcher_gives_each_role_what_it_needs() -> None:
     roles = command._role_arguments("tcp://127.0.0.1:1", Path("runs/x"))
     assert list(roles) == ["assistant-0", "assistant-1", "boss-0"]
     assert "--seed" in roles["boss-0"] and "--seed" not in roles["assistant-0"]
+
+
+def test_the_launcher_hands_port_log_and_curves_on_to_whom_they_concern() -> None:
+    command = RunCommand(
+        workload="digits",
+        monitor=ExporterSettings(http_port=9155),
+        log=LogSettings(log_json=True, log_level="warning"),
+        tensorboard=True,
+    )
+    log = ["--log-level", "warning", "--log-json"]
+    broker = command._broker_arguments(Path("runs/x"))
+    roles = command._role_arguments("tcp://127.0.0.1:1", Path("runs/x"))
+    assert broker[-5:] == ["--http-port", "9155", *log] and "--tensorboard" not in broker
+    for words in roles.values():
+        text = " ".join(words)
+        assert " ".join(log) in text and "--tensorboard runs/x/tensorboard" in text and "--http-port" not in text
 
 
 def test_uniform_needs_no_assistant() -> None:
