@@ -114,8 +114,6 @@ def test_the_brokers_ports_are_those_of_its_service_its_container_and_the_networ
     (roles, others) = find("NetworkPolicy", "broker")["spec"]["ingress"]
     assert roles["ports"] == [{"port": "roles"}]
     assert {one["port"] for one in [*roles["ports"], *others["ports"]]} == set(asked)
-    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-        assert container("broker")[probe]["httpGet"] == {"path": "/healthz", "port": "http"}
 
 
 @pytest.mark.parametrize("role", ["assistant", "boss"])
@@ -124,6 +122,19 @@ def test_roles_look_for_the_broker_where_its_service_is(role: str) -> None:
         command(role).connect.broker
         == f"tcp://{find('Service', 'broker')['metadata']['name']}:{ports('broker')['roles']}"
     )
+
+
+@pytest.mark.parametrize(
+    ("role", "probes"),
+    [("broker", ["startupProbe", "livenessProbe", "readinessProbe"]), ("assistant", ["startupProbe", "livenessProbe"])],
+)
+def test_probes_ask_where_the_role_answers(role: str, probes: list[str]) -> None:
+    assert [name for name in container(role) if name.endswith("Probe")] == probes
+    assert all(container(role)[probe]["httpGet"] == {"path": "/healthz", "port": "http"} for probe in probes)
+    asked = command(role).monitor
+    assert (asked.http_host, asked.http_port) == ("0.0.0.0", ports(role)["http"])
+    rules = find("NetworkPolicy", role)["spec"]["ingress"]
+    assert {"port": "http"} in rules[-1]["ports"], "Prometheus gets in"
 
 
 def test_the_ranks_are_as_many_as_pods_and_meet_at_the_first() -> None:

@@ -47,4 +47,4 @@ def test_constraints_name_each_distribution_once() -> None:
 
 
 def test_the_extras_that_the_documentation_speaks_of_exist() -> None:
-    assert {"workloads", "parquet", "plot", "dev"} <= set(EXTRAS)
+    assert {"workloads", "parquet", "plot", "monitor", "ray", "integrations", "dev"} <= set(EXTRAS)
