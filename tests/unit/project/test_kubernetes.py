@@ -131,6 +131,9 @@ def test_roles_look_for_the_broker_where_its_service_is(role: str) -> None:
 def test_probes_ask_where_the_role_answers(role: str, probes: list[str]) -> None:
     assert [name for name in container(role) if name.endswith("Probe")] == probes
     assert all(container(role)[probe]["httpGet"] == {"path": "/healthz", "port": "http"} for probe in probes)
+    startup = container(role)["startupProbe"]
+    patience_s = 0 if role == "broker" else command(role).connect.connect_timeout_s
+    assert startup["periodSeconds"] * startup["failureThreshold"] >= patience_s, "it is not killed while it looks"
     asked = command(role).monitor
     assert (asked.http_host, asked.http_port) == ("0.0.0.0", ports(role)["http"])
     rules = find("NetworkPolicy", role)["spec"]["ingress"]
