@@ -11,12 +11,13 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from boss.clocks import Clocks
-from boss.figures import epoch_result, figures_of
+from boss.figures import epoch_result, figures_of, state_of
 from boss.joining import again, boss_hello, in_turn, require_same_state, settings_from, size_of
 from boss.line import BossLine, LocalSettings
+from boss.loading import Batches, EpochLoader, Loaders, require_fit
+from boss.pairing import Counted, Pairing, Steady, require_losses
 from boss.plan import BossPlan, RankBatch
 from boss.ranks import RankGroup, ranks_here, require_ranks
 from boss.reporter import Reporter
@@ -58,6 +59,7 @@ class Feed:
         self._times = times
         self._group = group
         self._closed = False
+        self._loaders = Loaders()
         self.gradients_dropped = 0
         """Steps that a training loop has left out since their gradient was not finite; it sets this, for the report."""
         self._begin(hello)
@@ -71,7 +73,8 @@ class Feed:
         self._reporter = Reporter(hello.rank)
         client = RoleClient(hello, self._connect, times=self._times)
         self._line = BossLine(client, self._plan, self._reporter, local_after_s=self._local_after_s, group=self._group)
-        self._instances = self._epoch = self._delivered = self._reports = 0
+        self._instances = 0
+        self._pairing: Pairing = Steady()
 
     @classmethod
     def connect(
@@ -128,7 +131,7 @@ class Feed:
     def _join(self, state: dict[str, Any] | None) -> None:
         if state:
             self._plan.go_on_from(state)
-            self._instances, self._epoch = state["instances"], max(0, state["epochs_done"])
+            self._instances = state["instances"]
             self.clocks.load_state_dict(state["clocks"])
         try:
             self._line.wait_for_welcome()
@@ -140,9 +143,15 @@ class Feed:
     # Batches
 
     def __iter__(self) -> Iterator[list[int]]:
-        """IDs of each step until the epoch ends; what an early ``break`` left unreported comes first."""
+        """IDs of each step until the epoch ends; what an early ``break`` left unreported comes first.
+
+        Raises FeedMisuse where reports are missing.
+        """
+        self._pairing = Steady()
+        return self._ids()
+
+    def _ids(self) -> Iterator[list[int]]:
         self._line.put_back()
-        self._delivered = self._reports
         while (batch := self._next_batch()) is not None:
             yield batch.ids.tolist()
 
@@ -151,41 +160,39 @@ class Feed:
         return (self._n + self.settings.step_instances - 1) // self.settings.step_instances
 
     def _next_batch(self) -> RankBatch | None:
+        self._pairing.before_pull(len(self._plan.pulled))
         item, waited_s = self._line.pull()
         self.clocks.waited(waited_s)
         match item:
             case RankBatch():
                 self.clocks.got_batch()
                 return item
-            case EpochEnd(epoch=epoch):
-                self._epoch = epoch
+            case EpochEnd():
                 return None
             case Stop(reason=reason, detail=detail):
                 if reason != "finished":
                     log.warning("the run is %s%s", reason, f": {detail}" if detail else "")
                 return None
 
-    def loader(self, dataset: Any, **loader_arguments: Any) -> Iterator[Any]:
-        """Batches of ``dataset`` for one epoch, through a DataLoader, each waiting for its ``report``.
+    def loader(self, dataset: Any, *, lookahead: int = 0, **loader_arguments: Any) -> EpochLoader:
+        """Batches of ``dataset`` for one epoch, through a DataLoader, each waiting for its ``report``; iterated again,
+        of the next epoch.
 
-        Raises FeedMisuse where a batch was not reported before the next is asked for.
+        ``lookahead`` is how many batches whoever takes them asks for before the first is reported: 0 in a plain loop,
+        1 in Lightning, which looks for the last one.
+
+        Raises FeedMisuse for arguments that the feed decides, and where a batch was not reported before the next.
         """
-        for name in ("batch_size", "shuffle", "sampler", "batch_sampler", "drop_last"):
-            if name in loader_arguments:
-                raise FeedMisuse(f"feed.loader: {name} is the feed's own to decide; leave it out")
-        if loader_arguments.get("in_order") is False:
-            raise FeedMisuse("feed.loader: in_order=False would pair losses with other IDs; leave it out")
-        if hasattr(dataset, "__len__") and len(dataset) != self._n:
-            raise FeedMisuse(
-                f"feed.loader: the data set has {len(dataset)} instances, the run {self._n}; pass the same"
-            )
-        # A generator of its own: an iterator that begins anew, as after a resume, must not move torch's random state.
-        loader_arguments.setdefault("generator", torch.Generator())
-        for batch in DataLoader(dataset, batch_sampler=self, **loader_arguments):
-            if self._delivered > self._reports:
-                raise FeedMisuse("a batch was not reported; call feed.report(losses) once for each, or feed.skip()")
-            self._delivered += 1
+        require_fit(dataset, self._n, loader_arguments)
+        return EpochLoader(lambda: self._counted(dataset, loader_arguments, Counted(lookahead)))
+
+    def _counted(self, dataset: Any, loader_arguments: dict[str, Any], pairing: Counted) -> Iterator[Any]:
+        place = (self.settings.seed, self.rank, self.steps)
+        self._pairing = pairing
+        for batch in self._loaders.over(dataset, Batches(self._ids, len(self)), loader_arguments, place):
+            pairing.delivered()
             yield batch
+            pairing.asked_for()
 
     # Losses
 
@@ -201,22 +208,17 @@ class Feed:
         Raises FeedMisuse for a loss that is reduced or of another length, TrainingDiverged after ``HOPELESS_STEPS``
         steps without a finite loss.
         """
-        expected = len(self._plan.pulled[0].ids) if self._plan.pulled else None
-        if losses.dim() != 1 or (expected is not None and len(losses) != expected):
-            raise FeedMisuse(
-                f"report: losses have shape {tuple(losses.shape)}, expected ({expected},): one per instance; "
-                'compute the loss with reduction="none"'
-            )
+        require_losses(losses, len(self._plan.pulled[0].ids) if self._plan.pulled else None)
         if self.has_diverged:
             raise TrainingDiverged(
                 f"step {self.steps}: no loss was finite in the last {HOPELESS_STEPS} steps, the network has diverged; "
                 "lower the learning rate or mend the data, and resume from the last checkpoint or begin again"
             )
+        self._pairing.reported()
         batch = self._plan.reported()
         self._reporter.put(batch, losses)
         self._line.wake()
         self.clocks.reported()
-        self._reports += 1
         self._instances += batch.instances
         return mean_loss(losses, batch, self.settings)
 
@@ -227,10 +229,10 @@ class Feed:
 
     def skip(self) -> None:
         """The batch at hand gets no losses: it counts as trained, nothing is learned from it."""
+        self._pairing.reported()
         batch = self._plan.reported()
         self._reporter.put(batch, torch.full((len(batch.ids),), float("nan")), is_skipped=True)
         self._line.wake()
-        self._reports += 1
 
     # The run
 
@@ -247,7 +249,7 @@ class Feed:
     @property
     def epoch(self) -> int:
         """Last epoch that has ended."""
-        return self._epoch
+        return max(0, self._plan.epochs_done)
 
     @property
     def instances(self) -> int:
@@ -262,21 +264,13 @@ class Feed:
         """Tell the broker what the evaluation after an epoch gave; it goes into the report. Rank 0's counts."""
         if self.rank:
             return
-        place = {"epoch": self._epoch, "step": self._plan.last_pulled, "instances": self._instances}
+        place = {"epoch": self.epoch, "step": self._plan.last_pulled, "instances": self._instances}
         self._line.say(epoch_result(name, value, **place, clocks=self.clocks))
 
     def state_dict(self) -> dict[str, Any]:
         """Where this feed stands: plain numbers, to be kept with the model. Take it at a ``cut``."""
-        plan = self._plan
-        return {
-            "step": plan.last_reported,
-            "epochs_done": plan.epochs_done,
-            "off_plan_steps": plan.off_plan_reported,
-            "progress": plan.progress,
-            "instances": self._instances,
-            "clocks": self.clocks.state_dict(),
-            "run_id": self._line.welcome.run_id if self._line.welcome is not None else "",
-        }
+        run_id = self._line.welcome.run_id if self._line.welcome is not None else ""
+        return state_of(self.clocks, self._plan, instances=self._instances, run_id=run_id)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from where ``state`` was taken, before the first batch; on all ranks. The broker takes back all that
@@ -332,6 +326,7 @@ class Feed:
             atexit.unregister(self._close_at_exit)
             ended: Any = reason or self.ended or "stopped"
             self._line.close(ended, self.figures)
+            self._loaders.close()
         return self._line.all_acknowledged
 
     def _close_at_exit(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from boss.clocks import Clocks
 from boss.plan import BossPlan
 from boss.reporter import Reporter
@@ -39,3 +41,16 @@ def epoch_result(name: str, value: float, *, epoch: int, step: int, instances: i
         exposed_wait_s=clocks.exposed_wait_s,
         wall_s=clocks.wall_s,
     )
+
+
+def state_of(clocks: Clocks, plan: BossPlan, *, instances: int, run_id: str) -> dict[str, Any]:
+    """Where a feed stands with the last report, in plain numbers."""
+    return {
+        "step": plan.last_reported,
+        "epochs_done": plan.epochs_done,
+        "off_plan_steps": plan.off_plan_reported,
+        "progress": plan.progress,
+        "instances": instances,
+        "clocks": clocks.state_dict(),
+        "run_id": run_id,
+    }

@@ -99,7 +99,7 @@ class BossPlan:
     """Last epoch whose end has come."""
     last_reported: int = -1
     epochs_done: int = -1
-    """Last epoch whose end was pulled."""
+    """Last epoch whose end was pulled, and all before it reported."""
     checkpoint_taken: int = -1
     """Highest step of which the broker has said that it keeps a snapshot."""
     progress: float = 0.0
@@ -115,6 +115,8 @@ class BossPlan:
     detail: str = ""
     is_closed: bool = False
     """Whether the stream has its last item."""
+    _end_ahead: EpochEnd | None = None
+    """An epoch's end that was pulled while batches before it wait for their losses: a loader fetches ahead."""
     _given_back: list[int] = field(default_factory=list)
     """Steps given back beyond those that were pulled."""
 
@@ -200,12 +202,18 @@ class BossPlan:
             case RankBatch(off_plan=off_plan):
                 self.pulled.append(item)
                 self.last_pulled = self.last_pulled if off_plan else max(self.last_pulled, item.step)
-            case EpochEnd(epoch=epoch, last=last):
-                self.epochs_done = epoch
-                self.ended = "finished" if last else ""
+            case EpochEnd() if self.pulled:
+                self._end_ahead = item
+            case EpochEnd():
+                self._pass(item)
             case Stop(reason=reason, detail=detail):
                 self.ended, self.detail = reason, detail
         return item
+
+    def _pass(self, end: EpochEnd) -> None:
+        self.epochs_done = end.epoch
+        self.ended = "finished" if end.last else self.ended
+        self._end_ahead = None
 
     def _is_too_stale(self, batch: Batch) -> bool:
         """With the off-plan steps before it of which the broker did not know; those after it cannot be drawn before
@@ -249,6 +257,9 @@ class BossPlan:
 
     def put_back(self) -> None:
         """A new iteration begins: what was pulled and never reported comes first again."""
+        if self._end_ahead is not None:
+            self.ready.appendleft(self._end_ahead)
+            self._end_ahead = None
         self.ready.extendleft(reversed(self.pulled))
         self.pulled.clear()
 
@@ -265,4 +276,6 @@ class BossPlan:
             self.off_plan_reported = batch.step + 1
         else:
             self.last_reported = batch.step
+        if self._end_ahead is not None and not self.pulled:
+            self._pass(self._end_ahead)
         return batch

@@ -82,6 +82,30 @@ def test_what_is_put_back_comes_first_and_gives_no_new_credit() -> None:
     assert p.credit().limit == 5
 
 
+def fetched_ahead() -> BossPlan:
+    """A loader has taken the run's last batch and its end, and the script has neither."""
+    p = plan()
+    p.receive(batch(0))
+    p.receive(EpochEnd(epoch=0, after_step=0, last=True))
+    assert isinstance(p.pull(), RankBatch) and isinstance(p.pull(), EpochEnd)
+    return p
+
+
+def test_an_epoch_is_over_once_all_of_it_is_reported_however_far_a_loader_fetches_ahead() -> None:
+    p = fetched_ahead()
+    assert (p.epochs_done, p.ended) == (-1, "")
+    p.reported()
+    assert (p.epochs_done, p.ended) == (0, "finished")
+
+
+def test_an_epochs_end_that_was_fetched_ahead_comes_again_behind_what_is_put_back() -> None:
+    p = fetched_ahead()
+    p.put_back()
+    assert isinstance(p.pull(), RankBatch) and isinstance(p.pull(), EpochEnd)
+    p.reported()
+    assert p.ended == "finished"
+
+
 def test_a_stop_comes_before_all_that_is_ready_and_stays() -> None:
     p = plan()
     p.receive(batch(0))
@@ -172,6 +196,8 @@ def test_the_runs_end_counts_only_once_the_broker_has_cut_again_what_was_given_b
     assert p.receive(batch(17)) and p.receive(EpochEnd(epoch=2, after_step=17, last=True, returns=1))
     p.pull()
     p.pull()
+    while p.pulled:
+        p.reported()
     assert p.ended == "finished"
 
 

@@ -1,0 +1,89 @@
+"""Whether each batch of a script gets its one report: the mistakes that would pair losses with other instances."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from protocol.errors import FeedMisuse
+
+MOST_AHEAD = 1024
+"""Batches that may be taken before the first is reported: more than any DataLoader's workers fetch ahead."""
+PER_TOKEN = "(losses * mask).sum(1) / mask.sum(1) where there is padding"
+NOT_REPORTED = "a batch was not reported; call feed.report(losses) once for each, or feed.skip()"
+
+
+class Pairing(Protocol):
+    """What happens to the batches of one iteration; raises FeedMisuse where one has none, or two reports."""
+
+    def before_pull(self, unreported: int) -> None:
+        """A batch is asked for, while so many that were taken have no report yet."""
+
+    def reported(self) -> None:
+        """A report or a skip comes."""
+
+
+class Counted:
+    """Of ``feed.loader``, which sees each batch reach the script."""
+
+    def __init__(self, lookahead: int) -> None:
+        self._lookahead = lookahead
+        self._unreported = 0
+
+    def before_pull(self, unreported: int) -> None:
+        """A DataLoader's workers fetch ahead as they like."""
+
+    def asked_for(self) -> None:
+        """The script wants a batch."""
+        if self._unreported > self._lookahead:
+            raise FeedMisuse(NOT_REPORTED)
+
+    def delivered(self) -> None:
+        """The script has a batch more."""
+        self._unreported += 1
+
+    def reported(self) -> None:
+        """See Pairing."""
+        if not self._unreported:
+            raise FeedMisuse("report: this batch has its report already; report each batch of the feed exactly once")
+        self._unreported -= 1
+
+
+class Steady:
+    """Of a ``batch_sampler``, which sees only that batches are asked for.
+
+    How many a loader takes ahead shows until the first report, and never grows from there on: where it does, a report
+    is missing. One that is missing before the first report of an iteration is not found.
+    """
+
+    def __init__(self) -> None:
+        self._most_ahead = 0
+        self._has_report = False
+
+    def before_pull(self, unreported: int) -> None:
+        """See Pairing."""
+        if unreported > (self._most_ahead if self._has_report else MOST_AHEAD):
+            raise FeedMisuse(f"{unreported} batches wait for losses: {NOT_REPORTED}, before more are asked for")
+        self._most_ahead = max(self._most_ahead, unreported)
+
+    def reported(self) -> None:
+        """See Pairing."""
+        self._has_report = True
+
+
+def require_losses(losses: Tensor, expected: int | None) -> None:
+    """Raise FeedMisuse unless there is one loss for each of the ``expected`` instances of the batch at hand."""
+    if not isinstance(losses, Tensor):
+        raise FeedMisuse(f"report: losses={losses!r}: must be a tensor of one loss per instance, before .item()")
+    if losses.dim() == 1 and expected in (None, len(losses)):
+        return
+    if losses.dim() == 0:
+        remedy = 'compute the loss with reduction="none"'
+    elif losses.dim() == 1:
+        remedy = 'give a loss for each instance of the batch, in its order, and compute it with reduction="none"'
+    else:
+        remedy = f"take the mean over each instance's tokens or pixels, losses.flatten(1).mean(1), or {PER_TOKEN}"
+    wanted = "batch" if expected is None else expected
+    shape = tuple(losses.shape)
+    raise FeedMisuse(f"report: losses have shape {shape}, expected ({wanted},): one per instance; {remedy}")
