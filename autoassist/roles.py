@@ -7,6 +7,8 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,6 +39,7 @@ from protocol.signals import StopSignal
 if TYPE_CHECKING:
     from torch import nn
 
+    from boss.feed import Feed
     from workloads import Workload  # imports torch, which a broker does without
     from workloads.base import FallBack
 
@@ -237,7 +240,6 @@ def execute_boss(
     curves: CurveSettings,
 ) -> int:
     """Train; returns the exit code."""
-    from boss import watch
     from boss.checkpoint import CheckpointSettings, after_elastic_restart, open_checkpoints
     from boss.feed import Feed
     from boss.line import LocalSettings
@@ -256,33 +258,49 @@ def execute_boss(
         workload = CheckedWorkload(data.load(workload_name))
         validate_workload(workload)
         fingerprint = workload.fingerprint()
-        with Feed.connect(
-            connect.broker,
-            n=fingerprint.n,
-            dataset_id=fingerprint.dataset_id,
-            connect_timeout_s=connect.connect_timeout_s,
-            reconnect_timeout_s=connect.reconnect_timeout_s,
-            keys=connect.keys,
-            workload=workload_title(workload_name, data.model, workload.fall_back),
-            settings=run if run.world_size > 1 else dataclasses.replace(run, world_size=ranks_here()),
-            local=local,
-            state=(state.run if state is not None else {}) if checkpoints.resume else None,
-        ) as feed:
-            speak_as("boss", peer, lambda: feed.steps - 1)
-            port, look = of_rank(monitor, feed.rank), partial(watch.statistics_of, feed)
-            with (
-                exporting(port, "Boss", BOSS_METRICS, look, partial(watch.turned_at, feed)),
-                drawing(curves, peer, look, of_boss),
-            ):
-                boss = train(workload, feed, train_settings, stop=stop, saver=saver, state=state)
+        with (
+            Feed.connect(
+                connect.broker,
+                n=fingerprint.n,
+                dataset_id=fingerprint.dataset_id,
+                connect_timeout_s=connect.connect_timeout_s,
+                reconnect_timeout_s=connect.reconnect_timeout_s,
+                keys=connect.keys,
+                workload=workload_title(workload_name, data.model, workload.fall_back),
+                settings=run if run.world_size > 1 else dataclasses.replace(run, world_size=ranks_here()),
+                local=local,
+                state=(state.run if state is not None else {}) if checkpoints.resume else None,
+            ) as feed,
+            _watched(feed, peer, monitor, curves),
+        ):
+            boss = train(workload, feed, train_settings, stop=stop, saver=saver, state=state)
         if feed.rank == 0:
             _keep(boss, checkpoints.save)
+    return _ended(feed, connect.broker, checkpoints.save)
+
+
+def _ended(feed: Feed, broker: str, save: Path | None) -> int:
+    """The exit code of a Boss that has trained; raises BrokerUnreachable where its last reports may be lost."""
     if feed.ended == "failed":
         log.error("the broker ended the run as failed")
     elif not feed.close():
-        kept = f"; the weights are in {checkpoints.save}" if checkpoints.save is not None else ""
-        raise BrokerUnreachable(f"the broker at {connect.broker} did not acknowledge the run's last reports{kept}")
+        kept = f"; the weights are in {save}" if save is not None else ""
+        raise BrokerUnreachable(f"the broker at {broker} did not acknowledge the run's last reports{kept}")
     return {"finished": 0, "stopped": 0}.get(feed.ended, 1)
+
+
+@contextmanager
+def _watched(feed: Feed, peer: str, monitor: ExporterSettings, curves: CurveSettings) -> Iterator[None]:
+    """Whoever wants to see how a rank trains, sees it meanwhile."""
+    from boss import watch
+
+    speak_as("boss", peer, lambda: feed.steps - 1)
+    port, look = of_rank(monitor, feed.rank), partial(watch.statistics_of, feed)
+    with (
+        exporting(port, "Boss", BOSS_METRICS, look, partial(watch.turned_at, feed)),
+        drawing(curves, peer, look, of_boss),
+    ):
+        yield
 
 
 def _keep(boss: nn.Module, path: Path | None) -> None:
