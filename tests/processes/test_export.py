@@ -83,10 +83,10 @@ def test_a_window_names_its_assistant_or_why_it_passed_unfiltered(finished: Path
 
 def test_a_run_that_was_taken_back_to_a_checkpoint_offers_every_id_once_all_the_same(tmp_path: Path) -> None:
     """The Boss is killed well after its checkpoint: what was decided since then is decided again."""
-    epochs = 12
+    epochs = 8
     with roles() as start:
         run = start("run", "digits", "--epochs", str(epochs), "--checkpoint-every", "30", "--run-dir", str(tmp_path))
-        run.wait_for("epoch 4:")
+        run.wait_for("epoch 3:")
         run.kill()
         resumed = start("run", "--resume", str(tmp_path))
         assert resumed.end() == 0, resumed.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import signal
@@ -26,6 +27,14 @@ def boss_pid(run: Role) -> int:
         if "boss" in child.cmdline():
             return child.pid
     raise AssertionError("no Boss is running")
+
+
+def kill_with_children(run: Role) -> None:
+    """kill -9 of the launcher, and the end of its roles: a Boss that hears of it saves itself once more."""
+    children = psutil.Process(run.process.pid).children(recursive=True)
+    run.kill()
+    _, alive = psutil.wait_procs(children, timeout=60.0)
+    assert not alive
 
 
 def weights(run_dir: Path) -> dict[str, torch.Tensor]:
@@ -62,8 +71,6 @@ def test_a_killed_boss_is_resumed_and_the_run_is_the_same_to_the_bit(
         run = start("run", SLOW, *DETERMINISTIC, "--run-dir", str(tmp_path))
         for epoch in sorted(rng.sample(range(4), 2)):
             run.wait_for(f"epoch {epoch}:")
-            import os
-
             os.kill(boss_pid(run), signal.SIGKILL)
             run.wait_for("resuming from the checkpoint")
         assert run.end() == 0, run.text
@@ -99,7 +106,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_taken(tmp_path: P
     with roles() as start:
         run = start("run", SLOW, *DETERMINISTIC, "--run-dir", str(tmp_path))
         run.wait_for("epoch 2:")
-        run.kill()
+        kill_with_children(run)
     before, newest = CheckpointDir(tmp_path / "checkpoints", keep=2).entries()
     damaged = tmp_path / "checkpoints" / newest.file
     content = bytearray(damaged.read_bytes())
@@ -116,9 +123,7 @@ def test_a_run_without_a_checkpoint_begins_again(tmp_path: Path, uninterrupted: 
     with roles() as start:
         run = start("run", SLOW, *DETERMINISTIC[:-1], "1000", "--run-dir", str(tmp_path))
         run.wait_for("epoch 1:")
-        children = psutil.Process(run.process.pid).children(recursive=True)
-        run.kill()
-        psutil.wait_procs(children, timeout=60.0)
+        kill_with_children(run)
     shutil.rmtree(tmp_path / "checkpoints", ignore_errors=True)  # a Boss that had the time has saved itself at the end
     resumed = Role("run", "--resume", str(tmp_path))
     assert resumed.end() == 0, resumed.text
