@@ -18,6 +18,7 @@ from tests.faults.test_broker_outage import assert_nothing_lost_or_doubled
 from tests.processes.roles import export
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(1800)]
+RESUMED = "resuming from the checkpoint of step"
 PACED = Path(__file__).with_name("paced_digits.py")
 
 
@@ -78,7 +79,7 @@ def test_crashed_roles_are_started_again_and_a_stopped_run_goes_on(tmp_path: Pat
     with paced_run(tmp_path / "files", EPOCHS=str(epochs), CHECKPOINT_EVERY="10") as (one, slow):
         one.wait_until(lambda: one.steps() > 12, "the first checkpoint")
         one.crash("boss")
-        one.wait_until(lambda: "resuming from step 9" in one.compose("logs", "boss"), "the Boss's return")
+        one.wait_until(lambda: RESUMED in one.compose("logs", "boss"), "the Boss's return")
         one.wait_until(lambda: one.steps() > 15, "its steps")
         one.crash("broker")
         one.wait_until(lambda: one.inspect(one.containers("broker")[0])["RestartCount"] == 1, "the broker's return")
@@ -89,8 +90,7 @@ def test_crashed_roles_are_started_again_and_a_stopped_run_goes_on(tmp_path: Pat
         assert stopped_at > 25
 
         slow.unlink()
-        said = one.compose("up")
-        assert f"resuming from step {stopped_at - 1}" in said
+        assert f"{RESUMED} {stopped_at - 1}" in one.compose("up")
         assert [one.wait_for_end(service) for service in ("boss", "assistant", "broker")] == [[0], [0], [0]]
         run_dir = one.copy_run("first", tmp_path)
     assert_nothing_lost_or_doubled(run_dir, epochs)
