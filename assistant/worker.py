@@ -59,9 +59,9 @@ class AssistantSettings:
 class Assistant:
     """One Assistant process.
 
-    ``features`` has shape (n, d) float32 or is None, ``labels`` (n,) int64 or None, and ``show`` gives what a person sees
-    of an instance. Without a data set of its own (``dataset_id`` "" and ``n`` 0) it takes the run's, and knows instances
-    by their losses alone.
+    ``features`` has shape (n, d) float32 or is None, ``labels`` (n,) int64 or None, and ``show`` gives what a person
+    sees of an instance. Without a data set of its own (``dataset_id`` "" and ``n`` 0) it takes the run's, and knows
+    instances by their losses alone.
     """
 
     def __init__(
