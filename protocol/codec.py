@@ -19,7 +19,8 @@ import numpy as np
 
 from protocol.arrays import pack_array, unpack_array
 from protocol.errors import AutoAssistError, ProtocolError, SettingError
-from protocol.messages import AnyMessage, Delivery, Envelope
+from protocol.message_base import Delivery
+from protocol.messages import AnyMessage, Envelope
 
 MAX_BODY_BYTES = 1 << 22
 """Several times the largest Batch, whose segments are by far the longest list that a body holds."""

@@ -12,12 +12,12 @@ used again for something else; what cannot be said so raises ``PROTOCOL_VERSION`
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
 from protocol.arrays import F32, I64, empty_f32, empty_i64
+from protocol.message_base import Count, Delivery, Message, Name, Number
 from protocol.settings import RunSettings
 
 PROTOCOL_VERSION = 1
@@ -35,25 +35,6 @@ MOST_TEXT = 400
 
 MOST_SET_ASIDE = 1000
 """IDs in ``Goodbye.set_aside``; the figure of the same name counts all of them."""
-
-# What a number or a name may be, checked on receipt. Sums and differences of two numbers still fit in 64 bits.
-Number = Annotated[int, msgspec.Meta(ge=-(1 << 62), le=1 << 62)]
-Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
-Name = Annotated[str, msgspec.Meta(max_length=200)]
-
-
-class Delivery(Enum):
-    """How a message is delivered; see the top of this page."""
-
-    SESSION = "session"
-    RELIABLE = "reliable"
-    LATEST = "latest"
-
-
-class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, kw_only=True):
-    """Base of all messages."""
-
-    delivery: ClassVar[Delivery] = Delivery.RELIABLE
 
 
 class Hello(Message, frozen=True, tag="hello"):

@@ -14,7 +14,8 @@ from enum import Enum
 
 import msgspec
 
-from protocol.messages import AnyMessage, Delivery, Envelope, Heartbeat, Hello, Reject, Welcome
+from protocol.message_base import Delivery
+from protocol.messages import AnyMessage, Envelope, Heartbeat, Hello, Reject, Welcome
 from protocol.stream import Stream, Verdict
 
 

@@ -10,7 +10,8 @@ import msgspec
 
 from protocol.arrays import empty_f32, empty_i64
 from protocol.errors import ProtocolError
-from protocol.messages import AnyMessage, Delivery, Envelope, LossReport, OffPlanReport
+from protocol.message_base import Delivery
+from protocol.messages import AnyMessage, Envelope, LossReport, OffPlanReport
 
 ValueReport = LossReport | OffPlanReport
 
