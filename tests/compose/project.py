@@ -103,7 +103,8 @@ class Project:
 
     def crash(self, service: str) -> None:
         """kill -9 within the container: the engine takes it for a crash, and `docker kill` for somebody's wish."""
-        assert self.ask(self.containers(service)[0], "python", "-c", CRASH)[0] == 0
+        # Whether this outlives the container, to say that it has done it, is a matter of luck.
+        self.ask(self.containers(service)[0], "python", "-c", CRASH)
 
     def metrics(self) -> list[Any]:
         """The broker's samples; none where it does not answer."""
