@@ -147,7 +147,8 @@ class Project:
         return [state["ExitCode"] for state in states()]
 
     def copy_run(self, name: str, to: Path) -> Path:
-        """The run's directory, out of its volume."""
+        """The run's directory, out of its volume; ``to`` is made, since the engine would rename what it copies."""
+        to.mkdir(exist_ok=True)
         run("docker", "cp", f"{self.containers('broker')[0]}:/runs/{name}", str(to))
         return to / name
 
