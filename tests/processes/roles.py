@@ -23,8 +23,11 @@ DEADLINE_S = 90.0
 HERE = Path(__file__).parent
 
 
+AUTOASSIST = (sys.executable, "-m", "autoassist")
+
+
 class Role:
-    """One ``autoassist …`` process, its words kept."""
+    """One ``autoassist …`` process, or another program's, its words kept."""
 
     def __init__(
         self,
@@ -32,12 +35,13 @@ class Role:
         cwd: Path | None = None,
         environment: dict[str, str] | None = None,
         within: tuple[str, ...] = (),
+        program: tuple[str, ...] = AUTOASSIST,
     ) -> None:
         self.arguments = arguments
         self.said: list[str] = []
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self.process = subprocess.Popen(
-            [*within, sys.executable, "-m", "autoassist", *arguments],
+            [*within, *program, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
