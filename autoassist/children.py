@@ -106,6 +106,12 @@ class Child:
         last = (list(self.said) or ["it said nothing"])[-1]
         return self.complaint or str((json_in(last) or {"message": last})["message"])
 
+    @property
+    def story(self) -> str:
+        """How it ended, and why where it said so: who is killed has said nothing about it."""
+        is_killed = (self.code or 0) < 0 and not self.complaint
+        return self.ending if is_killed else f"{self.ending}: {self.last_words}"
+
     def tell(self, number: signal.Signals) -> None:
         """Send a signal if it lives."""
         if self.process is not None and self.process.poll() is None:

@@ -171,7 +171,7 @@ class Launcher:
                 self._give_up(child)
             else:
                 child.restarts += 1
-                log.warning("%s %s: %s; starting it again", child.name, child.ending, child.last_words)
+                log.warning("%s %s; starting it again", child.name, child.story)
                 child.start()
 
     def _require_end(self, assistant: Child) -> None:
@@ -241,7 +241,7 @@ class Launcher:
     def _failure(self, child: Child, consequence: str = "") -> AutoAssistError:
         is_mistake = child.code == UserError.exit_code
         self.is_void = (is_mistake or BOSS not in self.children) and not self.has_trained
-        text = f"{child.name} {child.ending}: {child.last_words}{consequence}"
+        text = f"{child.name} {child.story}{consequence}"
         if not self.is_void:
             text += f" (log: {child.log_file})"
         return ChildUserError(text) if is_mistake else RoleFailed(text)

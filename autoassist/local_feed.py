@@ -80,10 +80,16 @@ class LocalRoles:
             self._start(f"assistant-{number}", [*words, "--name", f"assistant-{number}"])
 
     def end(self) -> None:
-        """Wait until the Boss's Goodbye has ended them; those that stay are told to, then killed."""
-        for within_s, number in ((END_S, signal.SIGTERM), (GRACE_S, signal.SIGKILL)):
+        """Wait until the Boss's Goodbye has ended the broker, which waits for its Assistants; then tell those that
+        stay, such as one that came too late to join, and kill what does not hear.
+        """
+        broker = self.children[:1]
+        for waited_for, within_s, number in (
+            (broker, END_S, signal.SIGTERM),
+            (self.children, GRACE_S, signal.SIGKILL),
+        ):
             deadline = time.monotonic() + within_s
-            while any(child.is_running for child in self.children) and time.monotonic() < deadline:
+            while any(child.is_running for child in waited_for) and time.monotonic() < deadline:
                 self._wait(deadline)
             for child in self.children:
                 child.tell(number)

@@ -1,7 +1,7 @@
 """A script that goes on from its checkpoint when torchrun starts its ranks again, as many as before or others.
 
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
-torchrun --nnodes 1:2 --max-restarts 3 --rdzv-backend c10d --rdzv-endpoint host-a:29400 --rdzv-id mine \
+torchrun --nnodes 2 --max-restarts 3 --rdzv-backend c10d --rdzv-endpoint host-a:29400 --rdzv-id mine \
     examples/elastic.py --broker tcp://host-a:5555 --checkpoint /shared/last.pt
 """
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import autoassist
-from protocol.errors import DataError, SettingError
+from autoassist import local_feed
+from protocol.errors import DataError, FeedMisuse, SettingError
 from protocol.report import read_report
 from tests.processes.roles import export, roles, start_broker
 
@@ -55,6 +56,18 @@ def test_a_local_feed_that_cannot_begin_leaves_no_process(tmp_path: Path) -> Non
     with pytest.raises(autoassist.AutoAssistError, match="batch_size=5000"):
         autoassist.Feed.local(DATA, run_dir=tmp_path, batch_size=5000, staleness_bound=500)
     assert not psutil.Process().children()
+
+
+def test_a_script_that_fails_at_once_does_not_wait_for_an_assistant_that_has_not_joined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A newcomer's first mistake: the error is there, and the script must end with it."""
+    monkeypatch.setattr(local_feed, "END_S", 10_000.0)
+    with pytest.raises(FeedMisuse), autoassist.Feed.local(DATA, run_dir=tmp_path, batch_size=16, epochs=1) as feed:
+        for (x,) in feed.loader(DATA):
+            feed.report(x.mean())
+    assert not psutil.Process().children()
+    assert "no broker answers" not in (tmp_path / "logs" / "assistant-0.log").read_text(), "it was left to give up"
 
 
 def test_features_of_another_number_of_instances_end_the_assistant_with_both_numbers(tmp_path: Path) -> None:
