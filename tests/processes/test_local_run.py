@@ -11,17 +11,18 @@ import psutil
 import pytest
 
 from protocol.report import Report, read_report
-from tests.processes.roles import DEADLINE_S, Role, export, roles
+from tests.processes.roles import DEADLINE_S, HERE, Role, export, roles
 
 pytestmark = pytest.mark.processes
 EPOCHS = 5
+HEAVY = f"{HERE / 'heavy_digits.py'}:HeavyDigits"
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Role]:
-    """One finished run of digits that several tests look at."""
+    """One finished run of digits that several tests look at; slow enough for its Assistant to take part in it."""
     run_dir = tmp_path_factory.mktemp("run")
-    role = Role("run", "digits", "--epochs", str(EPOCHS), "--run-dir", str(run_dir), "--seed", "3")
+    role = Role("run", HEAVY, "--epochs", str(EPOCHS), "--run-dir", str(run_dir), "--seed", "3")
     assert role.end() == 0, role.text
     return run_dir, role
 
