@@ -117,7 +117,8 @@ class Assistant:
             try:
                 return self._serve(stop)
             except PeerFenced as error:
-                log.warning("joining the run anew: %s", error)
+                level = logging.INFO if error.code else logging.WARNING  # without one, a checkpoint is lost
+                log.log(level, "joining the run anew: %s", error)
             finally:
                 self.client.close()
             self._begin()

@@ -119,7 +119,9 @@ class BrokerCommand:
         from broker.loop import Broker
 
         with StopSignal() as stop, monitoring(self.monitor) as monitor:
-            broker = Broker(self.broker, monitor=Story(log, monitor))
+            story = Story(log, monitor)
+            broker = Broker(self.broker, monitor=story)
+            story.goes_on = broker.core.state.run is not None
             speak_as("broker", "broker", lambda: trained_through(broker.core.state.run))
             joined(broker.core.run_id)
             log.info("listening on %s, statistics on %s", broker.address, broker.statistics_address)

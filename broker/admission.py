@@ -58,6 +58,8 @@ def refusal_of(state: State, event: HelloReceived, run_id: str) -> Refuse | None
         )
     if may_resize and hello.settings is not None and (problem := _cannot_resize(hello, run)):
         return Refuse(hello.name, "settings", problem, "resume with the number of ranks that the run began with")
+    if state.awaits_boss and hello.role == "assistant":
+        return Refuse(hello.name, "wait", "no Boss has resumed the run yet", "start a Boss with --resume")
     return _rank_beyond(hello, run.settings.world_size) or _duplicate(state, event) or _begins_anew(state, event)
 
 

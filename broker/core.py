@@ -146,6 +146,8 @@ class BrokerCore:
         state.effects.append(Admit(hello.name, row.index, state.the_run.log_records, row.committed))
         if row.role == "assistant":
             start_replay(state, member, hello)
+        elif row.rank == 0:
+            state.awaits_boss = False
         if new:
             self._tell_again(member)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from broker.effects import Admit, Event, HelloReceived, MessageReceived, PeerLost, Refuse
 from broker.rows import RunRow
+from broker.strangers import Strangers
 from protocol.errors import ProtocolError
 from protocol.messages import PROTOCOL_VERSION, AnyMessage, Envelope, Heartbeat, Hello, Reject, Welcome
 from protocol.session import SessionTimes
@@ -43,12 +44,21 @@ class Hub:
     """Refused input by cause."""
     refused_from: dict[str, int] = field(default_factory=dict)
     """Refused input by the role that it came from; those who have said no Hello count together."""
+    strangers: Strangers = field(init=False)
 
-    def count_refused(self, cause: str, line: bytes = b"") -> None:
-        """One more piece of bad input of this cause, from whoever is on this line."""
-        self.refused[cause] = self.refused.get(cause, 0) + 1
+    def __post_init__(self) -> None:
+        self.strangers = Strangers(self.times.silence_s)
+
+    def count_refused(self, cause: str, line: bytes = b"", count: int = 1) -> None:
+        """So many more pieces of bad input of this cause, from whoever is on this line."""
+        self.refused[cause] = self.refused.get(cause, 0) + count
         name = self.by_line[line].name if line in self.by_line else STRANGERS
-        self.refused_from[name] = self.refused_from.get(name, 0) + 1
+        self.refused_from[name] = self.refused_from.get(name, 0) + count
+
+    def count_strangers(self, now: float) -> None:
+        """Who has spoken without a Hello, and is not to be waited for any longer, is none of this run's roles."""
+        for count in self.strangers.overdue(now):
+            self.count_refused("no_hello", count=count)
 
     def receive(self, line: bytes, envelope: Envelope, now: float) -> tuple[list[Event], list[Outgoing]]:
         """What an envelope on a line means to the core, and what is answered at once."""
@@ -56,7 +66,7 @@ class Hub:
             return [self._hello(line, envelope.message, envelope.ack, now)], []
         conversation = self.by_line.get(line)
         if conversation is None:
-            self.count_refused("no_hello", line)
+            self.strangers.heard(line, now)
             return [], [(line, _bare(Reject(code="resume", reason="say Hello first")))]
         conversation.last_heard = now
         try:
@@ -113,6 +123,7 @@ class Hub:
             known = Conversation(hello.name, hello.incarnation, line, uuid.uuid4().hex, stream, now, now)
         elif hello.stream == known.stream_id:
             known.stream.acknowledge(ack)
+        self.strangers.known(line)
         known.previews = hello.previews and hello.role == "assistant"
         known.routing_id, known.last_heard, known.last_said = line, now, now
         self.by_name[hello.name] = self.by_line[line] = known
@@ -135,9 +146,10 @@ class Hub:
             return []  # one who was let in is not cut off for it: the next heartbeat shows what is missing
         return [(line, _bare(Reject(code="malformed", reason=str(error), remedy=f"speak version {PROTOCOL_VERSION}")))]
 
-    @staticmethod
-    def refuse(line: bytes, effect: Refuse) -> Outgoing:
+    def refuse(self, line: bytes, effect: Refuse) -> Outgoing:
         """The core does not accept a Hello."""
+        if effect.code in ("wait", "taken", "fenced"):  # it is of this run, and comes too early or too late
+            self.strangers.known(line)
         return line, _bare(Reject(code=effect.code, reason=effect.reason, remedy=effect.remedy))
 
     def send(self, name: str, message: AnyMessage, now: float) -> list[Outgoing]:
@@ -161,13 +173,20 @@ class Hub:
         if conversation is not None:
             conversation.routing_id = b""
 
+    def emptied(self) -> Hub:
+        """Nobody is there any more; what was refused stays counted."""
+        hub = Hub(self.times, refused=self.refused, refused_from=self.refused_from)
+        hub.strangers = self.strangers
+        return hub
+
     def commit(self) -> None:
         """All that was handed to the core is in the store: acknowledge it from now on."""
         for conversation in self.by_name.values():
             conversation.stream.commit()
 
     def tick(self, now: float) -> tuple[list[Event], list[Outgoing]]:
-        """Notice silent roles; give signs of life."""
+        """Notice silent roles and strangers; give signs of life."""
+        self.count_strangers(now)
         lost: list[Event] = []
         beats: list[Outgoing] = []
         for conversation in list(self.by_name.values()):

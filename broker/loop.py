@@ -7,6 +7,7 @@ was told is in the store, whenever this process dies.
 from __future__ import annotations
 
 import logging
+import math
 import time
 import uuid
 
@@ -42,6 +43,7 @@ from broker.rows import PeerRow
 from broker.sending import let_roles_hang_up, transmit
 from broker.settings import BrokerSettings
 from broker.store import RunStore, unwritable
+from broker.story import say_taken_back
 from protocol.channels import ZmqBrokerChannel, bind
 from protocol.codec import decode
 from protocol.errors import AutoAssistError, ProtocolError, UserError
@@ -127,6 +129,7 @@ class Broker:
             )
         if core.state.run is not None:
             core.state.run.ended = ""
+            core.state.awaits_boss = self.settings.resume
         core.rebase_leases(time.monotonic())
         return core
 
@@ -247,7 +250,7 @@ class Broker:
                     log.info("%s has joined", name)
                 case Refuse(name, code, reason):
                     self._out.append(self.hub.refuse(self._hello[0], effect))
-                    level = logging.DEBUG if code in ("wait", "taken") else logging.WARNING
+                    level = logging.DEBUG if code in ("wait", "taken", "fenced") else logging.WARNING
                     log.log(level, "refused %s: %s", name, reason)
                 case TakeSnapshot(step):
                     self._snapshot = step
@@ -273,11 +276,11 @@ class Broker:
         before = self.core
         self.store.restore_snapshot(step)
         self._rows, self._snapshot, self._out, self._ended_at = [], None, [], None
-        self.hub = Hub(self.hub.times, refused=self.hub.refused, refused_from=self.hub.refused_from)
+        self.hub = self.hub.emptied()
         self.core = BrokerCore.from_rows(before.run_id, self.store.rows())
         self.core.rebase_leases(now)
         self.core.take_back(before, hello.incarnation)
-        log.warning("taken back to step %d; what came after it is void", step)
+        say_taken_back(log, step, before.state.run)
         if self.core.state.run is not None:
             self._rows.append(Put("run", "run", self.core.state.run))
         self._apply(self.core.take(HelloReceived(hello, fresh=True, restored=True)), now)
@@ -324,6 +327,7 @@ class Broker:
     def _finish(self) -> str:
         if self.core.state.run is None:
             return "stopped"
+        self.hub.count_strangers(math.inf)
         write_report(self.settings.run_dir, build_report(self.core, self.hub))
         return self.core.state.run.ended or "stopped"
 

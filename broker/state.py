@@ -64,6 +64,8 @@ class State:
     """Off-plan steps that are not in the log: their number among the off-plan steps → their step."""
     ahead: dict[int, list[int]] = field(default_factory=dict)
     """Windows in stock of epochs after the one being cut."""
+    awaits_boss: bool = False
+    """Whether a Boss has yet to come that may take the run back; what an Assistant learned before would be void."""
     hungry_since: float | None = None
     """Since when the Boss asks for a batch that cannot be cut."""
     effects: list[Effect] = field(default_factory=list)

@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from broker.monitor import Watcher
+from broker.rows import RunRow
 from protocol.statistics import RunStatistics
 
 LONG_S = 2.0
 """How long the Boss must lie without a ready batch until it is said that it waits."""
+ALONE_S = 1.0
+"""How long there must be no Assistant until it is said: one that begins anew at a checkpoint is back before."""
 AGAIN_S = 60.0
 """Least time between two lines about what only grows: dropped values, refused input."""
 NEAR_BOUND = 0.9
@@ -39,13 +42,28 @@ class Count:
         return more
 
 
+def say_taken_back(log: logging.Logger, step: int, before: RunRow | None) -> None:
+    """A Boss has resumed at a checkpoint, and the run stood as ``before`` says; -1 is before the first step."""
+    place = f"the checkpoint of step {step}" if step >= 0 else "its beginning"
+    lost = before.log_step - 1 - step if before is not None else 0
+    if lost > 0:
+        log.warning("the run is taken back to %s; %d trained steps after it are void", place, lost)
+    else:
+        log.info("the run is at %s, and goes on there", place)
+
+
 class Story:
     """Hands statistics on to ``then``, and tells what is new in them. No clock: it counts what it is shown."""
 
     def __init__(self, log: logging.Logger, then: Watcher | None = None) -> None:
         self._log = log
         self._then = then
+        self.goes_on = False
+        """Whether this broker goes on with a run that another has begun."""
         self._before = RunStatistics()
+        self._has_begun = False
+        self._had_assistants = False
+        self._alone_s = 0.0
         self._waits_s = 0.0
         self._near_bound = False
         self._dropped = Count()
@@ -73,23 +91,29 @@ class Story:
             senders = ", ".join(sorted(now.refused_from))
             yield logging.WARNING, f"refused {more} inputs ({', '.join(sorted(refused))}) from {senders}"
 
-    @staticmethod
-    def _epochs(before: RunStatistics, now: RunStatistics) -> Iterator[Line]:
-        if not before.policy:
-            yield logging.INFO, f"the run begins: policy {now.policy}, {now.n} instances"
+    def _epochs(self, before: RunStatistics, now: RunStatistics) -> Iterator[Line]:
+        if not self._has_begun:
+            if any(peer.role == "boss" for peer in now.peers):
+                self._has_begun = True
+                goes_on = self.goes_on and now.trained_steps
+                what = f"the run goes on at step {now.trained_steps}" if goes_on else "the run begins"
+                yield logging.INFO, f"{what}: policy {now.policy}, {now.n} instances"
         elif now.epoch > before.epoch:
             share = before.epoch_kept / before.epoch_offered if before.epoch_offered else 1.0
             yield logging.INFO, f"epoch {now.epoch} is being cut; kept {share:.1%} of epoch {before.epoch}"
         elif now.trained_steps < before.trained_steps:
             yield logging.INFO, f"the run goes on from step {now.trained_steps}"
 
-    @staticmethod
-    def _assistants(before: RunStatistics, now: RunStatistics) -> Iterator[Line]:
-        had, have = ({p.name for p in s.peers if p.role == "assistant"} for s in (before, now))
-        if had and not have:
+    def _assistants(self, before: RunStatistics, now: RunStatistics) -> Iterator[Line]:
+        has_some = any(peer.role == "assistant" for peer in now.peers)
+        self._alone_s = 0.0 if has_some else self._alone_s + PERIOD_S
+        if self._had_assistants and self._alone_s >= ALONE_S:
+            self._had_assistants = False
             yield logging.WARNING, "no Assistant is left: windows pass unfiltered until one comes"
-        elif have and not had and before.policy:
-            yield logging.INFO, "an Assistant is there: windows are selected from now on"
+        elif has_some and not self._had_assistants:
+            self._had_assistants = True
+            if before.policy:
+                yield logging.INFO, "an Assistant is there: windows are selected from now on"
 
     def _boss(self, now: RunStatistics) -> Iterator[Line]:
         is_there = any(peer.role == "boss" for peer in now.peers)

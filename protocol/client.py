@@ -35,6 +35,8 @@ from protocol.stream import Stream
 log = logging.getLogger("autoassist.client")
 
 NOTICE_EVERY_S = 5.0
+NOTICE_AFTER_S = 1.5
+"""Time without a way in after which it is said first."""
 
 
 def new_incarnation() -> str:
@@ -104,7 +106,7 @@ class RoleClient:
             hello, times or SessionTimes(), Stream(values_limit=values_limit), seeking_since=now, next_hello=now
         )
         self.welcome: Welcome | None = None
-        self._next_notice = now + 1.5
+        self._next_notice = now + NOTICE_AFTER_S
         self._lost_at: float | None = None
         self.polled_at = now
         """When it was polled last: whoever owns it turns."""
@@ -192,6 +194,7 @@ class RoleClient:
     def _give_up_or_notice(self, now: float) -> None:
         since = self.session.seeking_since
         if self.session.state is not SessionState.SEEKING or since is None:
+            self._next_notice = now + NOTICE_AFTER_S
             return
         was_open = self.welcome is not None
         timeout_s = self.settings.reconnect_timeout_s if was_open else self.settings.connect_timeout_s
@@ -201,7 +204,9 @@ class RoleClient:
                 raise PeerRefused(f"no way in at {where}: {self.session.asked_to_wait}")
             option = "--reconnect-timeout-s" if was_open else "--connect-timeout-s"
             raise BrokerUnreachable(f"no broker answers at {where}; start one, correct --broker, or raise {option}")
-        if now >= self._next_notice:
+        # Who takes a killed one's place is let in once the broker misses that one, which is nothing to report.
+        is_early = self.session.is_taken and now - since < self.session.times.silence_s + NOTICE_AFTER_S
+        if now >= self._next_notice and not is_early:
             self._next_notice = now + NOTICE_EVERY_S
             why = self.session.asked_to_wait or "no answer yet"
             log.info("waiting for the broker at %s: %s", self.settings.broker, why)

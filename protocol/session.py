@@ -91,6 +91,8 @@ class ClientSession:
     """Heartbeats keep their pace whatever else is said: unnumbered messages would hide a lost tail."""
     next_hello: float = 0.0
     asked_to_wait: str = ""
+    is_taken: bool = False
+    """Whether another process has, or had until a moment ago, this role's name."""
     cpu_percent: float = 0.0
     rss_bytes: int = 0
 
@@ -144,8 +146,9 @@ class ClientSession:
             case Reject(code="elsewhere") as reject if self.hello.role == "assistant":
                 self.state = SessionState.REFUSED  # it serves any run, but what it has learned is of another one
                 return [Refused(reject)]
-            case Reject(code="taken" | "elsewhere", reason=reason, remedy=remedy):
+            case Reject(code="taken" | "elsewhere" as code, reason=reason, remedy=remedy):
                 self.asked_to_wait = f"{reason}; {remedy}"  # and the search for a way in goes on being timed
+                self.is_taken = code == "taken"
                 return []
             case Reject() as reject:
                 self.state = SessionState.REFUSED
@@ -191,6 +194,7 @@ class ClientSession:
         self.broker_stream = welcome.stream
         self.update_hello(run_id=welcome.run_id)
         self.state, self.seeking_since, self.asked_to_wait = SessionState.OPEN, None, ""
+        self.is_taken = False
         self.last_beat = now
         again = [Transmit(e) for e in self.stream.unacknowledged()]
         return [Opened(welcome, fresh), *again]

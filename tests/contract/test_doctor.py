@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import threading
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ def test_a_broker_is_found_and_nobody_has_joined(tmp_path: Path) -> None:
         finding = found(broker.address)
         assert finding.level == "ok" and "answers after" in finding.found, finding
         assert broker.core.state.run is None and not broker.core.state.members
+        broker.hub.count_strangers(math.inf)
         assert broker.hub.refused == {"no_hello": 1}
 
 

@@ -99,6 +99,8 @@ def test_a_stopped_run_goes_on_where_it_stopped(tmp_path: Path, uninterrupted: P
     resumed = Role("run", "--resume", str(tmp_path))
     assert resumed.end() == 0, resumed.text
     assert f"resuming from the checkpoint of step {stopped_after - 1}" in resumed.text
+    assert "the run goes on at step" in resumed.text and "the run begins" not in resumed.text
+    assert "warning" not in resumed.text.lower(), "nothing is lost, and nobody is thrown out"
     assert_same_run(uninterrupted, tmp_path)
 
 

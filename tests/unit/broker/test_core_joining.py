@@ -40,6 +40,18 @@ def test_an_assistant_that_comes_before_any_boss_is_asked_to_wait() -> None:
     assert (refused.code, refused.remedy) == ("wait", "start a Boss")
 
 
+def test_an_assistant_waits_until_a_boss_has_resumed_the_run() -> None:
+    """The broker was started to go on with a run: let in before, it would be thrown out once the run is taken back."""
+    resumed = world()
+    train_through(resumed, 3)
+    resumed.crash()
+    resumed.core.state.awaits_boss = True
+    refused = refusal(resumed, resumed.assistants[0].peer)
+    assert (refused.code, refused.remedy) == ("wait", "start a Boss with --resume")
+    resumed.rejoin_all()
+    assert resumed.assistants[0].peer.connected
+
+
 def test_a_boss_without_settings_cannot_start_a_run() -> None:
     """Rank 1's own client leaves the settings to rank 0, and comes first."""
     early = World(RUN, 100)

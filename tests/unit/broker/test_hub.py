@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from broker.effects import Admit, HelloReceived, MessageReceived, PeerLost, Refuse
-from broker.hub import Hub, Outgoing
+from broker.hub import STRANGERS, Hub, Outgoing
 from broker.rows import RunRow
+from broker.strangers import MOST_LINES
 from protocol.messages import (
     AnyMessage,
     Credit,
@@ -105,7 +106,36 @@ def test_a_refusal_carries_the_core_s_reason_and_remedy(hub: Hub) -> None:
 def test_who_has_not_said_hello_is_asked_to(hub: Hub) -> None:
     events, out = hub.receive(A, report(1), 0.0)
     assert events == [] and code(out) == "resume"
-    assert hub.refused == {"no_hello": 1}
+
+
+def test_who_speaks_and_says_no_hello_in_time_is_counted_as_a_stranger_with_all_its_messages(hub: Hub) -> None:
+    for now in (0.0, 0.5, 1.0):
+        hub.receive(A, report(1), now)
+    hub.tick(2.9)
+    assert hub.refused == {}
+    hub.tick(3.0)
+    hub.tick(9.0)
+    assert (hub.refused, hub.refused_from) == ({"no_hello": 3}, {STRANGERS: 3})
+
+
+def test_roles_that_do_not_know_yet_that_their_broker_is_another_are_no_strangers(hub: Hub) -> None:
+    """It was killed and started again: whoever is asked to say Hello says it, and is let in, or told to begin anew."""
+    for line, refusal in ((A, ""), (B, "fenced")):
+        hub.receive(line, report(1), 0.0)
+        if refusal:
+            hub.refuse(line, Refuse("boss-0", refusal, "it belongs to what came after", ""))  # type: ignore[arg-type]
+        else:
+            join(hub, hello(), line)
+    hub = hub.emptied()
+    hub.tick(60.0)
+    assert hub.refused == {}
+
+
+def test_strangers_without_end_are_counted_before_their_time_and_not_kept(hub: Hub) -> None:
+    for number in range(MOST_LINES + 10):
+        hub.receive(number.to_bytes(5, "big"), report(1), 0.0)
+    hub.tick(0.1)
+    assert hub.refused == {"no_hello": 10}
 
 
 def test_a_hello_repeated_before_its_welcome_was_heard_keeps_the_stream(hub: Hub) -> None:

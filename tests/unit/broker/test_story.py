@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from broker.story import AGAIN_S, LONG_S, PERIOD_S, Story
+from broker.rows import RunRow
+from broker.story import AGAIN_S, LONG_S, PERIOD_S, Story, say_taken_back
+from protocol.settings import RunSettings
 from protocol.statistics import PeerStatistics, RunStatistics
 
 ASSISTANT = PeerStatistics(name="assistant-0", role="assistant", silent_s=0.0)
@@ -47,7 +49,40 @@ def test_the_beginning_is_told_once() -> None:
     assert text(story, run()) == ""
 
 
+def test_a_broker_that_goes_on_with_a_run_says_so_once_the_boss_is_there() -> None:
+    story = Story(log)
+    story.goes_on = True
+    assert text(story, run(trained_steps=44, peers=[])) == ""
+    assert text(story, run(trained_steps=40)).startswith("the run goes on at step 40: policy autoassist, 100 instances")
+    assert text(story, run(trained_steps=41)) == ""
+
+
+def test_a_run_taken_back_to_its_beginning_begins() -> None:
+    story = Story(log)
+    story.goes_on = True
+    assert text(story, run(trained_steps=0)).startswith("the run begins")
+
+
+def test_what_a_resumed_run_has_lost_is_a_warning_and_where_nothing_is_lost_there_is_none(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    before = RunRow(run_id="run", settings=RunSettings(), dataset_id="d", n=9, log_step=45)
+    with caplog.at_level(logging.INFO, "autoassist.test_story"):
+        for step in (44, 40, -1):
+            say_taken_back(log, step, before)
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ("INFO", "the run is at the checkpoint of step 44, and goes on there"),
+        ("WARNING", "the run is taken back to the checkpoint of step 40; 4 trained steps after it are void"),
+        ("WARNING", "the run is taken back to its beginning; 45 trained steps after it are void"),
+    ]
+
+
+def test_an_assistant_that_begins_anew_at_a_checkpoint_is_not_missed(story: Story) -> None:
+    assert text(story, run(peers=[BOSS])) == "" and text(story, run()) == ""
+
+
 def test_assistants_that_are_gone_and_come_back_are_told(story: Story) -> None:
+    assert text(story, run(peers=[BOSS])) == ""
     assert list(story.told(run(peers=[BOSS]))) == [
         (logging.WARNING, "no Assistant is left: windows pass unfiltered until one comes")
     ]

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from protocol.channels import MemoryHub
 from protocol.client import ConnectSettings, RoleClient
 from protocol.codec import encode
 from protocol.errors import BrokerUnreachable, PeerRefused
-from protocol.messages import Envelope, Hello, Reject
+from protocol.messages import Envelope, Heartbeat, Hello, Reject, Welcome
+from protocol.settings import RunSettings
 
 HELLO = Hello(role="assistant", name="assistant-0", incarnation="1", dataset_id="", n=0)
 WAIT = encode(Envelope(seq=0, span=1, ack=0, message=Reject(code="wait", reason="no Boss has started the run yet")))
 TAKEN = encode(Envelope(seq=0, span=1, ack=0, message=Reject(code="taken", reason="the name is taken")))
+RESUME = encode(Envelope(seq=0, span=1, ack=0, message=Reject(code="resume", reason="say Hello first")))
+HEARTBEAT = encode(Envelope(seq=0, span=1, ack=0, message=Heartbeat(seq=0)))
+WELCOME = encode(
+    Envelope(
+        seq=0,
+        span=1,
+        ack=0,
+        message=Welcome(run_id="run", stream="s", settings=RunSettings(), position=0, index=0, dataset_id="d", n=9),
+    )
+)
 
 
 class Site:
@@ -38,6 +51,33 @@ def test_a_role_whose_broker_is_gone_says_that_nobody_answers() -> None:
     site.live(20, WAIT)
     with pytest.raises(BrokerUnreachable, match="no broker answers"):
         site.live(20, None)
+    site.client.close()
+
+
+def test_who_takes_the_place_of_a_killed_role_says_nothing_of_it_until_that_must_be_another_process(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The broker misses a killed one after three seconds, and lets the next one in."""
+    site = Site()
+    with caplog.at_level(logging.INFO, "autoassist.client"):
+        site.live(4, TAKEN)
+        assert caplog.text == ""
+        site.live(1, TAKEN)
+        assert "the name is taken" in caplog.text
+    site.client.close()
+
+
+def test_who_has_to_say_hello_again_does_not_say_at_once_that_nobody_answers(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    site = Site()
+    site.live(1, WELCOME)
+    site.live(2, HEARTBEAT)
+    with caplog.at_level(logging.INFO, "autoassist.client"):
+        site.live(1, RESUME)
+        assert "no answer yet" not in caplog.text
+        site.live(2, RESUME)
+        assert "no answer yet" in caplog.text
     site.client.close()
 
 
