@@ -32,6 +32,7 @@ def _commands() -> dict[str, tuple[str, str]]:
         "compare-oracle": ("autoassist.oracle_command", "OracleCommand"),  # one run of compare's, not in the usage
         "export": ("autoassist.export", "ExportCommand"),
         "report": ("autoassist.report.command", "ReportCommand"),
+        "translate": ("autoassist.translate_command", "TranslateCommand"),
         "doctor": ("autoassist.doctor.command", "DoctorCommand"),
         "keys": ("autoassist.keys_command", "KeysCommand"),
         "top": ("autoassist.top", "TopCommand"),
@@ -50,6 +51,7 @@ USAGE = """usage: autoassist COMMAND …   (autoassist COMMAND --help tells more
   compare WORKLOAD     train with several policies and budgets, and say whether selection pays here
   report RUN_DIR       write a run, or a comparison, as one HTML file: curves, tables, settings, faults met
   export RUN_DIR       write a run's batches, losses or windows as JSON lines or CSV
+  translate RUN_DIR    translate lines of standard input with the model of a translation run
   doctor               look this installation over (--broker ADDR too), and say what to do
   keys init DIR        make keys, so that only who holds one may join (also add, list, remove)
 """

@@ -50,6 +50,11 @@ class BinarySet:
     instead_of: str = ""
     """Name of the set that it stands in for; "" where it is what was asked for."""
 
+    @property
+    def train_size(self) -> int:
+        """Number of training instances."""
+        return len(self.train_labels)
+
 
 def adult_set(files: Files, source: str) -> BinarySet:
     """UCI's two Adult files in a9a coding; quintiles and categories are those of the training part.

@@ -38,7 +38,7 @@ CLIENT_TIMEOUT_S = 180.0
 """Longest run of a registry's client."""
 
 _MAX_FILE_BYTES = 1 << 27
-_APT_OPTIONS = ("-q", "-o", "Acquire::Retries=0", "-o", "Acquire::http::Timeout=15", "-o", "Acquire::https::Timeout=15")
+APT_OPTIONS = ("-q", "-o", "Acquire::Retries=0", "-o", "Acquire::http::Timeout=15", "-o", "Acquire::https::Timeout=15")
 _PIP_OPTIONS = ("download", "--no-deps", "--only-binary=:all:", "--retries=0", "--disable-pip-version-check", "--quiet")
 
 
@@ -137,14 +137,14 @@ class DebianSource:
             return _read_folder(Path(scratch) / "unpacked" / self.folder, archive)
 
     def _download(self, scratch: Path) -> None:
-        command = ["apt-get", *_APT_OPTIONS, "download", self.package]
+        command = ["apt-get", *APT_OPTIONS, "download", self.package]
         try:
             run_client(command, scratch)
         except SourceFailed as failure:
             if os.geteuid() != 0:
                 raise SourceFailed(f"{failure} (package lists may be stale; apt-get update needs root)") from failure
             log.info("%s: apt-get download failed; refreshing the package lists once", self.package)
-            run_client(["apt-get", *_APT_OPTIONS, "update"], scratch)
+            run_client(["apt-get", *APT_OPTIONS, "update"], scratch)
             run_client(command, scratch)
 
 

@@ -25,6 +25,8 @@ BUILT_IN = {
     "rotated-mnist-noisy": "workloads.variants:RotatedMnistNoisy",
     "imbalanced-fashion-mnist": "workloads.variants:ImbalancedFashionMnist",
     "table": "workloads.table:Table",
+    "translation": "workloads.translation:Translation",
+    "translation-medium": "workloads.translation:TranslationMedium",
 }
 """Name to class. Imported when asked for, so that a missing optional package harms nobody else."""
 

@@ -78,6 +78,11 @@ class ImageSet:
     instead_of: str = ""
     """Name of the set that it stands in for; "" where it is what was asked for."""
 
+    @property
+    def train_size(self) -> int:
+        """Number of training instances."""
+        return len(self.train_labels)
+
 
 class SourceFailed(Exception):
     """A source cannot serve; the text is the reason. It never leaves this package."""
@@ -120,8 +125,8 @@ class Loaded(Protocol):
         """Name of the set that it stands in for; "" where it is what was asked for."""
 
     @property
-    def train_labels(self) -> NDArray[np.int64]:
-        """Class of each training instance."""
+    def train_size(self) -> int:
+        """Number of training instances."""
 
 
 L = TypeVar("L", bound=Loaded)
@@ -176,7 +181,7 @@ def _serve_small(archive: Archive, small: Callable[[], L], reasons: Sequence[str
         "%s: using the small set %s (%d training instances) from %s INSTEAD; its figures do not compare with %s's",
         archive.name,
         found.name,
-        len(found.train_labels),
+        found.train_size,
         found.source,
         archive.name,
     )

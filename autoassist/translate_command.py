@@ -1,0 +1,75 @@
+"""``autoassist translate``: what a finished translation run has learned, on lines of standard input."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TextIO
+
+import tyro
+
+from autoassist.remembered import WEIGHTS_FILE, Remembered
+from autoassist.roles import Flat, LogSettings
+from boss.train import DeviceName, TrainSettings
+from protocol.errors import DataError
+from protocol.settings import require
+
+if TYPE_CHECKING:
+    from workloads.text.subwords import Subwords
+    from workloads.text.transformer import Transformer
+
+LINES_AT_A_TIME = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranslateCommand:
+    """Translate lines of standard input by the averaged weights of a finished run of the workload translation."""
+
+    run_dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR")]
+    beam: int = 4
+    """Hypotheses that are followed at a time; 1 is greedy, and fastest."""
+    length_penalty: float = 0.6
+    """α of ((5 + length)/6)^α, by which a hypothesis' log-probability is divided; more prefers longer translations."""
+    device: DeviceName = "auto"
+    """Where to compute; auto takes the GPU if there is one."""
+    log: Flat[LogSettings] = LogSettings()
+
+    def execute(self) -> int:
+        """A line out for each line in, an empty one for an empty one; returns the exit code."""
+        from workloads.text.decoding import Search, translate_texts
+
+        require(1 <= self.beam <= 64, "beam", self.beam, "must lie in 1 … 64")
+        require(0.0 <= self.length_penalty <= 5.0, "length_penalty", self.length_penalty, "must lie in 0 … 5")
+        device = TrainSettings(device=self.device).resolved_device()
+        model, subwords = read_translator(self.run_dir)
+        model.to(device)
+        search = Search(beam=self.beam, length_penalty=self.length_penalty)
+        for lines in parts(sys.stdin, 1 if sys.stdin.isatty() else LINES_AT_A_TIME):
+            for line in translate_texts(model, subwords, lines, search, device):
+                print(line)
+            sys.stdout.flush()
+        return 0
+
+
+def parts(stream: TextIO, at_a_time: int) -> Iterator[Sequence[str]]:
+    """Lines without their ends, some at a time."""
+    while lines := [line.strip() for line in islice(stream, at_a_time)]:
+        yield lines
+
+
+def read_translator(run_dir: Path) -> tuple[Transformer, Subwords]:
+    """The trained model of a run and its subwords, from the weights alone; raises DataError where there is none."""
+    import torch
+
+    from workloads.text.transformer import from_weights
+
+    began, path = Remembered.read(run_dir), run_dir / WEIGHTS_FILE
+    if not path.is_file():
+        raise DataError(f"{path} is not there: the run is not finished; autoassist run --resume {run_dir} goes on")
+    weights = torch.load(path, map_location="cpu", weights_only=True)
+    if "vocabulary" not in weights or "average._extra_state" not in weights:
+        raise DataError(f"{path} is of workload {began.workload}, which translates nothing; give a translation run")
+    return from_weights(weights, began.data.model)

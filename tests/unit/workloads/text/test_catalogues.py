@@ -1,0 +1,175 @@
+"""Sentence pairs come clean out of gettext catalogues, and the same sentence never lies in two parts."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import polib
+import pytest
+
+from protocol.errors import DataError
+from workloads.sources import SourceFailed
+from workloads.text.catalogues import cleaned, is_kept, read_all, read_catalogue, sentence_pairs
+from workloads.text.pairs import catalogues_in, is_german, parse_tsv, read_given, split_by_hash, to_tsv
+
+
+def catalogue(path: Path, *entries: polib.POEntry) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = polib.POFile()
+    file.metadata = {"Content-Type": "text/plain; charset=UTF-8"}
+    file.extend(entries)
+    (file.save_as_mofile if path.suffix == ".mo" else file.save)(str(path))
+    return path
+
+
+def message(source: str, target: str, **more: object) -> polib.POEntry:
+    return polib.POEntry(msgid=source, msgstr=target, **more)
+
+
+@pytest.mark.parametrize("suffix", [".mo", ".po"])
+def test_messages_come_without_context_header_and_what_is_not_translated(tmp_path: Path, suffix: str) -> None:
+    path = catalogue(
+        tmp_path / f"a{suffix}",
+        message("Open the file", "Datei öffnen", msgctxt="menu"),
+        message("Not translated yet", ""),
+        polib.POEntry(msgid="%d file", msgid_plural="%d files", msgstr_plural={0: "%d Datei", 1: "%d Dateien"}),
+    )
+    assert sorted(read_catalogue(path)) == [
+        ("%d file", "%d Datei"),
+        ("%d files", "%d Dateien"),
+        ("Open the file", "Datei öffnen"),
+    ]
+
+
+def test_fuzzy_and_obsolete_messages_are_left_out(tmp_path: Path) -> None:
+    path = catalogue(
+        tmp_path / "a.po",
+        message("Guessed by a machine", "Von einer Maschine geraten", flags=["fuzzy"]),
+        message("No longer used", "Nicht mehr benutzt", obsolete=True),
+        message("Still in use", "Noch in Gebrauch"),
+    )
+    assert read_catalogue(path) == [("Still in use", "Noch in Gebrauch")]
+
+
+def test_a_file_that_is_no_catalogue_is_said_and_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "bad.mo").write_bytes(b"not a catalogue at all")
+    good = catalogue(tmp_path / "good.mo", message("Still in use", "Noch in Gebrauch"))
+    with caplog.at_level(logging.WARNING, "autoassist.workloads"):
+        assert list(read_all([tmp_path / "bad.mo", good])) == [("Still in use", "Noch in Gebrauch")]
+    assert "bad.mo is left out: bad.mo is no gettext catalogue" in caplog.text
+    with pytest.raises(SourceFailed, match=r"bad\.mo is no gettext catalogue"):
+        read_catalogue(tmp_path / "bad.mo")
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("Save _as…", "Save as…"),
+        ("&Datei öffnen", "Datei öffnen"),
+        ("~Format", "Format"),
+        ("<b>Bold</b>  and\n<a href='x'>link</a>", "Bold and link"),
+        ("MAX_FILE_SIZE is too small", "MAX_FILE_SIZE is too small"),
+        ("Save &amp; close &quot;it&quot;", 'Save & close "it"'),
+    ],
+)
+def test_tags_accelerators_and_entities_are_taken_off(text: str, clean: str) -> None:
+    assert cleaned(text) == clean
+
+
+def test_a_message_is_split_where_both_sides_have_as_many_sentences() -> None:
+    both = ("It has failed. Try it once again.", "Es schlug fehl. Versuchen Sie es noch einmal.")
+    assert sentence_pairs([both]) == [
+        ("It has failed.", "Es schlug fehl."),
+        ("Try it once again.", "Versuchen Sie es noch einmal."),
+    ]
+    one = ("It has failed. Try it once again.", "Es schlug fehl, versuchen Sie es noch einmal.")
+    assert sentence_pairs([one]) == [one]
+
+
+def test_each_pair_is_there_once() -> None:
+    pair = ("Open the file", "Öffne die Datei")
+    assert sentence_pairs([pair, pair, ("Open the _file", "Öffne die Datei")]) == [pair]
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "kept"),
+    [
+        ("Open the file", "Öffne die Datei", True),
+        ("Open it", "Öffne es bitte", False),
+        ("Open the file", "Open the file", False),
+        ("Open the file", "Öffne " * 8, False),
+        ("a " * 61, "ein " * 61, False),
+    ],
+)
+def test_length_ratio_and_sameness_decide_what_is_kept(source: str, target: str, kept: bool) -> None:
+    assert is_kept(source, target) is kept
+
+
+def test_the_split_follows_from_the_letters_of_the_source_alone() -> None:
+    sources = [f"word{'abcdefghij'[i % 10]} is number {'xyzuvw'[i % 6]} of {i}" for i in range(600)]
+    corpus = split_by_hash("made-up", [(s, f"{s} auf Deutsch") for s in sources], "test")
+    parts = {}
+    for name in ("train", "validation", "test"):
+        for source, _ in getattr(corpus, name):
+            parts.setdefault("".join(c for c in source if c.isalpha()), set()).add(name)
+    assert len(corpus.train) + len(corpus.validation) + len(corpus.test) == 600
+    assert all(len(found) == 1 for found in parts.values())
+
+
+def test_the_split_is_of_the_shares_that_are_promised_and_never_changes() -> None:
+    words = [f"{a}{b}{c} stays" for a in "abcdefghijklmnopq" for b in "abcdefghijklm" for c in "abcdefghijklmno"]
+    corpus = split_by_hash("made-up", [(w, w.upper()) for w in words], "test")
+    shares = [len(part) / len(words) for part in (corpus.test, corpus.validation)]
+    assert shares == pytest.approx([0.04, 0.03], abs=0.01)
+    assert corpus.digest() == "f8bfafa99f85106c"
+
+
+def test_a_tsv_file_gives_its_first_two_columns() -> None:
+    content = "﻿one two\teins zwei\tCC-BY\r\n\r\n# a note\n#\none  two\teins zwei\nthree\tdrei\n".encode()
+    assert parse_tsv(content, "x.tsv") == [("one two", "eins zwei"), ("three", "drei")]
+    assert parse_tsv(to_tsv([("a", "b")]), "x.tsv") == [("a", "b")]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"one\teins\ntwo zwei\n", r"x\.tsv, line 2: 'two zwei' has no two columns; give source TAB target"),
+        (b"one\t\n", r"line 1: 'one\\t' has no two columns"),
+        (b"one\t\xff\n", r"x\.tsv: byte 4 is not UTF-8"),
+    ],
+)
+def test_a_tsv_file_that_is_none_is_refused_with_the_place(content: bytes, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        parse_tsv(content, "x.tsv")
+
+
+@pytest.mark.parametrize(
+    ("path", "german"),
+    [
+        ("usr/share/locale/de/LC_MESSAGES/tar.mo", True),
+        ("languages/admin-de_DE.mo", True),
+        ("po/de.po", True),
+        ("usr/share/locale/de_AT/LC_MESSAGES/tar.mo", False),
+        ("usr/share/locale/nl/LC_MESSAGES/mode.mo", False),
+        ("po/model.po", False),
+    ],
+)
+def test_a_catalogues_path_says_whether_it_is_german(path: str, german: bool) -> None:
+    assert is_german(path) is german
+
+
+def test_of_a_directory_the_german_catalogues_are_taken_or_all_where_none_says(tmp_path: Path) -> None:
+    french, german = (catalogue(tmp_path / code / "x.mo", message("a b c", "d e f")) for code in ("fr", "de"))
+    assert catalogues_in(tmp_path) == [german]
+    assert catalogues_in(french.parent) == [french]
+
+
+def test_what_the_user_gives_is_refused_where_it_is_not_there_or_too_little(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"--data .*nowhere\.tsv: No such file or directory; correct the path"):
+        read_given(tmp_path / "nowhere.tsv")
+    with pytest.raises(DataError, match=r"no \.mo or \.po file below it"):
+        read_given(tmp_path)
+    (tmp_path / "few.tsv").write_text("one\teins\n")
+    with pytest.raises(DataError, match=r"few\.tsv: 1 sentence pairs; give at least 50"):
+        read_given(tmp_path / "few.tsv")

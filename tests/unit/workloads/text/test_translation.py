@@ -1,0 +1,153 @@
+"""The translation workload, on sixty made-up sentences: nothing is fetched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from protocol.errors import WorkloadError
+from workloads import load_workload, validate_workload
+from workloads.base import FallBack
+from workloads.sources import SourceFailed
+from workloads.text.subwords import BEGIN, END, PAD, Sequences
+from workloads.text.transformer import Transformer
+from workloads.translation import Translation, small_corpus
+
+VERBS = {"open": "öffne", "close": "schließe", "read": "lies", "write": "schreibe", "delete": "lösche"}
+NOUNS = {"file": "Datei", "folder": "Mappe", "letter": "Nachricht", "list": "Liste"}
+HOW = {"now": "jetzt", "at once": "sofort", "again please": "bitte noch einmal"}
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pairs") / "made-up.tsv"
+    lines = [f"{v} the {n} {h}\t{VERBS[v]} die {NOUNS[n]} {HOW[h]}\n" for v in VERBS for n in NOUNS for h in HOW]
+    path.write_text("".join(lines))
+    return path
+
+
+@pytest.fixture(scope="module")
+def workload(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Translation:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AUTOASSIST_CACHE", str(tmp_path_factory.mktemp("kept")))
+        made = load_workload("translation", data=pairs)
+        assert isinstance(made, Translation)
+        made.lengths()
+    return made
+
+
+def test_it_keeps_what_the_interface_promises(workload: Translation) -> None:
+    validate_workload(workload)
+    assert workload.fingerprint().dataset_id.startswith("made-up-train:")
+
+
+def test_a_batch_has_the_source_with_its_end_and_the_target_shifted_by_one(workload: Translation) -> None:
+    inputs, targets = workload.batch([3, 0])
+    lengths = workload.lengths()[[3, 0]]
+    assert inputs.shape == (2, 2, lengths.max()) and targets.shape == (2, lengths.max())
+    for row, i in enumerate((3, 0)):
+        source, begun, ended = inputs[row, 0], inputs[row, 1], targets[row]
+        words = workload.subwords.decode([source[source != PAD].tolist()[:-1], ended[ended != PAD].tolist()[:-1]])
+        assert tuple(words) == workload.corpus.train[i]
+        assert source[source != PAD][-1] == END == ended[ended != PAD][-1] and begun[0] == BEGIN
+        assert torch.equal(begun[begun != PAD][1:], ended[ended != PAD][:-1])
+
+
+def test_lengths_are_those_of_the_longer_side_in_a_batch_alone(workload: Translation) -> None:
+    lengths = workload.lengths()
+    assert [workload.batch([i])[1].shape[1] for i in range(5)] == lengths[:5].tolist()
+
+
+def test_token_counts_are_the_target_tokens(workload: Translation) -> None:
+    _, targets = workload.batch([0, 1, 2])
+    assert workload.token_counts(targets).tolist() == [int((row != PAD).sum()) for row in targets]
+
+
+def test_a_loss_is_the_mean_over_the_tokens_of_its_own_instance(workload: Translation) -> None:
+    boss = workload.boss().eval()
+    ids = np.argsort(workload.lengths())[[0, -1]].tolist()
+    inputs, targets = workload.batch(ids)
+    together = workload.losses(boss(inputs), targets)
+    alone = []
+    for i in ids:
+        one_inputs, one_targets = workload.batch([i])
+        alone.append(workload.losses(boss(one_inputs), one_targets)[0])
+    assert torch.allclose(together, torch.stack(alone), atol=1e-5)
+
+
+def test_losses_are_the_same_where_padding_is_computed_too(workload: Translation) -> None:
+    """As on a GPU."""
+    boss = workload.boss().eval()
+    inputs, targets = workload.batch([0, 1, 2, 3])
+    packed = boss(inputs)
+    padded = torch.zeros(*targets.shape, packed.shape[1])
+    padded[targets != PAD] = packed
+    assert torch.allclose(workload.losses(packed, targets), workload.losses(padded, targets), atol=1e-6)
+
+
+def test_it_learns_sentences_by_heart_and_translates_them_by_the_averaged_weights(workload: Translation) -> None:
+    from workloads.text.decoding import Search, translate_texts
+
+    torch.manual_seed(1)
+    boss = workload.boss()
+    optimizer = workload.optimizer(boss)
+    ids = list(range(12))
+    for _ in range(60):
+        inputs, targets = workload.batch(ids)
+        optimizer.zero_grad()
+        workload.losses(boss(inputs), targets).mean().backward()
+        optimizer.step()
+    with torch.no_grad():
+        boss.embedding.weight.zero_()  # only the average knows anything now
+    texts = [workload.corpus.train[i][0] for i in ids]
+    found = translate_texts(boss, workload.subwords, texts, Search(beam=2))
+    assert sum(a == workload.corpus.train[i][1] for i, a in zip(ids, found, strict=True)) >= 10
+
+
+def test_evaluation_gives_bleu_of_the_part_that_is_asked_for(pairs: Path, workload: Translation) -> None:
+    assert workload.evaluate(workload.boss().eval(), torch.device("cpu")).name == "test_bleu"
+    tuned = load_workload("translation", data=pairs, validation=True)
+    assert tuned.evaluate(tuned.boss().eval(), torch.device("cpu")).name == "validation_bleu"
+
+
+def test_what_a_person_sees_of_an_instance_is_the_pair(workload: Translation) -> None:
+    source, target = workload.corpus.train[5]
+    assert workload.preview(5) == f"{source}\n→ {target}"
+
+
+def test_an_unknown_model_is_refused_with_those_there_are() -> None:
+    with pytest.raises(WorkloadError, match="model 'huge' is unknown; use tiny, small, base"):
+        Translation(model="huge")
+
+
+def test_where_nothing_serves_the_catalogues_a_packaged_set_stands_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Nobody:
+        name, keep = "nobody", False
+
+        def fetch(self, archive: object) -> dict[str, bytes]:
+            raise SourceFailed("no way out")
+
+    monkeypatch.setattr(Translation, "sources", lambda self: [Nobody()])
+    workload = Translation()
+    assert workload.fall_back == FallBack("translation", "django-wagtail")
+    assert workload.corpus.train == small_corpus().train and len(workload.corpus.train) == 1381
+
+
+def test_padding_goes_behind_and_what_begins_and_ends_goes_where_it_belongs() -> None:
+    sequences = Sequences.of([[7, 8, 9], [], [5]])
+    ids = np.array([2, 0, 1])
+    assert sequences.padded(ids, 4, last=END).tolist() == [[5, 3, 0, 0], [7, 8, 9, 3], [3, 0, 0, 0]]
+    assert sequences.padded(ids, 4, first=BEGIN).tolist() == [[2, 5, 0, 0], [2, 7, 8, 9], [2, 0, 0, 0]]
+
+
+def test_the_weights_alone_are_enough_to_translate(workload: Translation) -> None:
+    from workloads.text.transformer import from_weights
+
+    boss = workload.boss()
+    model, subwords = from_weights(boss.state_dict(), "")
+    assert isinstance(model, Transformer) and not model.training
+    assert subwords.model == workload.subwords.model
+    assert torch.equal(model.embedding.weight, boss.embedding.weight)

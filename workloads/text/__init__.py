@@ -1,0 +1,1 @@
+"""What the text workloads share: sentence pairs and their sources, subwords, features, models, scores."""

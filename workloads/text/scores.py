@@ -1,0 +1,33 @@
+"""BLEU and chrF by sacrebleu, with the signatures that say how they were computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from protocol.errors import WorkloadError
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of a corpus."""
+
+    bleu: float
+    """0 … 100."""
+    chrf: float
+    """0 … 100."""
+    bleu_signature: str
+    chrf_signature: str
+
+
+def corpus_scores(translations: Sequence[str], references: Sequence[str]) -> Scores:
+    """Of translations, detokenised, against one reference each."""
+    try:
+        from sacrebleu.metrics.bleu import BLEU
+        from sacrebleu.metrics.chrf import CHRF
+    except ImportError as error:
+        raise WorkloadError("sacrebleu is not installed; pip install 'autoassist[workloads]'") from error
+    bleu, chrf = BLEU(), CHRF()
+    bleu_score = bleu.corpus_score(list(translations), [list(references)]).score
+    chrf_score = chrf.corpus_score(list(translations), [list(references)]).score
+    return Scores(bleu_score, chrf_score, str(bleu.get_signature()), str(chrf.get_signature()))

@@ -1,0 +1,132 @@
+"""Subwords: a byte-pair vocabulary that is learned from the training part once and kept in the cache."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.errors import WorkloadError
+from workloads.cache import file_lock, replacing, write_atomically
+
+PAD, UNKNOWN, BEGIN, END = 0, 1, 2, 3
+MOST_SUBWORDS = 126
+"""Of a sentence; END makes one more."""
+VERSION = 1
+"""Part of the cached files' names; raise it whenever the same text would be coded otherwise."""
+
+I32 = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Many sequences of subwords, one after the other."""
+
+    tokens: I32
+    """Shape ``(total,)``."""
+    offsets: NDArray[np.int64]
+    """Where each begins, and last the end; shape ``(n + 1,)``."""
+
+    @classmethod
+    def of(cls, sequences: Sequence[Sequence[int]]) -> Sequences:
+        """From lists."""
+        offsets = np.zeros(len(sequences) + 1, dtype=np.int64)
+        np.cumsum([len(sequence) for sequence in sequences], out=offsets[1:])
+        tokens = np.fromiter((token for sequence in sequences for token in sequence), np.int32, offsets[-1])
+        return cls(tokens, offsets)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Shape ``(n,)``."""
+        return np.diff(self.offsets)
+
+    def padded(self, ids: NDArray[np.int64], width: int, *, first: int = -1, last: int = -1) -> NDArray[np.int64]:
+        """Rows of ``width``, PAD behind, with the token ``first`` before and ``last`` after each where they are ≥ 0."""
+        begins, lengths = self.offsets[ids], self.lengths[ids]
+        before = int(first >= 0)
+        rows = np.full((len(ids), width), PAD, dtype=np.int64)
+        if before:
+            rows[:, 0] = first
+        columns = np.arange(width - before)
+        is_there = columns < lengths[:, None]
+        rows[:, before:][is_there] = self.tokens[(begins[:, None] + columns)[is_there]]
+        if last >= 0:
+            rows[np.arange(len(ids)), before + lengths] = last
+        return rows
+
+
+class Subwords:
+    """Text to subwords and back."""
+
+    def __init__(self, model: bytes) -> None:
+        self.model = model
+        self._processor: Any = _sentencepiece().SentencePieceProcessor(model_proto=model)
+
+    @property
+    def size(self) -> int:
+        """Number of subwords, those with a meaning of their own too."""
+        return int(self._processor.vocab_size())
+
+    def encode(self, texts: Sequence[str]) -> Sequences:
+        """At most ``MOST_SUBWORDS`` of each; what is longer is cut off."""
+        return Sequences.of([tokens[:MOST_SUBWORDS] for tokens in self._processor.encode(list(texts))])
+
+    def decode(self, sequences: Sequence[Sequence[int]]) -> list[str]:
+        """Text again."""
+        return [str(text) for text in self._processor.decode([list(map(int, tokens)) for tokens in sequences])]
+
+
+def learn(texts: Iterable[str], size: int) -> bytes:
+    """A byte-pair model of at most ``size`` subwords; characters that it lacks become bytes. The same every time."""
+    model = io.BytesIO()
+    _sentencepiece().SentencePieceTrainer.train(
+        sentence_iterator=iter(texts),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=size,
+        hard_vocab_limit=False,
+        byte_fallback=True,
+        character_coverage=0.9995,
+        normalization_rule_name="identity",
+        max_sentence_length=1 << 16,
+        pad_id=PAD,
+        unk_id=UNKNOWN,
+        bos_id=BEGIN,
+        eos_id=END,
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
+def kept_subwords(path: Path, texts: Iterable[str], size: int) -> Subwords:
+    """Those of a file in the cache, learned by whichever process comes first."""
+    with file_lock(path.with_name(f"{path.name}.lock")):
+        if not path.is_file():
+            write_atomically(path, learn(texts, size))
+        return Subwords(path.read_bytes())
+
+
+def kept_sequences(path: Path, make: Any) -> tuple[Sequences, ...]:
+    """Encoded texts in the cache, mapped into memory where they lie there; ``make()`` gives them where not."""
+    with file_lock(path.with_name(f"{path.name}.lock")):
+        if not path.is_file():
+            made: Sequence[Sequences] = make()
+            arrays = {f"{name}{i}": getattr(s, name) for i, s in enumerate(made) for name in ("tokens", "offsets")}
+            with replacing(path) as temporary, temporary.open("wb") as file:
+                np.savez(file, **arrays)
+        with np.load(path) as found:
+            count = len(found.files) // 2
+            return tuple(Sequences(found[f"tokens{i}"], found[f"offsets{i}"]) for i in range(count))
+
+
+def _sentencepiece() -> Any:
+    try:
+        import sentencepiece
+    except ImportError as error:
+        raise WorkloadError("sentencepiece is not installed; pip install 'autoassist[workloads]'") from error
+    return sentencepiece
