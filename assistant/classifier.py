@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from assistant.estimates import State
 from protocol.arrays import F32, I64
+from protocol.sparse import Features, SparseRows
 
 LEARNING_RATE = 0.3
 """AdaGrad's step of the biases; the weights of one class share one such step, hence the root of their number."""
@@ -38,11 +39,11 @@ class OwnClassifier:
         self._bias_squares = np.full_like(self.biases, 1e-3)
 
     @classmethod
-    def where_possible(
-        cls, features: NDArray[np.float32] | None, labels: NDArray[np.int64] | None
-    ) -> OwnClassifier | None:
-        """None where there is nothing to classify, or too much of it."""
-        if features is None or labels is None or len(labels) == 0 or labels.max() < 1:
+    def where_possible(cls, features: Features | None, labels: NDArray[np.int64] | None) -> OwnClassifier | None:
+        """None where there is nothing to classify, too much of it, or features that are sparse."""
+        if features is None or isinstance(features, SparseRows):
+            return None
+        if labels is None or len(labels) == 0 or labels.max() < 1:
             return None
         return cls(features, labels) if (int(labels.max()) + 1) * features.shape[1] <= MOST_WEIGHTS else None
 

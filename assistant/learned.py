@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.arrays import F32, I64
+from protocol.sparse import Features, values_a_row
 
 LEARNING_RATE = 0.3
 """Step of a single coordinate; features share one such step among all of theirs, hence the root of their number."""
@@ -23,24 +24,25 @@ def sigmoid(logits: F32) -> F32:
 class LogisticModel:
     """q_i = σ(w·x_i + u[y_i] + v·h_i), trained by SGD with per-coordinate steps (AdaGrad).
 
-    ``x`` has shape (n, d) float32 or is None, ``y`` (n,) int64 or None, ``h`` (k, ``history_width``) float32: what is
-    known of an instance beside them, its loss history first.
+    ``x`` has shape (n, d) float32, dense or sparse, or is None, ``y`` (n,) int64 or None, ``h`` (k, ``history_width``)
+    float32: what is known of an instance beside them, its loss history first.
     """
 
     def __init__(
         self,
-        features: NDArray[np.float32] | None,
+        features: Features | None,
         labels: NDArray[np.int64] | None,
         history_width: int = HISTORY_FEATURES,
     ) -> None:
         self.features = features
         self.labels = labels
         width = features.shape[1] if features is not None else 0
+        a_row = values_a_row(features) if features is not None else 0
         classes = int(labels.max()) + 1 if labels is not None and len(labels) else 1
         self.w: F32 = np.zeros(width, dtype=np.float32)
         self.u: F32 = np.zeros(classes, dtype=np.float32)
         self.v: F32 = np.zeros(history_width, dtype=np.float32)
-        self._rates = {"w": LEARNING_RATE / max(1.0, width**0.5), "u": LEARNING_RATE, "v": LEARNING_RATE}
+        self._rates = {"w": LEARNING_RATE / max(1.0, a_row**0.5), "u": LEARNING_RATE, "v": LEARNING_RATE}
         self._squares = {name: np.full_like(getattr(self, name), 1e-3) for name in ("w", "u", "v")}
         self.updates = 0
 
@@ -96,7 +98,7 @@ class PaperModel:
     random numbers of deviation 0.001. ``x`` has shape (n, d) float32 or is None, ``y`` (n,) int64 or None.
     """
 
-    def __init__(self, features: NDArray[np.float32] | None, labels: NDArray[np.int64] | None) -> None:
+    def __init__(self, features: Features | None, labels: NDArray[np.int64] | None) -> None:
         self.features = features
         self.labels = labels
         classes = int(labels.max()) + 1 if labels is not None and len(labels) else 1

@@ -20,6 +20,7 @@ from protocol.messages import MOST_SET_ASIDE, AnyMessage, Goodbye, Hello, Previe
 from protocol.session import SessionTimes
 from protocol.settings import require
 from protocol.signals import StopSignal
+from protocol.sparse import Features
 
 log = logging.getLogger("autoassist.assistant")
 
@@ -59,9 +60,9 @@ class AssistantSettings:
 class Assistant:
     """One Assistant process.
 
-    ``features`` has shape (n, d) float32 or is None, ``labels`` (n,) int64 or None, and ``show`` gives what a person
-    sees of an instance. Without a data set of its own (``dataset_id`` "" and ``n`` 0) it takes the run's, and knows
-    instances by their losses alone.
+    ``features`` has shape (n, d) float32, dense or sparse, or is None, ``labels`` (n,) int64 or None, and ``show``
+    gives what a person sees of an instance. Without a data set of its own (``dataset_id`` "" and ``n`` 0) it takes the
+    run's, and knows instances by their losses alone.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Assistant:
         *,
         dataset_id: str = "",
         n: int = 0,
-        features: NDArray[np.float32] | None = None,
+        features: Features | None = None,
         labels: NDArray[np.int64] | None = None,
         show: Show | None = None,
         times: SessionTimes | None = None,

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from protocol.sparse import Features
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
@@ -107,8 +109,10 @@ class Workload(ABC):
         """What stands in for the data that was asked for; None where that is what is served. Loads the data."""
         return None
 
-    def features(self) -> NDArray[np.float32] | None:
+    def features(self) -> Features | None:
         """Assistant features, shape ``(n, d)`` float32, usually a read-only memory map; None if there are none.
+
+        `SparseRows` where most of a row is zero, as with words.
 
         Without features the Assistant runs on labels and loss history alone.
         """

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.finite import rows_not_finite
+from protocol.sparse import Features, SparseRows
 from workloads.base import FallBack, Fingerprint, Metric, Workload
 from workloads.mistakes import blaming, method_of, wrong
 
@@ -131,14 +132,16 @@ class CheckedWorkload(Workload):
             raise wrong(self.workload, what, repr(found)[:100], "a workloads.base.FallBack, or None")
         return found
 
-    def features(self) -> NDArray[np.float32] | None:
-        """A float32 matrix with a row for each instance, or None; all of it is read, and all of it must be finite."""
+    def features(self) -> Features | None:
+        """A float32 matrix, dense or sparse, a row for each instance, or None; all of it is read, all must be finite."""
         what, n = method_of(self.workload, "features()"), self.fingerprint().n
         with blaming(self.workload, what):
             found: object = self.workload.features()
         if found is None:
             return None
         expected = f"a float32 array of shape ({n}, d), or None"
+        if isinstance(found, SparseRows):
+            return self._finite(what, found, n, expected)
         if not isinstance(found, np.ndarray):
             raise wrong(self.workload, what, type(found).__name__, expected)
         if found.dtype != np.float32 or found.ndim != 2 or len(found) != n or found.shape[1] < 1:
@@ -147,6 +150,15 @@ class CheckedWorkload(Workload):
         if bad:
             what_is_wrong = f"NaN or infinity in {bad} of {n} rows, the first of instance {first}"
             raise wrong(self.workload, what, what_is_wrong, "finite numbers; fill them in, or leave the column out")
+        return found
+
+    def _finite(self, what: str, found: SparseRows, n: int, expected: str) -> SparseRows:
+        if len(found) != n or found.values.dtype != np.float32:
+            raise wrong(self.workload, what, f"{found.values.dtype} of shape {found.shape}", expected)
+        bad, first = rows_not_finite(found.values)
+        if bad:
+            row = int(np.searchsorted(found.begins, first, side="right")) - 1
+            raise wrong(self.workload, what, f"NaN or infinity in row {row}", "finite numbers")
         return found
 
     def labels(self) -> NDArray[np.int64] | None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.errors import WorkloadError
+from protocol.sparse import SparseRows
 from workloads.base import FallBack, Fingerprint, Metric, Workload
 from workloads.cache import cache_dir
 from workloads.sources import Archive, Files, Source, fall_back_of, load_set
@@ -19,6 +20,8 @@ from workloads.text.catalogues import Pair
 from workloads.text.debian import MEDIUM, PAIRS_FILE, SMALL, CachedPairs, DebianCatalogues
 from workloads.text.pairs import Corpus, parse_tsv, read_given, split_by_hash
 from workloads.text.subwords import BEGIN, END, PAD, VERSION, Sequences, Subwords, kept_sequences, kept_subwords
+from workloads.text.tfidf import VERSION as FEATURES_VERSION
+from workloads.text.tfidf import kept_features
 
 if TYPE_CHECKING:
     import torch
@@ -150,6 +153,12 @@ class Translation(Workload):
         found = translate_texts(boss, self.subwords, [source for source, _ in part], Search(beam=1), device)
         bleu = corpus_scores(found, [target for _, target in part]).bleu
         return Metric(f"{'validation' if self.validation else 'test'}_bleu", bleu)
+
+    def features(self) -> SparseRows | None:
+        """Hashed TF-IDF of both sides' words, and their lengths: memory maps of files in the cache folder."""
+        sides = [[pair[side] for pair in self.corpus.train] for side in (0, 1)]
+        stem = cache_dir() / "features" / f"{self.corpus.digest()}-tfidf-v{FEATURES_VERSION}"
+        return kept_features(stem, sides)
 
     def preview(self, instance_id: int) -> str:
         """The pair."""

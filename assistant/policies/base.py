@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from numpy import float32, int64
+from numpy import int64
 from numpy.typing import NDArray
 
 from assistant.estimates import State
 from protocol.arrays import F32, I64, empty_i64
 from protocol.messages import LossRecord
 from protocol.settings import RunSettings
+from protocol.sparse import Features
 
 CLEARLY = 3.0
 """Standard errors above zero from which a lift counts as positive: one false opening in 700 looks."""
@@ -37,8 +38,8 @@ class Given:
     """Number of instances; IDs are ``0 … n-1``."""
     floor: float
     """γ: the run's, or the policy's own where the run sets none."""
-    features: NDArray[float32] | None = None
-    """Shape (n, d); None without a workload that has some."""
+    features: Features | None = None
+    """Shape (n, d), dense or sparse; None without a workload that has some."""
     labels: NDArray[int64] | None = None
     """Shape (n,); None without a workload that has some."""
 

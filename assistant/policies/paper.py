@@ -12,6 +12,7 @@ from assistant.learned import PaperModel
 from assistant.policies.base import Given, Moment, Policy
 from protocol.arrays import F32, I64
 from protocol.messages import LossRecord
+from protocol.sparse import Features
 
 THRESHOLD_DECAY = 0.75
 """Of T, per report; the authors' code for images."""
@@ -36,7 +37,7 @@ class AutoAssistPaper(Policy):
         self,
         *,
         floor: float,
-        features: NDArray[np.float32] | None = None,
+        features: Features | None = None,
         labels: NDArray[np.int64] | None = None,
     ) -> None:
         self.floor = floor

@@ -28,6 +28,7 @@ from assistant.policies.shared import Guarded
 from assistant.policies.table import AutoAssist
 from protocol.errors import SettingError
 from protocol.settings import RunSettings, require
+from protocol.sparse import Features
 
 ENTRY_POINTS = "autoassist.policies"
 BUILT_IN: dict[str, type[Policy]] = {
@@ -86,7 +87,7 @@ def require_policy(settings: RunSettings, n: int, labels: NDArray[np.int64] | No
 def make_policy(
     settings: RunSettings,
     n: int,
-    features: NDArray[np.float32] | None = None,
+    features: Features | None = None,
     labels: NDArray[np.int64] | None = None,
 ) -> Guarded:
     """The policy that the run's settings name, under the run's shared options; raises SettingError."""

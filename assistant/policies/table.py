@@ -14,6 +14,7 @@ from assistant.learned import HISTORY_FEATURES, LogisticModel
 from assistant.policies.base import CLEARLY, Given, Moment, Policy
 from protocol.arrays import F32, I64
 from protocol.messages import LossRecord
+from protocol.sparse import Features
 
 RECENT_EPOCHS = 5
 THRESHOLD_QUANTILE = 0.7
@@ -39,7 +40,7 @@ class AutoAssist(Policy):
         n: int,
         *,
         floor: float,
-        features: NDArray[np.float32] | None = None,
+        features: Features | None = None,
         labels: NDArray[np.int64] | None = None,
         gate: bool = True,
     ) -> None:
