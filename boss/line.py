@@ -77,6 +77,7 @@ class BossLine:
         self._error: BaseException | None = None
         self._is_settled = False
         """Whether the broker has committed all that was to be said when ``_settle`` began to wait."""
+        self._asks_what_is_committed = False
         self._leaves_silently = False
         self._granted: Credit | None = None
         self._grant_again_at = 0.0
@@ -172,7 +173,7 @@ class BossLine:
     def _settle(self, timeout_s: float) -> bool:
         """Whether the broker commits all that is to be said, in time."""
         with self._changed:
-            self._is_settled = False
+            self._is_settled, self._asks_what_is_committed = False, True
         self.wake()
         return self._wait(lambda: self._is_settled, timeout_s)
 
@@ -288,10 +289,18 @@ class BossLine:
             self._client.send(self._outbox.popleft())
         if self._client.is_open and self._plan.rank == 0 and self._is_news(credit, messages):
             self._client.send(credit)
-        if not (self._is_settled or self._reporter.is_waiting or self._outbox) and self._client.is_acknowledged:
+        if not (self._is_settled or self._reporter.is_waiting or self._outbox):
+            self._settled_or_ask()
+
+    def _settled_or_ask(self) -> None:
+        """All is said: it is settled once it is committed. Who waits for that does not wait for the next heartbeat."""
+        if self._client.is_acknowledged:
             with self._changed:
                 self._is_settled = True
                 self._changed.notify_all()
+        elif self._asks_what_is_committed:
+            self._asks_what_is_committed = False
+            self._client.ask()
 
     def _is_news(self, credit: Credit, messages: list[AnyMessage]) -> bool:
         """Whether the broker may not know how far it may send. Now and then it is told again: full lines lose some."""

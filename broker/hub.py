@@ -31,6 +31,8 @@ class Conversation:
     cpu_percent: float = 0.0
     rss_bytes: int = 0
     previews: bool = False
+    asks: bool = False
+    """Whether it has given a sign of life since it was answered last."""
 
 
 @dataclass(slots=True)
@@ -78,6 +80,7 @@ class Hub:
         if isinstance(envelope.message, Heartbeat):
             conversation.cpu_percent = envelope.message.cpu_percent
             conversation.rss_bytes = envelope.message.rss_bytes
+            conversation.asks = True
             lost_tail = envelope.message.seq > conversation.stream.received
             return [], [self._resume(line)] if lost_tail else []
         match verdict:
@@ -183,6 +186,15 @@ class Hub:
         """All that was handed to the core is in the store: acknowledge it from now on."""
         for conversation in self.by_name.values():
             conversation.stream.commit()
+
+    def answers(self, now: float) -> list[Outgoing]:
+        """A sign of life to each role that has given one: it says what is committed, which the role may wait for."""
+        beats: list[Outgoing] = []
+        for conversation in self.by_name.values():
+            if conversation.asks:
+                conversation.asks = False
+                beats += self.send(conversation.name, Heartbeat(seq=conversation.stream.last_sent), now)
+        return beats
 
     def tick(self, now: float) -> tuple[list[Event], list[Outgoing]]:
         """Notice silent roles and strangers; give signs of life."""

@@ -191,6 +191,7 @@ class Broker:
         self.store.commit(self._rows, self._snapshot)
         self._rows, self._snapshot = [], None
         self.hub.commit()
+        self._out.extend(self.hub.answers(now))
         if self._report_is_due and self.core.state.run is not None:  # before who has said it hears that it is safe
             self._report_is_due = False
             write_report(self.settings.run_dir, build_report(self.core, self.hub))

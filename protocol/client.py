@@ -122,6 +122,10 @@ class RoleClient:
         """Send, or keep until the broker answers; see the message's delivery class."""
         self._apply(self.session.submit(message, self.clock()), [])
 
+    def ask(self) -> None:
+        """Have the broker say at once what it has committed."""
+        self._apply(self.session.beat(self.clock()), [])
+
     def poll(self, timeout_s: float, wake_fd: int | None = None) -> list[AnyMessage]:
         """Wait for at most ``timeout_s`` (less where the session needs attention) and return what has come.
 

@@ -112,14 +112,18 @@ class ClientSession:
             if now - self.last_heard >= self.times.silence_s:
                 silent_s = now - self.last_heard
                 return [Lost(silent_s), *self._seek(now)]
-            if now - self.last_beat >= self.times.heartbeat_s:
-                self.last_beat = now
-                beat = Heartbeat(seq=self.stream.last_sent, cpu_percent=self.cpu_percent, rss_bytes=self.rss_bytes)
-                return [Transmit(self.stream.number(beat))]
-            return []
+            return self.beat(now) if now - self.last_beat >= self.times.heartbeat_s else []
         if self.state is SessionState.SEEKING and now >= self.next_hello:
             return self._seek(now)
         return []
+
+    def beat(self, now: float) -> list[SessionEffect]:
+        """Say Heartbeat now; the broker's answer says what it has committed."""
+        if self.state is not SessionState.OPEN:
+            return []
+        self.last_beat = now
+        beat = Heartbeat(seq=self.stream.last_sent, cpu_percent=self.cpu_percent, rss_bytes=self.rss_bytes)
+        return [Transmit(self.stream.number(beat))]
 
     def next_deadline(self, now: float) -> float:
         """Latest time at which ``tick`` must be called."""

@@ -14,7 +14,7 @@ from boss.reporter import Reporter
 from protocol.channels import MemoryHub
 from protocol.client import ConnectSettings, RoleClient
 from protocol.codec import decode, encode
-from protocol.messages import AnyMessage, Batch, Credit, Envelope, Hello, Welcome
+from protocol.messages import AnyMessage, Batch, Checkpoint, Credit, Envelope, Heartbeat, Hello, Welcome
 from protocol.settings import RunSettings
 
 RUN = RunSettings(epochs=1, batch_size=4)
@@ -57,9 +57,9 @@ def boss_line(hub: MemoryHub) -> Iterator[tuple[BossLine, Turns]]:
         line.leave()
 
 
-def say(hub: MemoryHub, seq: int, message: AnyMessage) -> None:
+def say(hub: MemoryHub, seq: int, message: AnyMessage, ack: int = 0) -> None:
     (name,) = hub.lines
-    hub.lines[name].append(encode(Envelope(seq=seq, span=1, ack=0, message=message)))
+    hub.lines[name].append(encode(Envelope(seq=seq, span=1, ack=ack, message=message)))
 
 
 def batch(step: int) -> Batch:
@@ -106,6 +106,22 @@ def test_a_pull_is_told_at_once_only_where_few_batches_are_left() -> None:
             line.pull()
             woken.append(_was_woken(line))
         assert woken == [False, False, False, True, True, True, True, True]
+
+
+def test_who_waits_until_all_is_committed_asks_the_broker_once_all_is_said() -> None:
+    hub = MemoryHub()
+    with boss_line(hub) as (line, client):
+        hub.inbox.clear()
+        line.say(Checkpoint(step=0))
+        waiting = threading.Thread(target=line._settle, args=(WAIT_S,))
+        waiting.start()
+        while not (asked := [type(decode(frames).message) for _, frames in hub.inbox]).count(Heartbeat):
+            client.turn()
+        assert asked == [Checkpoint, Heartbeat]
+        say(hub, 0, Heartbeat(seq=0), ack=1)
+        client.turn()
+        waiting.join(WAIT_S)
+        assert not waiting.is_alive()
 
 
 def _was_woken(line: BossLine) -> bool:

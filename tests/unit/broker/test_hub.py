@@ -250,6 +250,17 @@ def test_only_what_is_committed_is_acknowledged(hub: Hub) -> None:
     assert [e.ack for _, e in hub.send("boss-0", end(1), 0.2)] == [1]
 
 
+def test_a_role_s_sign_of_life_is_answered_once_with_what_is_committed(hub: Hub) -> None:
+    """A rank at a checkpoint waits for just that, and must not wait for the next heartbeat."""
+    join(hub, hello())
+    hub.receive(A, report(1), 0.1)
+    hub.receive(A, bare(Heartbeat(seq=1)), 0.1)
+    hub.commit()
+    ((line, answer),) = hub.answers(0.1)
+    assert (line, answer.ack) == (A, 1) and isinstance(answer.message, Heartbeat)
+    assert hub.answers(0.2) == []
+
+
 def test_an_acknowledgement_of_something_never_sent_is_counted_and_the_message_is_not_taken(hub: Hub) -> None:
     join(hub, hello())
     assert hub.receive(A, report(1, ack=5), 0.1) == ([], [])
