@@ -117,14 +117,15 @@ class Feed(BossFeed):
         assistants: int = 1,
         features: NDArray[np.float32] | None = None,
         labels: NDArray[np.int64] | None = None,
+        lengths: NDArray[Any] | None = None,
         settings: RunSettings | None = None,
         **run_settings: Any,
     ) -> Feed:
         """Start a broker and Assistants here and join their run: nothing else is needed, in a notebook for one.
 
         ``features``, shape (n, d) float32, and ``labels``, (n,) int64, are for the Assistants; they learn from losses
-        alone without them. ``run_dir`` holds the report; a new directory under ``runs/`` if not given. The other
-        arguments are the fields of ``RunSettings``.
+        alone without them. ``lengths`` are the tokens of each instance, for ``max_tokens``. ``run_dir`` holds the
+        report; a new directory under ``runs/`` if not given. The other arguments are the fields of ``RunSettings``.
 
         Raises SettingError for a bad setting or a directory that holds a run, RoleFailed where the broker does not
         start.
@@ -138,7 +139,7 @@ class Feed(BossFeed):
             address = roles.start_broker()
             count = 0 if run.policy == "uniform" else assistants
             roles.start_assistants(address, count, {"features": features, "labels": labels})
-            feed = cls.connect(address, dataset=dataset, settings=run)
+            feed = cls.connect(address, dataset=dataset, settings=run, lengths=lengths)
         except BaseException:
             for child in roles.children:
                 child.tell(signal.SIGTERM)

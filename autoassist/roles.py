@@ -259,12 +259,10 @@ def execute_boss(
         saver, state = open_checkpoints(checkpoints)
         workload = CheckedWorkload(data.load(workload_name))
         validate_workload(workload)
-        fingerprint = workload.fingerprint()
         with (
             Feed.connect(
                 connect.broker,
-                n=fingerprint.n,
-                dataset_id=fingerprint.dataset_id,
+                **instances_of(workload, run),
                 connect_timeout_s=connect.connect_timeout_s,
                 reconnect_timeout_s=connect.reconnect_timeout_s,
                 keys=connect.keys,
@@ -279,6 +277,13 @@ def execute_boss(
         if feed.rank == 0:
             _keep(boss, checkpoints.save)
     return _ended(feed, connect.broker, checkpoints.save)
+
+
+def instances_of(workload: Workload, run: RunSettings) -> dict[str, Any]:
+    """What a Boss says of the instances that it trains."""
+    fingerprint = workload.fingerprint()
+    lengths = workload.lengths() if run.max_tokens is not None else None
+    return {"n": fingerprint.n, "dataset_id": fingerprint.dataset_id, "lengths": lengths}
 
 
 def _ended(feed: Feed, broker: str, save: Path | None) -> int:

@@ -113,7 +113,12 @@ class RunCommand:
         workload = CheckedWorkload(self.data.load(self.workload))
         validate_workload(workload)
         n, size = workload.fingerprint().n, self.run.step_instances
-        require(size <= n, "batch_size", size, f"exceeds the data set's {n} instances; lower --batch-size")
+        require(
+            size <= n or self.run.max_tokens is not None,
+            "batch_size",
+            size,
+            f"exceeds the data set's {n} instances; lower --batch-size",
+        )
         require_policy(self.run, n, workload.labels())
         fall_back = workload.fall_back
         return {FALL_BACK_VARIABLE: fall_back.wanted} if fall_back is not None else {}

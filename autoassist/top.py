@@ -21,7 +21,7 @@ from rich.text import Text
 
 from autoassist.live import render
 from autoassist.roles import Flat, LogSettings
-from broker.loop import ADDRESSES_FILE
+from broker.addresses import ADDRESSES_FILE
 from protocol.errors import BrokerUnreachable, PeerRefused, SettingError
 from protocol.handshake import HandshakeWatch
 from protocol.security import MONITOR, Key, open_key, secure_client

@@ -10,29 +10,29 @@ from contextlib import AbstractContextManager
 from typing import Any, Self
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from boss.clocks import Clocks
 from boss.figures import epoch_result, figures_of, state_of
-from boss.joining import again, boss_hello, in_turn, require_same_state, settings_from, size_of
+from boss.joining import again, boss_hello, fitted, in_turn, require_same_state, settings_from, size_of
 from boss.line import BossLine, LocalSettings
 from boss.loading import Batches, EpochLoader, Loaders, require_fit
 from boss.pairing import Counted, Pairing, Steady, require_losses
 from boss.plan import BossPlan, RankBatch
-from boss.ranks import RankGroup, ranks_here, require_ranks
-from boss.reporter import Reporter
+from boss.ranks import RankGroup, group_of, ranks_here
+from boss.reporter import HOPELESS_STEPS, Reporter, diverged
 from boss.weights import mean_loss
 from protocol.client import ConnectSettings, RoleClient
-from protocol.errors import FeedMisuse, PeerRefused, RankLost, TrainingDiverged
+from protocol.errors import FeedMisuse, PeerRefused, RankLost
 from protocol.messages import EpochEnd, Hello, Stop
 from protocol.session import SessionTimes
 from protocol.settings import RunSettings
+from protocol.token_batches import I32, lengths_id, usual_steps
 
 log = logging.getLogger("autoassist.boss")
 
 CUT_TIMEOUT_S = 10.0
-HOPELESS_STEPS = 20
-"""So many steps in a row without a single finite loss, and the network has diverged."""
 
 
 class Feed:
@@ -50,6 +50,7 @@ class Feed:
         local: LocalSettings,
         times: SessionTimes | None = None,
         group: RankGroup | None = None,
+        lengths: I32 | None = None,
     ) -> None:
         self.settings = settings
         self.rank = hello.rank
@@ -58,6 +59,7 @@ class Feed:
         self._local_after_s = local.local_after_s if local.on_broker_loss == "local" else None
         self._times = times
         self._group = group
+        self._lengths = lengths
         self._closed = False
         self._loaders = Loaders()
         self.gradients_dropped = 0
@@ -69,7 +71,7 @@ class Feed:
         """Stand at the beginning, with a line of its own to the broker."""
         self.clocks = Clocks()
         self._n = hello.n
-        self._plan = BossPlan(hello.rank, self.settings, hello.n)
+        self._plan = BossPlan(hello.rank, self.settings, hello.n, self._lengths)
         self._reporter = Reporter(hello.rank)
         client = RoleClient(hello, self._connect, times=self._times)
         self._line = BossLine(client, self._plan, self._reporter, local_after_s=self._local_after_s, group=self._group)
@@ -92,6 +94,7 @@ class Feed:
         reconnect_timeout_s: float = 600.0,
         workload: str = "",
         keys: str | None = None,
+        lengths: NDArray[Any] | None = None,
         **run_settings: Any,
     ) -> Self:
         """Join a run as Boss, or start it; blocks until the broker answers.
@@ -100,26 +103,25 @@ class Feed:
         the fields of ``RunSettings``, ``batch_size`` and ``epochs`` for example. ``state`` is a ``state_dict`` of an
         earlier feed of the same run, or ``{}`` for the run's beginning: the broker takes back all that came after it.
         ``workload`` is what the report calls the run; ``keys`` this Boss's key file, where the broker has ``--keys``.
+        ``lengths``, shape (n,), are the tokens of each instance, for batches of ``max_tokens``.
 
         Raises SettingError for a bad setting, PeerRefused where the broker's run differs, BrokerUnreachable after
-        ``connect_timeout_s``, FeedMisuse where torchrun has started ranks and torch.distributed is not initialised, and
-        RoleFailed where another rank could not join. Where the run has trained already, the first batch raises
-        PeerRefused, unless ``load_state_dict`` comes before it.
+        ``connect_timeout_s``, FeedMisuse for ranks without torch.distributed, RoleFailed where another rank could not
+        join. In a run that has trained the first batch raises PeerRefused, unless ``load_state_dict`` comes before it.
         """
-        ranks = ranks_here()
-        settings = settings or settings_from(run_settings, ranks)
-        require_ranks(settings.world_size, ranks)
         n = size_of(dataset) if n is None else n
+        settings, known_lengths = fitted(settings or settings_from(run_settings, ranks_here()), lengths, n)
         timeouts = {"connect_timeout_s": connect_timeout_s, "reconnect_timeout_s": reconnect_timeout_s}
         connect = ConnectSettings(broker=broker, keys=keys, **timeouts)
-        group = RankGroup() if ranks > 1 else None
+        group = group_of(settings)
         require_same_state(group, state)
-        rank = group.rank if group is not None else 0
-        hello = boss_hello(settings, state, rank=rank, dataset_id=dataset_id, n=n, workload=workload)
+        said = {"dataset_id": dataset_id, "workload": workload, "lengths": lengths_id(known_lengths)}
+        hello = boss_hello(settings, state, rank=group.rank if group is not None else 0, n=n, **said)
+        own: dict[str, Any] = {"times": times, "group": group, "lengths": known_lengths}
         feed: Self | None = None
         try:
             with in_turn(group):
-                feed = cls(settings, connect, hello, local=local or LocalSettings(), times=times, group=group)
+                feed = cls(settings, connect, hello, local=local or LocalSettings(), **own)
                 feed._join(state)
         except BaseException:
             if feed is not None:
@@ -156,8 +158,8 @@ class Feed:
             yield batch.ids.tolist()
 
     def __len__(self) -> int:
-        """Steps of an unfiltered epoch: an upper bound."""
-        return (self._n + self.settings.step_instances - 1) // self.settings.step_instances
+        """Steps of an unfiltered epoch: an upper bound; by tokens about as many."""
+        return usual_steps(self._n, self.settings, self._lengths)
 
     def _next_batch(self) -> RankBatch | None:
         self._pairing.before_pull(len(self._plan.pulled))
@@ -196,9 +198,12 @@ class Feed:
 
     # Losses
 
-    def report(self, losses: Tensor) -> Tensor:
+    def report(self, losses: Tensor, counts: Tensor | None = None) -> Tensor:
         """Report per-instance losses, shape ``(batch,)``; returns the mean of the finite ones, with gradient,
         weighed by 1/π where the run's settings want that.
+
+        ``counts``, of the same shape, are the tokens of which each loss is the mean: what is returned is then the mean
+        over all tokens of the step, all ranks' together. All ranks give them, or none does.
 
         Returns at once: values are copied and sent by another thread. Losses that are NaN or infinite are counted,
         named in a warning, left out of the mean, and never learned from by an Assistant. Where the network's *outputs*
@@ -208,19 +213,16 @@ class Feed:
         Raises FeedMisuse for a loss that is reduced or of another length, TrainingDiverged after ``HOPELESS_STEPS``
         steps without a finite loss.
         """
-        require_losses(losses, len(self._plan.pulled[0].ids) if self._plan.pulled else None)
+        require_losses(losses, counts, len(self._plan.pulled[0].ids) if self._plan.pulled else None)
         if self.has_diverged:
-            raise TrainingDiverged(
-                f"step {self.steps}: no loss was finite in the last {HOPELESS_STEPS} steps, the network has diverged; "
-                "lower the learning rate or mend the data, and resume from the last checkpoint or begin again"
-            )
+            raise diverged(self.steps)
         self._pairing.reported()
         batch = self._plan.reported()
         self._reporter.put(batch, losses)
         self._line.wake()
         self.clocks.reported()
         self._instances += batch.instances
-        return mean_loss(losses, batch, self.settings)
+        return mean_loss(losses, batch, self.settings, counts)
 
     @property
     def has_diverged(self) -> bool:

@@ -8,7 +8,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from boss.feed import HOPELESS_STEPS, Feed
+from boss.feed import Feed
+from boss.reporter import HOPELESS_STEPS
 from protocol.errors import TrainingDiverged
 
 log = logging.getLogger("autoassist.boss")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 from importlib import metadata
 from typing import Any
 
+from numpy.typing import NDArray
+
 from boss.ranks import RankGroup
 from protocol.client import new_incarnation
 from protocol.errors import RoleFailed, SettingError
 from protocol.messages import NO_RESTORE, Hello
-from protocol.settings import RunSettings
+from protocol.settings import RunSettings, require
+from protocol.token_batches import I32, require_lengths, typical_batch_size
 
 
 def settings_from(given: dict[str, Any], ranks: int) -> RunSettings:
@@ -29,8 +33,34 @@ def size_of(dataset: Sized | None) -> int:
     return len(dataset)
 
 
+def fitted(settings: RunSettings, lengths: NDArray[Any] | None, n: int) -> tuple[RunSettings, I32 | None]:
+    """Settings and lengths as the run has them: by tokens both are needed, and what a batch has of instances follows.
+
+    Raises SettingError where one is without the other, or an instance is longer than a batch may be.
+    """
+    tokens = settings.max_tokens
+    if tokens is None:
+        given = None if lengths is None else f"of {len(lengths)} instances"
+        require(
+            lengths is None, "lengths", given, "are for batches by tokens; give max_tokens=… too, or leave them out"
+        )
+        return settings, None
+    if lengths is None:
+        remedy = "needs the length of each instance: a workload with lengths(), or Feed.connect(…, lengths=array)"
+        raise SettingError(f"max_tokens={tokens}: {remedy}; or leave it out")
+    checked = require_lengths(lengths, n, tokens)
+    return dataclasses.replace(settings, batch_size=typical_batch_size(checked, settings)), checked
+
+
 def boss_hello(
-    settings: RunSettings, state: dict[str, Any] | None, *, rank: int, dataset_id: str, n: int, workload: str
+    settings: RunSettings,
+    state: dict[str, Any] | None,
+    *,
+    rank: int,
+    dataset_id: str,
+    n: int,
+    workload: str,
+    lengths: str = "",
 ) -> Hello:
     """What a rank says first. Rank 0 alone takes the run back to where ``state`` was taken."""
     takes_back = state is not None and rank == 0
@@ -46,6 +76,7 @@ def boss_hello(
         restore_step=int((state or {}).get("step", -1)) if takes_back else NO_RESTORE,
         run_id=(state or {}).get("run_id", ""),
         workload=workload,
+        lengths=lengths,
     )
 
 
@@ -58,6 +89,7 @@ def again(hello: Hello, state: dict[str, Any]) -> Hello:
         dataset_id=hello.dataset_id,
         n=hello.n,
         workload=hello.workload,
+        lengths=hello.lengths,
     )
 
 

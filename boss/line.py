@@ -313,6 +313,9 @@ class BossLine:
 
     def _take(self, message: AnyMessage) -> bool:
         if isinstance(message, Welcome):
+            if self.welcome is None:
+                for lengths in self._plan.lengths_from(message.lengths):
+                    self._client.send(lengths)
             self.welcome = message
             return True
         return self._plan.receive(message)

@@ -10,7 +10,7 @@ from protocol.errors import FeedMisuse
 
 MOST_AHEAD = 1024
 """Batches that may be taken before the first is reported: more than any DataLoader's workers fetch ahead."""
-PER_TOKEN = "(losses * mask).sum(1) / mask.sum(1) where there is padding"
+PER_TOKEN = "(losses * mask).sum(1) / mask.sum(1) where there is padding, with counts=mask.sum(1) beside them"
 NOT_REPORTED = "a batch was not reported; call feed.report(losses) once for each, or feed.skip()"
 
 
@@ -72,8 +72,14 @@ class Steady:
         self._has_report = True
 
 
-def require_losses(losses: Tensor, expected: int | None) -> None:
-    """Raise FeedMisuse unless there is one loss for each of the ``expected`` instances of the batch at hand."""
+def require_losses(losses: Tensor, counts: Tensor | None, expected: int | None) -> None:
+    """Raise FeedMisuse unless there is one loss for each of the ``expected`` instances of the batch at hand, and one
+    number of tokens for each loss, where they are given."""
+    if isinstance(counts, Tensor) and isinstance(losses, Tensor) and counts.shape != losses.shape:
+        shapes = f"counts have shape {tuple(counts.shape)}, losses {tuple(losses.shape)}"
+        raise FeedMisuse(f"report: {shapes}; give the number of tokens of each instance, mask.sum(1)")
+    if counts is not None and not isinstance(counts, Tensor):
+        raise FeedMisuse(f"report: counts={counts!r}: must be a tensor of each instance's tokens, mask.sum(1)")
     if not isinstance(losses, Tensor):
         raise FeedMisuse(f"report: losses={losses!r}: must be a tensor of one loss per instance, before .item()")
     if losses.dim() == 1 and expected in (None, len(losses)):

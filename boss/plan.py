@@ -8,6 +8,7 @@ pulled wait here for their losses, in order; what is pulled and never reported i
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,9 +17,10 @@ import numpy as np
 from boss.weights import instance_weights
 from protocol.arrays import F32, I64
 from protocol.errors import FeedMisuse
-from protocol.messages import AnyMessage, Batch, CheckpointTaken, Credit, EpochEnd, Stop
-from protocol.off_plan import draw_off_plan, even_counts
+from protocol.messages import AnyMessage, Batch, CheckpointTaken, Credit, EpochEnd, Lengths, Stop
+from protocol.off_plan import draw_off_plan
 from protocol.settings import RunSettings
+from protocol.token_batches import CHUNK, I32
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,8 @@ class BossPlan:
     rank: int
     settings: RunSettings
     n: int
+    lengths: I32 | None = None
+    """Tokens of each instance, where batches are cut by them."""
     ready: deque[Item] = field(default_factory=deque)
     pulled: deque[RankBatch] = field(default_factory=deque)
     to_share: deque[Shared] = field(default_factory=deque)
@@ -185,6 +189,12 @@ class BossPlan:
         if self.rank == 0 and self.settings.world_size > 1:
             self.to_share.append(message)
 
+    def lengths_from(self, start: int) -> Iterator[Lengths]:
+        """What a broker lacks that has the lengths of the first ``start`` instances; rank 0 tells it."""
+        if self.lengths is not None and self.rank == 0:
+            for first in range(start, self.n, CHUNK):
+                yield Lengths(start=first, values=self.lengths[first : first + CHUNK].astype(np.int64))
+
     def credit(self) -> Credit:
         """How far the broker may send: the prefetch beyond what the script has pulled, or was given back."""
         self._given_back = [step for step in self._given_back if step > self.last_pulled]
@@ -236,14 +246,14 @@ class BossPlan:
 
     def draw(self) -> None:
         """Put an off-plan batch into the stream."""
-        ids = draw_off_plan(self.settings, self.n, self.off_plan_steps)
+        ids, rank_counts = draw_off_plan(self.settings, self.n, self.off_plan_steps, self.lengths)
         batch = Batch(
             step=self.off_plan_steps,
             epoch=self.last_epoch + 1,
             progress=self.progress,
             ids=ids,
             keep_probabilities=np.ones(len(ids), dtype=np.float32),
-            rank_counts=even_counts(len(ids), self.settings.world_size),
+            rank_counts=rank_counts,
             segments=[],
             kind="off_plan",
         )

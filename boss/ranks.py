@@ -21,6 +21,7 @@ import torch.distributed as dist
 from protocol.codec import decode, encode
 from protocol.errors import FeedMisuse, RankLost, SettingError
 from protocol.messages import Batch, Envelope, EpochEnd, Stop
+from protocol.settings import RunSettings
 
 log = logging.getLogger("autoassist.boss")
 
@@ -139,6 +140,13 @@ def require_ranks(world_size: int, given: int) -> None:
             f"world_size={world_size}: this Boss has {given} rank{'s' if given > 1 else ''}; start as many with "
             f"torchrun --nproc-per-node {world_size}, or leave world_size out"
         )
+
+
+def group_of(settings: RunSettings) -> RankGroup | None:
+    """All ranks of this Boss; None for one alone. Raises SettingError where the settings have another number."""
+    ranks = ranks_here()
+    require_ranks(settings.world_size, ranks)
+    return RankGroup() if ranks > 1 else None
 
 
 @contextmanager

@@ -17,12 +17,15 @@ from torch import Tensor
 
 from boss.plan import RankBatch
 from protocol.arrays import F32, empty_f32, empty_i64
+from protocol.errors import TrainingDiverged
 from protocol.messages import LossReport, OffPlanReport
 
 log = logging.getLogger("autoassist.boss")
 
 RING_SLOTS = 64
 TIMINGS = 4096
+HOPELESS_STEPS = 20
+"""So many steps in a row without a single finite loss, and the network has diverged."""
 NAMED_IDS = 8
 """Most instances that the warning of losses that are not finite names."""
 
@@ -147,6 +150,14 @@ class Reporter:
     def timing_us(self, share: float) -> float:
         """Quantile of what one report cost the training thread; 0 before the first."""
         return float(np.quantile(np.array(self._timings_us), share)) if self._timings_us else 0.0
+
+
+def diverged(step: int) -> TrainingDiverged:
+    """The error of a network that has diverged."""
+    return TrainingDiverged(
+        f"step {step}: no loss was finite in the last {HOPELESS_STEPS} steps, the network has diverged; "
+        "lower the learning rate or mend the data, and resume from the last checkpoint or begin again"
+    )
 
 
 def _is_done(slot: Slot) -> bool:

@@ -111,7 +111,7 @@ def train(
                 group["lr"] = peak_lr * workload.lr_factor(feed.progress)
             with autocast(device, settings):
                 losses = workload.losses(model(inputs), targets)
-            loss = feed.report(losses)
+            loss = feed.report(losses, workload.token_counts(targets))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             guard.check()

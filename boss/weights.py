@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from protocol.arrays import F32
@@ -15,14 +16,16 @@ if TYPE_CHECKING:
     from boss.plan import RankBatch
 
 
-def mean_loss(losses: Tensor, batch: RankBatch, settings: RunSettings) -> Tensor:
+def mean_loss(losses: Tensor, batch: RankBatch, settings: RunSettings, counts: Tensor | None = None) -> Tensor:
     """Mean of per-instance losses, shape ``(batch,)``, with gradient; padding and what is not finite is left out.
 
     Weighed: Σ w_i·loss_i / Σ w_i with w_i = min(1/π_i, clip), so the weights of a batch have mean 1 and a batch of rare
     instances takes no longer step. Price: a mean so normalised is biased by a part that falls with the batch's size.
     With several ranks it is the rank's share of the mean over all of them, times their number: averaged over the ranks,
-    as DDP does with gradients, it is that mean.
+    as DDP does with gradients, it is that mean. With ``counts`` it is the mean over tokens.
     """
+    if counts is not None:
+        return _mean_per_token(losses, counts, batch, settings)
     real = losses[: len(losses) - batch.padding]
     finite = torch.isfinite(real)
     clean = torch.where(finite, real, 0.0)
@@ -31,6 +34,26 @@ def mean_loss(losses: Tensor, batch: RankBatch, settings: RunSettings) -> Tensor
         return batch.share * clean.sum() / finite.sum().clamp(min=1)
     scale = torch.where(finite, torch.from_numpy(weights).to(real.device, non_blocking=True), 0.0)
     return batch.share * (scale * clean).sum() / scale.sum().clamp(min=1e-12)
+
+
+def _mean_per_token(losses: Tensor, counts: Tensor, batch: RankBatch, settings: RunSettings) -> Tensor:
+    """Mean over all tokens of the step; each instance's loss is the mean of its ``counts``, both of shape ``(batch,)``.
+
+    Weighed alike. With several ranks their tokens are added up, one number a step by torch.distributed,
+    and averaged over the ranks what is returned is the mean over the tokens of all.
+    """
+    real = losses[: len(losses) - batch.padding]
+    finite = torch.isfinite(real)
+    tokens = counts[: len(real)].to(real)
+    if settings.weighs:
+        weights = np.minimum(1.0 / batch.keep_probabilities[: len(real)], settings.weight_clip).astype(np.float32)
+        tokens = tokens * torch.from_numpy(weights).to(real.device, non_blocking=True)
+    tokens = torch.where(finite, tokens, 0.0)
+    total, ranks = tokens.sum(), settings.world_size
+    if ranks > 1:
+        total = total.detach().clone()
+        dist.all_reduce(total)
+    return ranks * (tokens * torch.where(finite, real, 0.0)).sum() / total.clamp(min=1e-12)
 
 
 def instance_weights(keep_probabilities: F32, settings: RunSettings) -> F32 | None:

@@ -48,6 +48,9 @@ def refusal_of(state: State, event: HelloReceived, run_id: str) -> Refuse | None
             f"{hello.name} has data set {hello.dataset_id} (n={hello.n}), the run has {run.dataset_id} (n={run.n})",
             "give every role the same data",
         )
+    if hello.role == "boss" and hello.lengths != run.lengths_id:
+        reason = f"{hello.name} has other lengths of the instances than the run"
+        return Refuse(hello.name, "dataset", reason, "give every rank the same lengths")
     may_resize = hello.restore_step != NO_RESTORE
     if hello.settings is not None and not agrees(hello.settings, run.settings, other_world_size=may_resize):
         return Refuse(
@@ -88,7 +91,7 @@ def _cannot_resize(hello: Hello, run: RunRow) -> str:
         settings = resized(run.settings, hello.settings.world_size)
     except SettingError as error:
         return f"the run cannot go on with world_size={hello.settings.world_size}: {error}"
-    if settings.step_instances > run.n:
+    if settings.world_size > run.n or (settings.max_tokens is None and settings.step_instances > run.n):
         return f"world_size={settings.world_size} times batch_size={settings.batch_size} exceeds {run.n} instances"
     return ""
 
@@ -140,8 +143,11 @@ def _unfit_run(hello: Hello) -> Refuse | None:
     settings = hello.settings
     if settings is None:
         return Refuse(hello.name, "malformed", "the first Boss must bring settings", "update the Boss")
+    if (settings.max_tokens is not None) != bool(hello.lengths):
+        reason = f"max_tokens={settings.max_tokens} and lengths {hello.lengths!r}: one is nothing without the other"
+        return Refuse(hello.name, "settings", reason, "give --max-tokens and a workload with lengths, or neither")
     given = f"batch_size={settings.batch_size} times world_size={settings.world_size}"
-    if settings.step_instances > hello.n:
+    if settings.world_size > hello.n or (settings.max_tokens is None and settings.step_instances > hello.n):
         return Refuse(
             hello.name, "settings", f"{given} exceeds the data set's {hello.n} instances", "lower --batch-size"
         )

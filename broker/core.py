@@ -10,14 +10,13 @@ import math
 import re
 from typing import Any
 
-import msgspec
-
 from broker.admission import refusal_of
 from broker.effects import (
     Admit,
     Effect,
     Event,
     HelloReceived,
+    LengthsKept,
     MessageReceived,
     PeerLost,
     RestoreSnapshot,
@@ -28,10 +27,12 @@ from broker.effects import (
     Tick,
 )
 from broker.leasing import accept_selection, next_deadline, release_all_of, send_window, supply
+from broker.lengths import accept_lengths, take_lengths
 from broker.off_plan import accept_off_plan, accept_return
+from broker.rebuild import state_of
 from broker.recut import forget_partial_reports, recut
 from broker.routing import accept_report, catch_up, start_replay
-from broker.rows import EpochRow, PeerRow, Row, RunRow, StepRow, WindowRow
+from broker.rows import EpochRow, PeerRow, Row, RunRow
 from broker.state import Member, State
 from broker.stock import epoch_end
 from protocol.messages import (
@@ -46,6 +47,7 @@ from protocol.messages import (
     EpochResult,
     Goodbye,
     Hello,
+    Lengths,
     LossReport,
     OffPlanReport,
     Return,
@@ -101,6 +103,8 @@ class BrokerCore:
                 self._lost(name)
             case StopRequested(reason, detail):
                 self._stop(reason, detail)
+            case LengthsKept(lengths):
+                self._stop_because(take_lengths(state, lengths))
             case Tick():
                 pass
         return effects
@@ -126,6 +130,7 @@ class BrokerCore:
                 dataset_id=hello.dataset_id,
                 n=hello.n,
                 workload=hello.workload,
+                lengths_id=hello.lengths,
             )
             self._begin_generation(state.run)
         row = state.peers.get(hello.name)
@@ -238,6 +243,8 @@ class BrokerCore:
                 member.learned_through = max(member.learned_through, learned_through)
             case Selection() if member.row.role == "assistant":
                 accept_selection(state, member, message)
+            case Lengths() if member.row.role == "boss":
+                self._stop_because(accept_lengths(state, member, message))
             case LossReport() if member.row.role == "boss":
                 accept_report(state, member, message)
             case OffPlanReport() if member.row.role == "boss":
@@ -282,6 +289,10 @@ class BrokerCore:
         if self.state.run is not None and not self.state.the_run.ended:
             self._end(reason, detail)
 
+    def _stop_because(self, why: str) -> None:
+        if why:
+            self._stop("failed", why)
+
     def _end(self, reason: Any, detail: str = "") -> None:
         self.state.the_run.ended = reason
         self.state.touch_run()
@@ -297,31 +308,14 @@ class BrokerCore:
 
     @classmethod
     def from_rows(cls, run_id: str, rows: list[tuple[str, Row]]) -> BrokerCore:
-        """The core that wrote these rows. Nobody is connected; leases wait for their Assistants to come back."""
+        """The core that wrote these rows. Nobody is connected; leases wait for their Assistants to come back.
+
+        Where batches are cut by tokens, ``state.lengths`` is to be set before anything is handled.
+        """
         core = cls(run_id)
-        state = core.state
-        for kind, row in rows:
-            match row:
-                case RunRow():
-                    state.run, core.run_id = row, row.run_id
-                case WindowRow():
-                    state.windows[row.window] = row
-                case StepRow():
-                    state.steps[row.batch.step] = row
-                case PeerRow():
-                    state.peers[row.name] = row
-                case EpochRow():
-                    state.epochs[row.epoch] = row
-                case _:
-                    raise msgspec.ValidationError(f"unknown kind of row {kind}")
-        own = [row.batch for row in state.steps.values() if row.batch.kind == "off_plan"]
-        state.off_plan = {b.off_plan_before: b.step for b in sorted(own, key=lambda b: b.off_plan_before)}
-        stocked = [w for w in state.windows.values() if w.state == "stocked"]
-        for window in sorted(stocked, key=lambda w: w.order):
-            if state.epoch_of(window.window) <= state.the_run.cut_epoch:
-                state.line.append(window.window)
-            else:
-                state.ahead.setdefault(state.epoch_of(window.window), []).append(window.window)
+        state = core.state = state_of(rows)
+        if state.run is not None:
+            core.run_id = state.run.run_id
         return core
 
     def take_back(self, before: BrokerCore, resuming: str) -> None:

@@ -10,7 +10,9 @@ from typing import Literal
 import msgspec
 
 from broker.rows import Row, WindowRecord
+from protocol.arrays import I64
 from protocol.messages import AnyMessage, Batch, Hello, LossRecord
+from protocol.token_batches import I32
 
 # Events
 
@@ -49,7 +51,13 @@ class StopRequested(msgspec.Struct, frozen=True):
     detail: str = ""
 
 
-Event = HelloReceived | MessageReceived | PeerLost | Tick | StopRequested
+class LengthsKept(msgspec.Struct, frozen=True):
+    """The lengths of all instances are on disk; ``lengths`` need not be in memory."""
+
+    lengths: I32
+
+
+Event = HelloReceived | MessageReceived | PeerLost | Tick | StopRequested | LengthsKept
 
 # Effects
 
@@ -124,6 +132,15 @@ class AppendWindow(msgspec.Struct, frozen=True):
     record: WindowRecord
 
 
+class KeepLengths(msgspec.Struct, frozen=True):
+    """Keep the lengths of instances ``start …``; with ``is_last`` all are there, and ``LengthsKept`` brings them."""
+
+    start: int
+    values: I64
+    n: int
+    is_last: bool
+
+
 class TakeSnapshot(msgspec.Struct, frozen=True):
     """Keep all rows and the logs' lengths, as they are with this commit, under ``step``."""
 
@@ -152,6 +169,7 @@ Effect = (
     | AppendLoss
     | AppendBatch
     | AppendWindow
+    | KeepLengths
     | TakeSnapshot
     | RestoreSnapshot
     | RunEnded

@@ -139,6 +139,7 @@ class Hub:
             generation=run.generation,
             dataset_id=run.dataset_id,
             n=run.n,
+            lengths=run.lengths_kept,
         )
         first = Envelope(seq=0, span=1, ack=known.stream.committed, message=welcome)
         return [(line, first), *((line, e) for e in known.stream.unacknowledged())]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from broker import stock, token_pool
 from broker.rows import WindowRow
 from broker.state import Member, State
-from broker.stock import cut, pass_unfiltered, put_in_stock
+from broker.stock import pass_unfiltered, put_in_stock
 from protocol.messages import Selection, Window
 
 PASS_RATE_SMOOTHING = 0.1
@@ -14,11 +15,14 @@ PASS_RATE_SMOOTHING = 0.1
 
 def supply(state: State, now: float) -> None:
     """Do all that the Boss's demand asks for at this moment: lease, cut, and pass unfiltered where nobody helps."""
-    if state.run is None or state.run.ended:
+    if state.run is None or state.run.ended or state.awaits_lengths:
         return
     expire_leases(state, now)
     while True:
-        cut(state)
+        if state.lengths is None:
+            stock.cut(state)
+        else:
+            token_pool.cut(state)
         lease_windows(state, now)
         if not _is_hungry(state):
             state.hungry_since = None
@@ -32,7 +36,8 @@ def supply(state: State, now: float) -> None:
 
 def next_deadline(state: State) -> float | None:
     """When ``supply`` must be called again though nothing else happens."""
-    if state.run is None or state.run.ended or state.run.cutting_done or state.settings.deterministic:
+    run = state.run
+    if run is None or run.ended or run.cutting_done or run.settings.deterministic or state.awaits_lengths:
         return None
     deadlines = list(state.lease_deadlines.values())
     if state.hungry_since is not None:
@@ -41,8 +46,13 @@ def next_deadline(state: State) -> float | None:
 
 
 def _demand(state: State) -> int:
-    """Instances that the Boss's credit asks for beyond those cut."""
-    return max(0, state.may_cut + 1 - state.the_run.next_step) * state.settings.step_instances
+    """What the Boss's credit asks for beyond the steps cut, in instances or tokens."""
+    return max(0, state.may_cut + 1 - state.the_run.next_step) * state.step_size
+
+
+def _stock_wanted(state: State) -> int:
+    """The same, with the stock's aim and the pool's."""
+    return _demand(state) + (state.settings.stock_batches + state.settings.pool_depth) * state.step_size
 
 
 def _is_hungry(state: State) -> bool:
@@ -132,15 +142,14 @@ def lease_windows(state: State, now: float) -> None:
     if settings.deterministic:
         _lease_in_order(state, now)
         return
-    target = _demand(state) + settings.stock_batches * settings.step_instances
-    on_the_way = sum(state.window_size(w) for w in state.lease_deadlines)
-    expected = state.line_instances + state.ahead_instances + run.pass_rate * on_the_way
+    target = _stock_wanted(state)
+    expected = state.in_stock + run.pass_rate * sum(state.offered_size(w) for w in state.lease_deadlines)
     while (assistant := _free_assistant(state)) is not None:
         row = _open_window(state) or (_new_window(state) if expected < target else None)
         if row is None:
             return
         _lease(state, row, assistant, now)
-        expected += run.pass_rate * state.window_size(row.window)
+        expected += run.pass_rate * state.offered_size(row.window)
 
 
 def _open_window(state: State) -> WindowRow | None:
@@ -163,10 +172,14 @@ def _free_assistant(state: State) -> Member | None:
 
 def _forecast_step(state: State) -> int:
     """The step that would train the last instance of a window leased now, if all of it were kept."""
-    run, settings = state.the_run, state.settings
-    on_the_way = sum(state.window_size(w) for w in state.lease_deadlines)
-    before = state.line_instances + state.ahead_instances + int(run.pass_rate * on_the_way)
-    return run.next_step + (before + settings.window_instances) // settings.step_instances
+    run = state.the_run
+    before = state.in_stock + int(run.pass_rate * sum(state.offered_size(w) for w in state.lease_deadlines))
+    return _last_step_behind(state, before + state.typical_size(state.settings.window_instances))
+
+
+def _last_step_behind(state: State, size: int) -> int:
+    """The step that trains the last of so much in stock; in a pool it may be the last one of all."""
+    return state.the_run.next_step + size // state.step_size + state.settings.pool_depth
 
 
 def _lease(state: State, row: WindowRow, assistant: Member, now: float) -> None:
@@ -200,9 +213,7 @@ def _lease_in_order(state: State, now: float) -> None:
     alone and never on who was quick. Price: Assistants do not score in parallel.
     """
     settings, run = state.settings, state.the_run
-    if state.lease_deadlines or state.line_instances + state.ahead_instances >= _demand(state) + (
-        settings.stock_batches * settings.step_instances
-    ):
+    if state.lease_deadlines or state.in_stock >= _stock_wanted(state):
         return
     row = _open_window(state)
     window = row.window if row is not None else run.next_window
@@ -212,10 +223,16 @@ def _lease_in_order(state: State, now: float) -> None:
     row = row or _new_window(state)
     if row is None:
         return
-    kept_so_far = run.instances_cut + state.line_instances + state.ahead_instances
     depth = settings.prefetch_batches + settings.stock_batches + settings.window_steps
-    row.learn_through = max(-1, kept_so_far // settings.step_instances - depth)
+    row.learn_through = max(-1, _first_step(state) - depth)
     _lease(state, row, turn[0], now)
+
+
+def _first_step(state: State) -> int:
+    """The first step that the next window can serve."""
+    if state.lengths is not None:
+        return token_pool.first_step(state)
+    return (state.the_run.instances_cut + state.in_stock) // state.settings.step_instances
 
 
 def accept_selection(state: State, member: Member, selection: Selection) -> None:
@@ -235,8 +252,9 @@ def accept_selection(state: State, member: Member, selection: Selection) -> None
         release(state, row.window)
         return
     run, settings = state.the_run, state.settings
-    before = state.line_instances + (state.ahead_instances if state.epoch_of(row.window) != run.cut_epoch else 0)
-    last_step = run.next_step + (before + len(selection.kept_ids)) // settings.step_instances
+    is_ahead = state.epoch_of(row.window) != run.cut_epoch
+    before = state.in_stock if is_ahead else state.waiting(state.line)
+    last_step = _last_step_behind(state, before + state.size_of(selection.kept_ids))
     if last_step - selection.learned_through > settings.staleness_bound and not settings.deterministic:
         state.count_for(name, "selections_stale")
         release(state, row.window)

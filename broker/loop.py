@@ -11,9 +11,9 @@ import math
 import time
 import uuid
 
-import msgspec
 import zmq
 
+from broker.addresses import write_addresses
 from broker.core import BrokerCore
 from broker.effects import (
     Admit,
@@ -23,6 +23,8 @@ from broker.effects import (
     Delete,
     Effect,
     HelloReceived,
+    KeepLengths,
+    LengthsKept,
     PeerLost,
     Put,
     Refuse,
@@ -36,13 +38,14 @@ from broker.effects import (
 )
 from broker.guard import Guard
 from broker.hub import Hub, Outgoing
+from broker.kept_lengths import KeptLengths
 from broker.monitor import Watcher
 from broker.previews import Previews
 from broker.report import build_report, build_statistics, write_report
 from broker.rows import PeerRow
 from broker.sending import let_roles_hang_up, transmit
 from broker.settings import BrokerSettings
-from broker.store import RunStore, unwritable
+from broker.store import RunStore
 from broker.story import say_taken_back
 from protocol.channels import ZmqBrokerChannel, bind
 from protocol.codec import decode
@@ -65,8 +68,6 @@ both. A Boss with a batch in hand does not notice."""
 BUSY = 16
 """Messages in an iteration from which on the next one begins at once."""
 STATISTICS_EVERY_S = 0.5
-ADDRESSES_FILE = "addresses.json"
-"""In the run directory: where this broker listens and publishes, for whoever watches the run."""
 
 
 class Broker:
@@ -93,6 +94,7 @@ class Broker:
             self.previews = Previews(self.context, where, key) if settings.shows_instances else None
             # The directory is touched last: an address that cannot be had must not leave an empty run there.
             self.store = RunStore(settings.run_dir)
+            self.kept_lengths = KeptLengths(settings.run_dir)
             self.core = self._restore()
         except AutoAssistError:
             self.context.destroy(linger=0)
@@ -110,18 +112,14 @@ class Broker:
         self._hello: tuple[bytes, Envelope]
 
     def _write_addresses(self) -> None:
-        content = {"address": self.address, "statistics": self.statistics_address}
         try:
-            (self.settings.run_dir / ADDRESSES_FILE).write_bytes(msgspec.json.encode(content))
-        except OSError as error:
+            write_addresses(self.settings.run_dir, address=self.address, statistics=self.statistics_address)
+        except AutoAssistError:
             self._close()
-            raise unwritable(self.settings.run_dir, error) from error
+            raise
 
     def _restore(self) -> BrokerCore:
-        rows = self.store.rows()
-        if not rows:
-            return BrokerCore(uuid.uuid4().hex)
-        core = BrokerCore.from_rows("", rows)
+        core = self._rebuilt(uuid.uuid4().hex)
         if core.state.run is not None and core.state.run.ended and not self.settings.resume:
             self.store.close()
             raise UserError(
@@ -131,6 +129,12 @@ class Broker:
             core.state.run.ended = ""
             core.state.awaits_boss = self.settings.resume
         core.rebase_leases(time.monotonic())
+        return core
+
+    def _rebuilt(self, run_id: str) -> BrokerCore:
+        """The core as the store has it, of a run that is called so where it has none."""
+        core = BrokerCore.from_rows(run_id, self.store.rows())
+        core.state.lengths = self.kept_lengths.load(core.state.run)
         return core
 
     @property
@@ -253,6 +257,9 @@ class Broker:
                     self._out.append(self.hub.refuse(self._hello[0], effect))
                     level = logging.DEBUG if code in ("wait", "taken", "fenced") else logging.WARNING
                     log.log(level, "refused %s: %s", name, reason)
+                case KeepLengths():
+                    if (lengths := self.kept_lengths.keep(effect)) is not None:
+                        self._apply(self.core.take(LengthsKept(lengths)), now)
                 case TakeSnapshot(step):
                     self._snapshot = step
                 case RestoreSnapshot(step):
@@ -278,7 +285,7 @@ class Broker:
         self.store.restore_snapshot(step)
         self._rows, self._snapshot, self._out, self._ended_at = [], None, [], None
         self.hub = self.hub.emptied()
-        self.core = BrokerCore.from_rows(before.run_id, self.store.rows())
+        self.core = self._rebuilt(before.run_id)
         self.core.rebase_leases(now)
         self.core.take_back(before, hello.incarnation)
         say_taken_back(log, step, before.state.run)

@@ -13,7 +13,7 @@ from broker.rows import StepRow, WindowRow
 from broker.state import Member, State
 from protocol.arrays import I64, empty_f32, empty_i64
 from protocol.messages import Batch, OffPlanReport, Return
-from protocol.off_plan import draw_off_plan, even_counts
+from protocol.off_plan import draw_off_plan
 
 MAX_MERGED = 1 << 20
 """Most off-plan steps that one report may acknowledge."""
@@ -46,20 +46,20 @@ def accept_off_plan(state: State, member: Member, report: OffPlanReport) -> None
 
 def _is_drawn(state: State, number: int, rank: int, ids: I64) -> bool:
     """Whether these are what a rank trains in the off-plan step ``number``, where it says at all."""
-    mine = rank_slice(_drawn(state, number), rank)
-    return not len(ids) or np.array_equal(ids, draw_off_plan(state.settings, state.the_run.n, number)[mine])
+    drawn = _drawn(state, number)
+    return not len(ids) or np.array_equal(ids, drawn.ids[rank_slice(drawn, rank)])
 
 
 def _drawn(state: State, number: int) -> Batch:
-    run, settings = state.the_run, state.settings
-    ids = draw_off_plan(settings, run.n, number)
+    run = state.the_run
+    ids, rank_counts = draw_off_plan(state.settings, run.n, number, state.lengths)
     return Batch(
         step=run.next_step,
         epoch=run.cut_epoch,
         progress=0.0,
         ids=ids,
         keep_probabilities=np.ones(len(ids), dtype=np.float32),
-        rank_counts=even_counts(len(ids), settings.world_size),
+        rank_counts=rank_counts,
         segments=[],
         off_plan_before=number,
         kind="off_plan",

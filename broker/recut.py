@@ -31,6 +31,7 @@ def adapted(given: RunSettings, run: RunSettings, *, other_world_size: bool = Fa
         return dataclasses.replace(
             given,
             window_size=given.window_size or run.window_instances,
+            batch_size=given.batch_size if run.max_tokens is None else run.batch_size,  # what the lengths make of it
             world_size=run.world_size if other_world_size else given.world_size,
         )
     except SettingError:

@@ -41,6 +41,10 @@ class RunRow(msgspec.Struct, kw_only=True):
     counters: dict[str, float] = msgspec.field(default_factory=dict)
     staleness_counts: dict[int, int] = msgspec.field(default_factory=dict)  # batches by staleness
     boss_figures: dict[str, float] = msgspec.field(default_factory=dict)
+    lengths_id: str = ""  # names the instances' lengths, where batches are cut by tokens
+    lengths_kept: int = 0  # of how many instances, from the first, the length is kept
+    pool_order: int = -1  # windows in the line up to this place in the stock are in the pool that is being cut
+    pool_number: int = -1  # counts the pools
 
 
 class WindowRow(msgspec.Struct, kw_only=True):

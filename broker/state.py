@@ -6,12 +6,15 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from broker.effects import AppendBatch, AppendLoss, Delete, Effect, Put, Send
 from broker.order import EpochOrder
 from broker.rows import EpochRow, PeerRow, Row, RunRow, StepRow, WindowRow
 from protocol.arrays import I64
 from protocol.messages import AnyMessage
 from protocol.settings import RunSettings
+from protocol.token_batches import I32
 
 MAX_STEPS_AHEAD = 4096
 """Most steps that are cut and not yet reported, whatever credit a Boss gives; far beyond any loader's depth."""
@@ -66,12 +69,16 @@ class State:
     """Windows in stock of epochs after the one being cut."""
     awaits_boss: bool = False
     """Whether a Boss has yet to come that may take the run back; what an Assistant learned before would be void."""
+    lengths: I32 | None = None
+    """Tokens of each instance, where batches are cut by tokens and all of them are there; may lie on disk."""
     hungry_since: float | None = None
     """Since when the Boss asks for a batch that cannot be cut."""
     effects: list[Effect] = field(default_factory=list)
     _touched_in: list[Effect] | None = None
     """The list of effects that has the run's row."""
     _orders: dict[int, EpochOrder] = field(default_factory=dict)
+    _tokens: dict[int, tuple[I64, int, int]] = field(default_factory=dict)
+    """What of a window was counted last, and its tokens."""
 
     @property
     def the_run(self) -> RunRow:
@@ -130,6 +137,50 @@ class State:
     def ahead_instances(self) -> int:
         """Instances in stock for later epochs."""
         return sum(self.untaken(windows) for windows in self.ahead.values())
+
+    # Sizes in what batches are cut by: instances, or tokens
+
+    @property
+    def awaits_lengths(self) -> bool:
+        """Whether nothing can be cut yet, since the lengths of the instances have not come."""
+        return self.lengths is None and self.settings.max_tokens is not None
+
+    @property
+    def step_size(self) -> int:
+        """Of a step."""
+        tokens = self.settings.max_tokens
+        return self.settings.step_instances if tokens is None else tokens * self.settings.world_size
+
+    def size_of(self, ids: I64) -> int:
+        """Of these instances, padding left out."""
+        return len(ids) if self.lengths is None else int(self.lengths[ids].sum(dtype=np.int64))
+
+    def typical_size(self, instances: int) -> int:
+        """Of so many instances, on the average."""
+        return instances if self.lengths is None else instances * self.step_size // self.settings.step_instances
+
+    def offered_size(self, window: int) -> int:
+        """Of a window that is not decided yet, if all of it were kept."""
+        return self.typical_size(self.window_size(window))
+
+    def waiting(self, windows: Iterable[int]) -> int:
+        """Of what is kept of these windows and not cut."""
+        if self.lengths is None:
+            return self.untaken(windows)
+        return sum(self._tokens_of(window) for window in windows)
+
+    def _tokens_of(self, window: int) -> int:
+        row, known = self.windows[window], self._tokens.get(window)
+        if known is None or known[0] is not row.kept_ids or known[1] != row.taken:
+            if len(self._tokens) > 2 * len(self.windows) + 16:  # of windows that are gone
+                self._tokens.clear()
+            known = self._tokens[window] = row.kept_ids, row.taken, self.size_of(row.kept_ids[row.taken :])
+        return known[2]
+
+    @property
+    def in_stock(self) -> int:
+        """Of all that is kept and not cut, of this epoch and later ones."""
+        return self.waiting(self.line) + sum(self.waiting(windows) for windows in self.ahead.values())
 
     def leased(self) -> list[WindowRow]:
         """Windows that Assistants hold, oldest lease first."""

@@ -83,8 +83,11 @@ def pass_unfiltered(state: State, row: WindowRow, reason: str) -> None:
     put_in_stock(state, row, ids, np.ones(len(ids), dtype=np.float32), offered=ids, reason=reason)
 
 
-def reopen_stocked(state: State, row: WindowRow) -> None:
-    """A selection in stock has become too stale: its untrained IDs, the shrunk ones too, pass at π = 1, in place."""
+def reopen_if_stale(state: State, row: WindowRow, step: int) -> None:
+    """A selection in stock that is too stale for ``step``: its untrained IDs, the shrunk ones too, pass at π = 1, in
+    place."""
+    if row.learned_through is None or step - row.learned_through <= state.settings.staleness_bound:
+        return
     ids = state.window_ids(row.window)
     rest = ids[~np.isin(ids, row.kept_ids[: row.taken])]
     counts = state.epoch(state.epoch_of(row.window))
@@ -101,40 +104,44 @@ def cut(state: State) -> None:
     """Cut every batch that the Boss's credit and the stock allow, and end the epochs that are used up."""
     run, most, step_instances = state.the_run, state.may_cut, state.settings.step_instances
     while not run.cutting_done:
-        allowed, left, ready = run.next_step <= most, _remaining_budget(state), state.line_instances
+        allowed, left, ready = run.next_step <= most, remaining_budget(state), state.line_instances
         if left <= 0:
-            _end_epoch(state, last=True)
+            end_epoch(state, last=True)
         elif ready >= min(step_instances, left):
             if not allowed:
                 return
             _cut_step(state, min(step_instances, left))
-        elif not _epoch_is_offered(state):
+        elif not epoch_is_offered(state):
             return
-        elif not _is_last_epoch(state):
-            _end_epoch(state, last=False)
+        elif not is_last_epoch(state):
+            end_epoch(state, last=False)
         elif ready == 0:
-            _end_epoch(state, last=True)
+            end_epoch(state, last=True)
         else:
             if not allowed:
                 return
             _cut_step(state, ready)
 
 
-def _remaining_budget(state: State) -> int:
+def remaining_budget(state: State) -> int:
+    """Instances that may still be cut."""
     limit = state.settings.boss_instances
     return limit - state.the_run.instances_cut if limit else 1 << 62
 
 
-def _epoch_is_offered(state: State) -> bool:
+def epoch_is_offered(state: State) -> bool:
+    """Whether every window of the epoch that is being cut is decided."""
     return state.epoch(state.the_run.cut_epoch).closed_windows == state.windows_per_epoch
 
 
-def _is_last_epoch(state: State) -> bool:
+def is_last_epoch(state: State) -> bool:
+    """Whether the run ends with the epoch that is being cut."""
     epochs = state.settings.epoch_budget
     return epochs is not None and state.the_run.cut_epoch == epochs - 1
 
 
-def _end_epoch(state: State, *, last: bool) -> None:
+def end_epoch(state: State, *, last: bool) -> None:
+    """No later step belongs to the epoch that is being cut; ``last`` ends the run."""
     run = state.the_run
     row = state.epoch(run.cut_epoch)
     row.ended, row.after_step = True, run.next_step - 1
@@ -156,23 +163,42 @@ def epoch_end(state: State, row: EpochRow, *, last: bool) -> EpochEnd:
 
 
 def _cut_step(state: State, count: int) -> None:
-    run, settings = state.the_run, state.settings
-    step = run.next_step
-    ids, keep, segments = _take(state, step, count)
-    padding = max(0, settings.world_size - count)
+    ids, keep, segments = _take(state, state.the_run.next_step, count)
+    by_epochs = not state.settings.boss_instances
+    progress = state.progress(max(segment.window for segment in segments)) if by_epochs else 0.0
+    add_step(state, ids, keep, segments, progress=progress)
+
+
+def add_step(
+    state: State,
+    ids: I64,
+    keep: F32,
+    segments: list[Segment],
+    *,
+    progress: float,
+    rank_counts: list[int] | None = None,
+) -> None:
+    """What was taken from the stock is the next step; ``rank_counts`` are even where they are not given.
+
+    ``progress`` is the run's, where its budget is not in instances.
+    """
+    run, settings, count = state.the_run, state.settings, len(ids)
+    padding, step = max(0, settings.world_size - count), run.next_step
     if padding:
         state.count("padded_instances", padding)
         repeated = np.resize(np.arange(count), count + padding)
         ids, keep = ids[repeated], keep[repeated]
     run.next_step += 1
     run.instances_cut += count
+    if settings.boss_instances:
+        progress = min(1.0, run.instances_cut / settings.boss_instances)
     batch = Batch(
         step=step,
         epoch=run.cut_epoch,
-        progress=_progress(state, segments),
+        progress=progress,
         ids=ids,
         keep_probabilities=keep,
-        rank_counts=even_counts(count + padding, settings.world_size),
+        rank_counts=rank_counts or even_counts(count + padding, settings.world_size),
         segments=segments,
         padding=padding,
         off_plan_before=run.off_plan_steps,
@@ -186,12 +212,6 @@ def _cut_step(state: State, count: int) -> None:
     _tell_boss(state, batch)
 
 
-def _progress(state: State, segments: list[Segment]) -> float:
-    if state.settings.boss_instances:
-        return min(1.0, state.the_run.instances_cut / state.settings.boss_instances)
-    return state.progress(max(segment.window for segment in segments))
-
-
 def _take(state: State, step: int, count: int) -> tuple[I64, F32, list[Segment]]:
     """The next ``count`` instances of the line; a window that is too stale for ``step`` is reopened first."""
     ids: list[I64] = []
@@ -199,22 +219,12 @@ def _take(state: State, step: int, count: int) -> tuple[I64, F32, list[Segment]]
     segments: list[Segment] = []
     while count:
         row = state.windows[state.line[0]]
-        if row.learned_through is not None and step - row.learned_through > state.settings.staleness_bound:
-            reopen_stocked(state, row)
+        reopen_if_stale(state, row, step)
         take = min(count, len(row.kept_ids) - row.taken)
         if take:
             ids.append(row.kept_ids[row.taken : row.taken + take])
             keep.append(row.keep_probabilities[row.taken : row.taken + take])
-            segments.append(
-                Segment(
-                    count=take,
-                    epoch=state.epoch_of(row.window),
-                    window=row.window,
-                    assistant=row.assistant,
-                    version=row.version,
-                    learned_through=row.learned_through,
-                )
-            )
+            segments.append(segment_of(state, row, take))
         row.taken += take
         count -= take
         if row.taken == len(row.kept_ids):
@@ -225,6 +235,18 @@ def _take(state: State, step: int, count: int) -> tuple[I64, F32, list[Segment]]
     if len(segments) == 1:
         return ids[0], keep[0], segments
     return np.concatenate(ids), np.concatenate(keep), segments
+
+
+def segment_of(state: State, row: WindowRow, count: int) -> Segment:
+    """So many instances of a window in a batch."""
+    return Segment(
+        count=count,
+        epoch=state.epoch_of(row.window),
+        window=row.window,
+        assistant=row.assistant,
+        version=row.version,
+        learned_through=row.learned_through,
+    )
 
 
 def _tell_boss(state: State, message: Batch | EpochEnd) -> None:

@@ -58,6 +58,9 @@ class Hello(Message, frozen=True, tag="hello"):
     run_id: Name = ""  # the run that this role belongs to; "" for whichever the broker has
     workload: Name = ""  # a Boss's: what it trains, for people to read
     previews: bool = False  # an Assistant's: whether it answers Preview
+    lengths: Name = (
+        ""  # a Boss's: which lengths its instances have, as ``lengths_id`` names them; "" without max_tokens
+    )
 
 
 def history_id(run_id: str, generation: int) -> str:
@@ -78,6 +81,7 @@ class Welcome(Message, frozen=True, tag="welcome"):
     generation: Count = 0  # how often the run was taken back to a checkpoint
     dataset_id: Name = ""
     n: Count = 0
+    lengths: Count = 0  # of how many instances, from the first, the broker has the length
 
 
 class Reject(Message, frozen=True, tag="reject"):
@@ -168,6 +172,13 @@ class EpochEnd(Message, frozen=True, tag="epoch_end"):
     after_step: Number  # the epoch's last step
     last: bool = False
     returns: Count = 0  # steps given back that the broker knew of; an end that does not know of all is said again
+
+
+class Lengths(Message, frozen=True, tag="lengths"):
+    """Boss rank 0 → broker, after its Hello, where the run has ``max_tokens``. No batch is cut before all have come."""
+
+    start: Count  # instance of the first one
+    values: I64  # tokens of instances ``start …``, padding not
 
 
 class LossReport(Message, frozen=True, tag="loss_report"):
@@ -309,6 +320,7 @@ AnyMessage = (
     | Selection
     | Batch
     | EpochEnd
+    | Lengths
     | LossReport
     | OffPlanReport
     | Return
@@ -328,9 +340,8 @@ AnyMessage = (
 class Envelope(msgspec.Struct, frozen=True, array_like=True):
     """What travels: a message with its place in the sender's stream.
 
-    ``seq`` is 0 for unnumbered messages. ``span`` > 1 says that this message stands for the numbers
-    ``seq-span+1 … seq`` (acknowledgements whose values were dropped are merged). ``ack`` is the highest number of the
-    peer's stream that the sender has committed.
+    ``seq`` is 0 for unnumbered messages. ``span`` > 1 says that this message stands for the numbers ``seq-span+1 …
+    seq`` (merged acknowledgements). ``ack`` is the highest number of the peer's stream that the sender has committed.
     """
 
     seq: Count

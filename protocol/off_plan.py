@@ -6,19 +6,37 @@ broker knows what it was, whoever tells of it first.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from protocol.arrays import I64
 from protocol.settings import RunSettings
+from protocol.token_batches import I32, divide, for_all_ranks
 
 OFF_PLAN_STREAM = 2
 """Keeps these numbers apart from those of the epoch order and of the drawing, which use the same seed."""
 
 
-def draw_off_plan(settings: RunSettings, n: int, number: int) -> I64:
-    """IDs of the off-plan step ``number``, all ranks': distinct, uniform over all ``n`` instances."""
+def draw_off_plan(settings: RunSettings, n: int, number: int, lengths: I32 | None = None) -> tuple[I64, list[int]]:
+    """IDs of the off-plan step ``number``, rank by rank, and how many each has: distinct, from all ``n`` instances.
+
+    With ``lengths`` a step of the token budget, out of as many as a pool holds; else uniform.
+    """
     rng = np.random.Generator(np.random.Philox(key=[settings.seed, number], counter=[0, 0, 0, OFF_PLAN_STREAM]))
-    size = min(settings.step_instances, n)
+    if lengths is None:
+        ids = _distinct(rng, n, min(settings.step_instances, n))
+        return ids, even_counts(len(ids), settings.world_size)
+    ids = _distinct(rng, n, min(settings.step_instances * settings.pool_depth, n))
+    ids = ids[np.argsort(lengths[ids], kind="stable")]
+    stretches = divide(lengths[ids], settings, from_longest=True)
+    full = [stretch for stretch in stretches if stretch.is_full] or stretches
+    cuts = for_all_ranks(full[rng.integers(len(full))].cuts, settings.world_size)
+    counts = [stop - start for start, stop in pairwise(cuts)]
+    return ids[cuts[0] : cuts[-1]], counts + [0] * (settings.world_size - len(counts))
+
+
+def _distinct(rng: np.random.Generator, n: int, size: int) -> I64:
     ids: I64 = np.empty(0, dtype=np.int64)
     while len(ids) < size:
         ids = np.concatenate([ids, rng.integers(0, n, size=2 * size)])

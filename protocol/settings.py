@@ -20,6 +20,10 @@ MAX_QUEUED_BATCHES = 1 << 12
 """Batches that may be asked to lie ready in one place."""
 MAX_WINDOWS_PER_STEP = 1 << 8
 """Windows that one step may need when all of them is kept; each is a segment of the batch, at a hundredth still."""
+MAX_TOKENS = (1 << 31) - 1
+"""Tokens of a rank's batch; lengths are 32-bit numbers."""
+POOL_BATCHES = 16
+LEAST_POOL_STEPS = 4
 MAX_COUNT = 1 << 62
 MAX_PATH = 4096
 
@@ -57,7 +61,16 @@ class RunSettings:
     """The other way to say how long: stop after this many instances were trained."""
 
     batch_size: int = 64
-    """Instances per step and rank."""
+    """Instances per step and rank. With max_tokens what is given here plays no part: it becomes their number on the
+    average, by which stock, credit and windows are sized."""
+
+    max_tokens: int | None = None
+    """Most tokens of a rank's batch, padding counted: rows times the longest. Batches are then cut by it from instances
+    of about one length; the workload, or the script, gives the lengths. Not given: by batch_size."""
+
+    pool_steps: int = 0
+    """With max_tokens: steps' worth of instances that are sorted by length together. The more, the less is padded, and
+    the longer an instance may wait: twice as many steps. 0 for sixteen batches' worth, at least four steps'."""
 
     world_size: int = 1
     """Boss ranks; one step trains batch_size times world_size instances."""
@@ -144,13 +157,14 @@ class RunSettings:
             "assistants",
             "epochs",
             "boss_instances",
+            "max_tokens",
         ):
             value = getattr(self, name)
             require(value is None or value >= 1, name, value, "must be at least 1")
             require(value is None or value <= MAX_COUNT, name, value, f"must be at most {MAX_COUNT}")
         warmup = self.warmup_epochs
         require(math.isfinite(warmup), "warmup_epochs", warmup, "must be a number of epochs")
-        for name in ("window_size", "seed", "warmup_epochs"):
+        for name in ("window_size", "seed", "warmup_epochs", "pool_steps"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
         require(self.seed < 2**63, "seed", self.seed, "must be below 2**63")
         for name in ("patience_s", "lease_s"):
@@ -161,12 +175,13 @@ class RunSettings:
             object.__setattr__(self, "warmup_epochs", int(warmup))
         self._require_sizes()
         depth = self.pipeline_steps
+        pool = f" + twice pool_steps {self.pool_depth}" if self.pool_depth else ""
         require(
             depth <= self.staleness_bound,
             "staleness_bound",
             self.staleness_bound,
             f"the pipeline alone is {depth} steps deep (prefetch_batches {self.prefetch_batches} + stock_batches "
-            f"{self.stock_batches} + window {self.window_steps} + 1); raise the bound or lower these",
+            f"{self.stock_batches} + window {self.window_steps}{pool} + 1); raise the bound or lower these",
         )
 
     def _require_selection(self) -> None:
@@ -212,7 +227,10 @@ class RunSettings:
             self.window_size,
             f"makes more than {MAX_WINDOWS_PER_STEP} windows per step; raise it",
         )
-        for name in ("prefetch_batches", "stock_batches"):
+        tokens = self.max_tokens
+        require(tokens is None or tokens <= MAX_TOKENS, "max_tokens", tokens, f"must be at most {MAX_TOKENS}")
+        require(not self.pool_steps or tokens is not None, "pool_steps", self.pool_steps, "is for --max-tokens alone")
+        for name in ("prefetch_batches", "stock_batches", "pool_steps"):
             value = getattr(self, name)
             require(value <= MAX_QUEUED_BATCHES, name, value, f"must be at most {MAX_QUEUED_BATCHES}")
 
@@ -241,11 +259,21 @@ class RunSettings:
         """Steps that a window fills when all of it is kept."""
         return -(-self.window_instances // self.step_instances)
 
+    @cached_property
+    def pool_depth(self) -> int:
+        """Steps' worth of instances that are sorted by length, with the automatic choice resolved; 0 without tokens."""
+        if self.max_tokens is None:
+            return 0
+        return self.pool_steps or max(LEAST_POOL_STEPS, -(-POOL_BATCHES // self.world_size))
+
     @property
     def pipeline_steps(self) -> int:
-        """Staleness that the depth of the pipeline alone causes; deterministic mode learns a whole depth behind."""
+        """Staleness that the depth of the pipeline alone causes; deterministic mode learns a whole depth behind.
+
+        An instance waits for its pool to fill, and then at most until all of it is cut.
+        """
         window_steps = self.window_steps * (2 if self.deterministic else 1)
-        return self.prefetch_batches + self.stock_batches + window_steps + 1
+        return self.prefetch_batches + self.stock_batches + window_steps + 2 * self.pool_depth + 1
 
     def difference(self, other: RunSettings) -> str:
         """``name: mine here, theirs there`` for the fields that differ; empty where none does."""

@@ -136,5 +136,15 @@ class Workload(ABC):
         return pixels[:, :, 0] if pixels.shape[2] == 1 else pixels
 
     def lengths(self) -> NDArray[np.int64] | None:
-        """Length of each training instance in tokens, shape ``(n,)``; None where every instance costs the same."""
+        """Length of each training instance in tokens, shape ``(n,)``; None where every instance costs the same.
+
+        With ``--max-tokens`` batches are cut by them: it is what an instance takes in a padded batch.
+        """
+        return None
+
+    def token_counts(self, targets: Tensor) -> Tensor | None:
+        """Of how many tokens each of ``losses`` is the mean, shape ``(batch,)``; None where each instance counts alike.
+
+        With them the Boss trains on the mean over all tokens of a step.
+        """
         return None

@@ -187,6 +187,20 @@ class CheckedWorkload(Workload):
             raise wrong(self.workload, what, f"a least value of {lengths.min()}", "at least 1 token each")
         return lengths
 
+    def token_counts(self, targets: Tensor) -> Tensor | None:
+        """A number of tokens for each target, or None."""
+        from torch import Tensor
+
+        what = method_of(self.workload, "token_counts()")
+        with blaming(self.workload, what):
+            found: object = self.workload.token_counts(targets)
+        if found is None:
+            return None
+        if not isinstance(found, Tensor) or found.shape != (len(targets),):
+            given = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            raise wrong(self.workload, what, given, f"a tensor of shape ({len(targets)},), or None")
+        return found
+
     def _int64_vector(self, what: str, values: object, n: int) -> NDArray[np.int64] | None:
         if values is None:
             return None

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from boss.feed import HOPELESS_STEPS, Feed
+from boss.feed import Feed
 from boss.gradients import drop_poisoned_gradients
+from boss.reporter import HOPELESS_STEPS
 from boss.train import TrainSettings, train
 from protocol.errors import TrainingDiverged
 from protocol.report import read_report

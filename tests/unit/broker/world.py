@@ -24,6 +24,8 @@ from broker.effects import (
     Effect,
     Event,
     HelloReceived,
+    KeepLengths,
+    LengthsKept,
     MessageReceived,
     PeerLost,
     Put,
@@ -42,6 +44,7 @@ from protocol.messages import (
     EpochEnd,
     Goodbye,
     Hello,
+    Lengths,
     LossRecord,
     LossReport,
     OffPlanReport,
@@ -51,10 +54,13 @@ from protocol.messages import (
     Stop,
     Window,
 )
-from protocol.off_plan import draw_off_plan, even_counts
+from protocol.off_plan import draw_off_plan
 from protocol.settings import RunSettings
+from protocol.token_batches import I32, lengths_id
 from tests.unit.broker.world_audit import Audit
 
+PIECE = 64
+"""Lengths that a simulated Boss says at once."""
 CREDIT_RECORDS = 8
 """Loss records that a simulated Assistant lets come beyond those that it has applied."""
 
@@ -254,14 +260,23 @@ class SimAssistant:
 class World:
     """The broker's core with everything around it. See the module."""
 
-    def __init__(self, settings: RunSettings, n: int, *, assistants: int = 1, dataset_id: str = "data:1") -> None:
-        self.settings, self.n, self.dataset_id = settings, n, dataset_id
+    def __init__(
+        self,
+        settings: RunSettings,
+        n: int,
+        *,
+        assistants: int = 1,
+        dataset_id: str = "data:1",
+        lengths: I32 | None = None,
+    ) -> None:
+        self.settings, self.n, self.dataset_id, self.lengths = settings, n, dataset_id, lengths
+        self.kept_lengths = np.zeros(n, np.int32)
         self.core = BrokerCore("run-1")
         self.now = 100.0
         self.rows: dict[tuple[str, str], bytes] = {}
         self.losses: list[LossRecord] = []
         self.finished: list[Batch] = []
-        self.audit = Audit(settings, n)
+        self.audit = Audit(settings, n, lengths)
         self.boss = SimBoss(settings)
         self.assistants = [SimAssistant(Peer(f"assistant-{i}", "assistant")) for i in range(assistants)]
         self.holding = False
@@ -333,6 +348,9 @@ class World:
                     case AppendBatch(batch):
                         self.finished.append(batch)
                         self.audit.finished(batch)
+                    case KeepLengths(start, values):
+                        self.kept_lengths[start : start + len(values)] = values
+                        self._outgoing.append(effect)
                     case Put() | Delete():
                         pass
                     case _:
@@ -368,6 +386,8 @@ class World:
                     self.peers[name].refusals.append(effect)
             case RunEnded(reason):
                 self.ended = reason
+            case KeepLengths(is_last=True):
+                self.handle(LengthsKept(self.kept_lengths))
             case Send(name, message) if self.peers[name].connected:
                 self.audit.told(name, message)
                 self._owner(name).receive(message)
@@ -390,6 +410,7 @@ class World:
             "settings": self.settings if peer.role == "boss" else None,
             "rank": peer.rank,
             "slots": 2 if peer.role == "assistant" else 0,
+            "lengths": lengths_id(self.lengths) if peer.role == "boss" else "",
             "position": owner.position if isinstance(owner, SimAssistant) else 0,
         }
         resumes = peer is self.boss.ranks[0] and peer.incarnation > 0
@@ -399,7 +420,18 @@ class World:
             self._boss_joins()
         self._fresh[peer.name].append(fresh)
         hello = Hello(**(told | changes))
-        return self.handle(HelloReceived(hello, fresh=fresh, alive_elsewhere=alive_elsewhere, restored=resumes))
+        effects = self.handle(HelloReceived(hello, fresh=fresh, alive_elsewhere=alive_elsewhere, restored=resumes))
+        if peer is self.boss.ranks[0] and self.lengths is not None and fresh:
+            self.say_lengths()
+        return effects
+
+    def say_lengths(self) -> None:
+        """A Boss says its lengths after its Hello, from where the broker's Welcome says."""
+        assert self.lengths is not None
+        run = self.core.state.run
+        for start in range(run.lengths_kept if run is not None else 0, self.n, PIECE):
+            values = self.lengths[start : start + PIECE].astype(np.int64)
+            self.say(self.boss.ranks[0], Lengths(start=start, values=values))
 
     def _boss_joins(self) -> None:
         self.boss.asked = None
@@ -455,6 +487,8 @@ class World:
         rows = [(kind, decode_row(kind, raw)) for (kind, _), raw in self.rows.items()]
         self.core = BrokerCore.from_rows("", rows) if rows else BrokerCore("run-1")
         if rows:
+            run = self.core.state.the_run
+            self.core.state.lengths = self.kept_lengths if run.lengths_id and run.lengths_kept == self.n else None
             self.core.rebase_leases(self.now)
 
     def rejoin_all(self) -> None:
@@ -510,8 +544,7 @@ class World:
 
     def drawn(self, number: int, rank: int) -> I64:
         """What a rank trains in an off-plan step."""
-        ids = draw_off_plan(self.settings, self.n, number)
-        counts = even_counts(len(ids), self.settings.world_size)
+        ids, counts = draw_off_plan(self.settings, self.n, number, self.lengths)
         return ids[sum(counts[:rank]) : sum(counts[: rank + 1])]
 
     def grant(self) -> None:
@@ -573,9 +606,10 @@ class World:
         self.audit.complete(self.core, self.losses, self.finished)
 
 
-def joined(n: int, *, assistants: int = 1, **run_settings: Any) -> World:
+def joined(n: int, *, assistants: int = 1, lengths: I32 | None = None, **run_settings: Any) -> World:
     """A world in which everybody has joined and every Assistant has said its credit; the Boss has not asked yet."""
-    world = World(RunSettings(**run_settings, assistants=max(1, assistants)), n, assistants=assistants)
+    run = RunSettings(**run_settings, assistants=max(1, assistants))
+    world = World(run, n, assistants=assistants, lengths=lengths)
     world.rejoin_all()
     for assistant in world.assistants:
         world.say(assistant.peer, assistant.credit())

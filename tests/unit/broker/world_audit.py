@@ -14,13 +14,14 @@ from broker.rows import EpochRow, PeerRow, Row, StepRow, WindowRow, decode_row, 
 from protocol.messages import AnyMessage, Batch, EpochEnd, LossRecord, LossReport, OffPlanReport, Return, Segment
 from protocol.off_plan import draw_off_plan
 from protocol.settings import RunSettings
+from protocol.token_batches import I32
 
 
 class Audit:
     """Sees each committed event once, in order, and raises AssertionError where a guarantee is broken."""
 
-    def __init__(self, settings: RunSettings, n: int) -> None:
-        self.settings, self.n = settings, n
+    def __init__(self, settings: RunSettings, n: int, lengths: I32 | None = None) -> None:
+        self.settings, self.n, self.lengths = settings, n, lengths
         self.batches: list[Batch] = []
         self.trained: dict[int, set[int]] = {}
         """IDs cut so far, by the epoch that offered them."""
@@ -119,25 +120,36 @@ class Audit:
             return
         assert row.window not in self.unfiltered | self.given_back, "a window that had passed whole was filtered"
         first = self.selected.setdefault(row.window, row)
-        assert np.array_equal(first.kept_ids, row.kept_ids), "an accepted selection has changed"
-        assert np.array_equal(first.keep_probabilities, row.keep_probabilities)
+        assert self._selection_of(first) == self._selection_of(row), "an accepted selection has changed"
         assert first.learned_through == row.learned_through
+
+    def _selection_of(self, row: WindowRow) -> list[tuple[int, float]]:
+        """What was selected; by tokens what is cut comes first, whatever its place in the window."""
+        found = list(zip(row.kept_ids.tolist(), row.keep_probabilities.tolist(), strict=True))
+        return found if self.lengths is None else sorted(found)
 
     def _cut(self, batch: Batch) -> None:
         settings, step = self.settings, len(self.batches)
         self.batches.append(batch)
         count = sum(s.count for s in batch.segments)
-        assert 0 < count <= settings.step_instances
+        assert count > 0
         assert all(s.count > 0 for s in batch.segments)
         assert batch.padding == max(0, settings.world_size - count), "padding only where ranks would go without"
         assert len(batch.ids) == len(batch.keep_probabilities) == count + batch.padding == sum(batch.rank_counts)
         assert len(batch.rank_counts) == settings.world_size
-        assert max(batch.rank_counts) - min(batch.rank_counts) <= 1
+        assert min(batch.rank_counts) > 0
+        if self.lengths is None:
+            assert count <= settings.step_instances
+            assert max(batch.rank_counts) - min(batch.rank_counts) <= 1
+        else:
+            self._within_the_budget(batch)
         assert set(batch.ids[count:].tolist()) <= set(batch.ids[:count].tolist())
         assert ((batch.keep_probabilities > 0) & (batch.keep_probabilities <= 1)).all()
         assert 0.0 <= batch.progress <= 1.0
         epochs = [s.epoch for s in batch.segments]
-        assert max(epochs) <= batch.epoch and (self.given_back or epochs == sorted(epochs))
+        in_order = self.lengths is not None or epochs == sorted(epochs)
+        assert max(epochs) <= batch.epoch and (self.given_back or in_order)
+        assert self.lengths is None or self.given_back or min(epochs) == batch.epoch, "a step spans two epochs"
         assert batch.epoch not in self.ended or self.ended[batch.epoch] >= step, "a step after its epoch's end"
         start = 0
         for segment in batch.segments:
@@ -145,12 +157,23 @@ class Audit:
             self._segment(step, segment, batch.ids[place], batch.keep_probabilities[place])
             start += segment.count
 
+    def _within_the_budget(self, batch: Batch) -> None:
+        """Each rank's batch, padded to its longest, keeps to the budget."""
+        assert self.lengths is not None and self.settings.max_tokens is not None
+        start = 0
+        for count in batch.rank_counts:
+            assert count * self.lengths[batch.ids[start : start + count]].max() <= self.settings.max_tokens
+            start += count
+
     def _off_plan(self, batch: Batch, message: AnyMessage | None) -> None:
         """Steps of the Boss's own take the next numbers, and belong to no epoch's offering."""
         assert batch.kind == "off_plan" and isinstance(message, OffPlanReport) and batch.segments == []
         number = sum(b.kind == "off_plan" for b in self.batches)
+        if self.lengths is not None:
+            self._within_the_budget(batch)
         assert batch.off_plan_before == number and message.number <= number <= message.through
-        assert np.array_equal(batch.ids, draw_off_plan(self.settings, self.n, number))
+        ids, counts = draw_off_plan(self.settings, self.n, number, self.lengths)
+        assert np.array_equal(batch.ids, ids) and batch.rank_counts == counts
         self.batches.append(batch)
 
     def _reported_off_plan(self, name: str, report: OffPlanReport) -> None:
@@ -291,7 +314,7 @@ class Audit:
         planned = [b for b in self.batches if b.kind == "plan"]
         sizes = [len(b.ids) - b.padding for b in planned]
         short = [size for size in sizes[:-1] if size < settings.step_instances]
-        assert not short or self.given_back, "only the last step may be short"
+        assert not short or self.given_back or self.lengths is not None, "only the last step may be short"
         assert [r.position for r in losses] == list(range(steps * settings.world_size))
         assert [b.step for b in finished] == list(range(steps))
         off_plan = sum(len(b.ids) for b in self.batches if b.kind == "off_plan")

@@ -30,6 +30,7 @@ from protocol.messages import (
     Goodbye,
     Heartbeat,
     Hello,
+    Lengths,
     LossRecord,
     LossReport,
     OffPlanReport,
@@ -123,6 +124,7 @@ FIELDS: dict[type, dict[str, SearchStrategy[Any]]] = {
         "run_id": names,
         "workload": names,
         "previews": st.booleans(),
+        "lengths": names,
     },
     Welcome: {
         "run_id": names,
@@ -134,6 +136,7 @@ FIELDS: dict[type, dict[str, SearchStrategy[Any]]] = {
         "generation": counts,
         "dataset_id": names,
         "n": counts,
+        "lengths": counts,
     },
     Reject: {
         "code": st.sampled_from(
@@ -177,6 +180,7 @@ FIELDS: dict[type, dict[str, SearchStrategy[Any]]] = {
         "kind": st.sampled_from(["plan", "off_plan", "returned"]),
     },
     EpochEnd: {"epoch": counts, "after_step": numbers, "last": st.booleans(), "returns": counts},
+    Lengths: {"start": counts, "values": i64},
     LossReport: {"step": counts, "through": counts, "rank": counts, "losses": f32, "report_us": floats},
     OffPlanReport: {"number": counts, "through": counts, "ids": i64, "losses": f32},
     Return: {"steps": st.lists(counts, max_size=5)},

@@ -35,6 +35,14 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no assistants": ({"assistants": 0}, "assistants=0: must be at least 1"),
     "no epochs": ({"epochs": 0}, "epochs=0: must be at least 1"),
     "no instances": ({"boss_instances": 0}, "boss_instances=0: must be at least 1"),
+    "no tokens": ({"max_tokens": 0}, "max_tokens=0: must be at least 1"),
+    "tokens without end": ({"max_tokens": 1 << 31}, f"max_tokens={1 << 31}: must be at most {(1 << 31) - 1}"),
+    "negative pool": ({"pool_steps": -1, "max_tokens": 64}, "pool_steps=-1: must not be negative"),
+    "pool without end": (
+        {"pool_steps": 5000, "max_tokens": 64, "staleness_bound": 99999},
+        "pool_steps=5000: must be at most 4096",
+    ),
+    "a pool without tokens": ({"pool_steps": 8}, "pool_steps=8: is for --max-tokens alone"),
     "negative window": ({"window_size": -1}, "window_size=-1: must not be negative"),
     "window too large": ({"window_size": 1048576}, "window_size=1048576: exceeds 65536; lower it"),
     "window too small": (
@@ -133,6 +141,22 @@ def test_a_pipeline_deeper_than_the_bound_is_refused_with_its_sum() -> None:
         "staleness_bound=17: the pipeline alone is 18 steps deep (prefetch_batches 10 + stock_batches 3 + window 4 "
         "+ 1); raise the bound or lower these"
     )
+
+
+def test_the_pool_counts_in_the_pipeline_s_depth_twice_since_it_fills_and_then_empties() -> None:
+    run = {"max_tokens": 4096, "pool_steps": 10}
+    assert RunSettings(**run, staleness_bound=37).pipeline_steps == 37
+    with pytest.raises(SettingError) as refused:
+        RunSettings(**run, staleness_bound=36)
+    assert "37 steps deep (prefetch_batches 8 + stock_batches 4 + window 4 + twice pool_steps 10 + 1)" in str(
+        refused.value
+    )
+
+
+@pytest.mark.parametrize(("ranks", "depth"), [(1, 16), (2, 8), (3, 6), (8, 4)])
+def test_by_itself_a_pool_holds_sixteen_batches_and_four_steps_at_least(ranks: int, depth: int) -> None:
+    assert RunSettings(max_tokens=4096, world_size=ranks).pool_depth == depth
+    assert RunSettings(world_size=ranks).pool_depth == 0
     assert RunSettings(staleness_bound=18, prefetch_batches=10, stock_batches=3).pipeline_steps == 18
 
 
