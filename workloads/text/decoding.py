@@ -70,15 +70,16 @@ def _by_length(lengths: np.ndarray, at_a_time: int) -> Iterator[np.ndarray]:
 
 
 def beam_search(model: Transformer, source: Tensor, search: Search) -> list[list[int]]:
-    """Of each row of ``source`` (B, S). A sentence ends once no hypothesis that goes on has a better score by now than
-    the best that is finished."""
+    """Of each row of ``source`` (B, S). A sentence is done once no hypothesis that goes on would be better than its best
+    finished one if it ended with the next token for sure; a bound that always holds would search longer."""
     count, beam, most = len(source), search.beam, most_tokens(source.shape[1])
     memory, mask = model.encode(source.repeat_interleave(beam, dim=0))
     caches = model.begin(memory)
     scores = torch.full((count, beam), -math.inf, device=source.device)
     scores[:, 0] = 0.0
     tokens = torch.full((count * beam, 1), BEGIN, device=source.device)
-    best = Best(count, most, source.device)
+    best, is_done = Best(count, most, source.device), torch.zeros(count, dtype=torch.bool, device=source.device)
+    first_rows = torch.arange(count, device=source.device)[:, None] * beam
     for place in range(most):
         logits, caches = model.step(tokens[:, -1], place, caches, mask)
         logits[:, [PAD, BEGIN]] = -math.inf
@@ -86,14 +87,14 @@ def beam_search(model: Transformer, source: Tensor, search: Search) -> list[list
         reached, chosen = (scores[:, :, None] + steps).flatten(1).topk(2 * beam, dim=1)
         parents, words = chosen // steps.shape[2], chosen % steps.shape[2]
         is_end = words == END
-        best.offer(tokens, parents, torch.where(is_end, reached, -math.inf)[:, :beam] / search.penalty(place + 1))
+        ended = torch.where(is_end & ~is_done[:, None], reached, -math.inf)[:, :beam]
+        best.offer(tokens, parents, ended / search.penalty(place + 1))
         going_on = torch.where(is_end, -math.inf, reached).topk(beam, dim=1)
         scores = going_on.values
-        rows = (torch.arange(count, device=source.device)[:, None] * beam + parents.gather(1, going_on.indices)).view(
-            -1
-        )
-        if best.is_beyond(scores[:, 0] / search.penalty(place + 1)):
+        is_done |= best.scores >= scores[:, 0] / search.penalty(place + 2)
+        if bool(is_done.all()):
             break
+        rows = (first_rows + parents.gather(1, going_on.indices)).view(-1)
         tokens = torch.cat([tokens[rows], words.gather(1, going_on.indices).view(-1, 1)], dim=1)
         caches = [[cached[rows] for cached in cache[:2]] + cache[2:] for cache in caches]
     best.offer(tokens, torch.arange(beam, device=source.device).expand(count, beam), _if_none(best, scores))
@@ -122,10 +123,6 @@ class Best:
         ended = torch.full_like(self._tokens, PAD)
         ended[:, : tokens.shape[1]] = tokens[rows]
         self._tokens = torch.where(is_better[:, None], ended, self._tokens)
-
-    def is_beyond(self, scores: Tensor) -> bool:
-        """Whether every sentence's best is better than these scores."""
-        return bool((self.scores >= scores).all())
 
     def sequences(self) -> list[list[int]]:
         """Without BEGIN and padding."""

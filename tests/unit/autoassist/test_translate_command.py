@@ -1,0 +1,65 @@
+"""``autoassist translate`` says what it cannot translate with, and gives a line for each line."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from autoassist.cli import main
+from autoassist.remembered import Remembered
+from autoassist.run_command import RunCommand
+from autoassist.translate_command import parts
+from workloads.text.subwords import learn
+from workloads.text.transformer import SIZES, Size, Transformer
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of a translation run that has ended without having learned anything."""
+    little = Size(width=16, heads=2, hidden=16, layers=1, subwords=300, peak_lr=1e-2)
+    monkeypatch.setitem(SIZES, "tiny", little)
+    vocabulary = learn(["open the file", "öffne die Datei"] * 20, little.subwords)
+    torch.manual_seed(1)
+    torch.save(Transformer(little, 300, vocabulary).state_dict(), tmp_path / "boss.pt")
+    (tmp_path / "command.json").write_bytes(Remembered.of(RunCommand(workload="translation")).encoded())
+    return tmp_path
+
+
+def test_each_line_gives_a_line_and_an_empty_one_an_empty_one(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("open the file\n\nthe open file"))
+    assert main(["translate", str(run_dir), "--beam", "2"]) == 0
+    lines = capsys.readouterr().out.split("\n")
+    assert len(lines) == 4 and lines[1] == "" == lines[3] and lines[0]
+
+
+def test_an_unfinished_run_is_refused_with_the_way_to_finish_it(
+    run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run_dir / "boss.pt").unlink()
+    assert main(["translate", str(run_dir)]) == 2
+    assert f"the run is not finished; autoassist run --resume {run_dir} goes on" in capsys.readouterr().err
+
+
+def test_a_run_of_another_workload_is_refused_by_name(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"weight": torch.zeros(2)}, run_dir / "boss.pt")
+    (run_dir / "command.json").write_bytes(Remembered.of(RunCommand(workload="digits")).encoded())
+    assert main(["translate", str(run_dir)]) == 2
+    assert "is of workload digits, which translates nothing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("option", "value"), [("beam", "0"), ("beam", "65"), ("length-penalty", "-1")])
+def test_a_search_that_is_none_is_refused(
+    option: str, value: str, run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["translate", str(run_dir), f"--{option}", value]) == 2
+    assert f"{option.replace('-', '_')}={value}" in capsys.readouterr().err
+
+
+def test_lines_are_taken_some_at_a_time() -> None:
+    assert list(parts(io.StringIO("a\nb \n\nc"), 3)) == [["a", "b", ""], ["c"]]
