@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +35,7 @@ from protocol.finite import rows_not_finite
 from protocol.logs import joined, speak_as
 from protocol.role_metrics import ASSISTANT_METRICS, BOSS_METRICS
 from protocol.settings import RunSettings, require
-from protocol.signals import StopSignal
+from protocol.signals import STOPS, StopSignal
 
 if TYPE_CHECKING:
     from torch import nn
@@ -242,20 +243,21 @@ def execute_boss(
     curves: CurveSettings,
 ) -> int:
     """Train; returns the exit code."""
-    from boss.checkpoint import CheckpointSettings, after_elastic_restart, open_checkpoints
+    from boss.checkpoint import CheckpointSettings, open_checkpoints, under_elasticity
     from boss.feed import Feed
     from boss.line import LocalSettings
-    from boss.ranks import process_group, ranks_here
+    from boss.ranks import comes_again, process_group, ranks_here
     from boss.train import TrainSettings, train
     from workloads import CheckedWorkload, validate_workload
 
     assert isinstance(train_settings, TrainSettings) and isinstance(checkpoints, CheckpointSettings)
     assert isinstance(local, LocalSettings)
-    checkpoints = after_elastic_restart(checkpoints)
+    checkpoints = under_elasticity(checkpoints)
     device = train_settings.resolved_device()
     peer = f"boss-{os.environ.get('RANK', '0')}"
     speak_as("boss", peer)
-    with StopSignal() as stop, process_group(device):
+    stops = (signal.SIGINT,) if comes_again() else STOPS
+    with StopSignal(stops) as stop, process_group(device):
         saver, state = open_checkpoints(checkpoints)
         workload = CheckedWorkload(data.load(workload_name))
         validate_workload(workload)

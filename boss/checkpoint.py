@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from boss.feed import Feed
+from boss.ranks import comes_again
 from protocol.errors import DataError
 from protocol.settings import require
 
@@ -57,10 +58,11 @@ class CheckpointSettings:
         )
 
 
-def after_elastic_restart(settings: CheckpointSettings) -> CheckpointSettings:
-    """torchrun has started the ranks again: they go on from their newest checkpoint."""
-    is_again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
-    return dataclasses.replace(settings, resume=True) if is_again and settings.checkpoint_dir is not None else settings
+def under_elasticity(settings: CheckpointSettings) -> CheckpointSettings:
+    """Where torchrun may start ranks again they go on from the newest checkpoint, the first time too: a rank of a node
+    that joins cannot tell whether there was a time before it."""
+    is_kept = settings.checkpoint_dir is not None
+    return dataclasses.replace(settings, resume=True) if comes_again() and is_kept else settings
 
 
 class Entry(msgspec.Struct, frozen=True):

@@ -133,6 +133,15 @@ def ranks_here() -> int:
     return 1
 
 
+def comes_again() -> bool:
+    """Whether torchrun starts this rank again after it has ended it, in a group of as many ranks or of others.
+
+    It ends ranks with SIGTERM, then SIGKILL after 30 s, where another rank has failed or a node joins: that is no wish
+    that the run ends. What cannot be told apart from it is SIGTERM to torchrun itself, which it passes on.
+    """
+    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
+
+
 def require_ranks(world_size: int, given: int) -> None:
     """Raise SettingError where the run's settings have another number of ranks than there are."""
     if world_size != given:
@@ -159,11 +168,13 @@ def process_group(device: torch.device) -> Iterator[None]:
         torch.cuda.set_device(device)
     with _together("find each other"):
         store, rank, world_size = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
-        # torchrun may keep its store when it starts the ranks again: without this they would look for those before.
-        count = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        attempt = dist.PrefixStore(f"attempt-{count}", store)  # type: ignore[attr-defined]
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            # It is kept when the ranks are started again: without this they would look for those before. Nodes that
+            # joined at different times count differently, and so need a store of each attempt's own.
+            count = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+            store = dist.PrefixStore(f"attempt-{count}", store)  # type: ignore[attr-defined]
         backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=attempt, rank=rank, world_size=world_size)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
     try:
         yield
     finally:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
+
+STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopSignal:
-    """Turns SIGTERM and SIGINT into ``requested`` and a readable file descriptor. Main thread only."""
+    """Turns signals into ``requested`` and a readable file descriptor. Main thread only."""
 
-    def __init__(self) -> None:
+    def __init__(self, numbers: Sequence[signal.Signals] = STOPS) -> None:
+        self._numbers = numbers
         self.requested = False
         self.number = 0
         self.count = 0
@@ -24,7 +27,7 @@ class StopSignal:
 
     def __enter__(self) -> StopSignal:
         self._wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGTERM, signal.SIGINT)}
+        self._before = {s: signal.signal(s, self._handle) for s in self._numbers}
         return self
 
     def __exit__(self, *_: object) -> None:

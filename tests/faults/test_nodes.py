@@ -1,4 +1,4 @@
-"""Two nodes of one torchrun in two network namespaces."""
+"""Nodes of one torchrun in network namespaces: a rank dies, a node dies, a node joins."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 
 import pytest
 
 from protocol.report import read_report
-from tests.faults.test_broker_outage import assert_nothing_lost_or_doubled
+from tests.faults.test_broker_outage import HEAVY, assert_nothing_lost_or_doubled, trained_by_epoch
 from tests.faults.test_ranks import rank_pids
 from tests.harness.hosts import Host, network_of
 from tests.processes.roles import Role, export, roles
@@ -20,32 +21,39 @@ from tests.processes.test_examples import EXAMPLES
 
 pytestmark = pytest.mark.processes
 EPOCHS = 20
-ADDRESSES = {"node-a": "10.77.0.1", "node-b": "10.77.0.2"}
+ADDRESSES = {"head": "10.77.0.1", "node-a": "10.77.0.2", "node-b": "10.77.0.3"}
 BROKER = "tcp://10.77.0.1:5555"
 QUICKLY = "last_call_timeout=1,keep_alive_interval=1,keep_alive_max_attempt=3"
 """A node that is gone is given up after seconds."""
+STORE = "import signal, torch.distributed as d; store = d.TCPStore('head', 29400, is_master=True); signal.pause()"
+"""What docs/SCRIPTS.md starts on a host that is none of the nodes, so that any of these may die."""
 WITHIN_A_NODE = {"GLOO_SOCKET_IFNAME": "eth0", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "PYTHONUNBUFFERED": "1"}
 
 
-def start_node(start: Callable[..., Role], host: Host, checkpoint: Path) -> Role:
-    """torchrun on this host, for one rank of the elastic example."""
-    told = f"{QUICKLY},is_host={int(host.name == 'node-a')}"  # torch asks this machine's own name, which is of no host
-    meeting = ("--rdzv-backend", "c10d", "--rdzv-endpoint", "node-a:29400", "--rdzv-id", "mine", "--rdzv-conf", told)
+def start_head(start: Callable[..., Role], head: Host, run_dir: Path) -> Role:
+    """The broker, and the store at which the nodes meet."""
+    start("-c", STORE, program=(sys.executable,), within=head.within)
+    return start("broker", "--run-dir", str(run_dir), "--host", head.address, "--insecure", within=head.within)
+
+
+def start_node(start: Callable[..., Role], host: Host, *words: str) -> Role:
+    """torchrun on this host, for one rank of these words."""
+    told = f"{QUICKLY},is_host=0"  # torch asks this machine's own name, which is of no host
+    meeting = ("--rdzv-backend", "c10d", "--rdzv-endpoint", "head:29400", "--rdzv-id", "mine", "--rdzv-conf", told)
     mine = ("--nnodes", "1:2", "--local-addr", host.address, "--max-restarts", "3")
-    words = ("--broker", BROKER, "--epochs", str(EPOCHS), "--checkpoint", str(checkpoint))
     torchrun = str(Path(sys.executable).with_name("torchrun"))
-    arguments = (*meeting, *mine, str(EXAMPLES / "elastic.py"), *words)
-    return start(*arguments, program=(torchrun,), within=host.within, environment=WITHIN_A_NODE)
+    return start(*meeting, *mine, *words, program=(torchrun,), within=host.within, environment=WITHIN_A_NODE)
 
 
 def test_two_nodes_of_one_torchrun_start_again_together_from_a_checkpoint_after_a_rank_was_killed(
     tmp_path: Path,
 ) -> None:
     run_dir, checkpoint = tmp_path / "run", tmp_path / "last.pt"
+    script = (str(EXAMPLES / "elastic.py"), "--broker", BROKER, "--epochs", str(EPOCHS))
     with network_of(ADDRESSES, tmp_path) as hosts, roles() as start:
-        a, b = hosts.values()
-        broker = start("broker", "--run-dir", str(run_dir), "--host", a.address, "--insecure", within=a.within)
-        first, second = (start_node(start, host, checkpoint) for host in (a, b))
+        broker = start_head(start, hosts["head"], run_dir)
+        words = (*script, "--checkpoint", str(checkpoint))
+        first, second = (start_node(start, hosts[name], *words) for name in ("node-a", "node-b"))
         first.wait_for("of 2 goes on from step 0")
         first.wait_for("checkpoint of step")
         os.kill(rank_pids(second)[0], signal.SIGKILL)
@@ -56,3 +64,29 @@ def test_two_nodes_of_one_torchrun_start_again_together_from_a_checkpoint_after_
     assert set(ranks_of_steps.values()) == {2}
     reports = read_report(run_dir).loss_reports
     assert reports.sent == reports.delivered
+
+
+def test_when_a_node_dies_the_other_goes_on_alone_until_one_joins_and_ctrl_c_ends_the_run(tmp_path: Path) -> None:
+    """SIGTERM, with which torchrun ends the ranks that are to begin anew, does not."""
+    run_dir = tmp_path / "run"
+    words = ("--broker", BROKER, "--epochs", "1000", "--batch-size", "32", "--on-broker-loss", "wait")
+    kept = ("--checkpoint-every", "10", "--checkpoint-dir", str(tmp_path / "kept"))
+    boss = ("-m", "autoassist", "boss", HEAVY, *words, *kept)
+    with network_of(ADDRESSES, tmp_path) as hosts, roles() as start:
+        broker = start_head(start, hosts["head"], run_dir)
+        _, b = (start_node(start, hosts[name], *boss) for name in ("node-a", "node-b"))
+        broker.wait_for("epoch 1 is being cut")
+        hosts["node-a"].kill()  # the one of rank 0
+        b.wait_for("resuming from the checkpoint")
+        broker.wait_for("goes on from step")
+        again = start_node(start, hosts["node-a"], *boss)
+        again.wait_for("resuming from the checkpoint")
+        broker.wait_for("goes on from step")
+        for node in (again, b):
+            node.process.send_signal(signal.SIGINT)
+        assert broker.end() == 0, broker.text
+    assert read_report(run_dir).status == "stopped"
+    batches = export(run_dir)
+    assert max(trained_by_epoch(batches).values()) == 1
+    of_steps = Counter(batch["step"] for batch in batches)
+    assert [ranks for ranks, _ in groupby(of_steps[step] for step in sorted(of_steps))] == [2, 1, 2]

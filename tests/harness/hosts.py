@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,13 @@ class Host:
     def __init__(self, name: str, address: str, namespace: str, home: Path) -> None:
         self.name, self.address, self.namespace, self.home = name, address, namespace, home
         self.within = ("ip", "netns", "exec", namespace)
+
+    def kill(self) -> None:
+        """kill -9 of all that runs here, at once."""
+        found = subprocess.run(("ip", "netns", "pids", self.namespace), check=False, capture_output=True, text=True)
+        for pid in found.stdout.split():
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
 
     def add_address(self, address: str) -> None:
         """One more address, with the length of its network."""
@@ -79,6 +87,7 @@ def network_of(addresses: dict[str, str], homes: Path, length: int = 24) -> Iter
         yield hosts
     finally:
         for host in hosts.values():
+            host.kill()
             does("ip", "netns", "del", host.namespace)
             shutil.rmtree(NAMES / host.namespace, ignore_errors=True)
         does("ip", "netns", "del", run)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from boss.checkpoint import BossState, CheckpointDir, CheckpointSettings, after_elastic_restart, restore
+from boss.checkpoint import BossState, CheckpointDir, CheckpointSettings, restore, under_elasticity
 
 
 def state_of(boss: torch.nn.Module, optimizer: torch.optim.Optimizer, rng: dict[str, object]) -> BossState:
@@ -49,9 +49,13 @@ def test_each_rank_goes_on_with_its_own_random_numbers(boss: torch.nn.Module, op
         assert torch.equal(drawn, torch.rand(3))
 
 
-def test_ranks_that_torchrun_has_started_again_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("restarts", ["0", "1"])
+def test_ranks_that_torchrun_may_start_again_resume_the_first_time_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restarts: str
+) -> None:
+    """On a node that joins later the first time is not the group's first."""
     settings = CheckpointSettings(checkpoint_every=5, checkpoint_dir=tmp_path)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
-    assert not after_elastic_restart(settings).resume
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert after_elastic_restart(settings).resume
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", restarts)
+    assert under_elasticity(settings).resume == (restarts != "0")
+    assert not under_elasticity(CheckpointSettings()).resume
