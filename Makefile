@@ -39,7 +39,7 @@ test-compose: $(STAMP)  ## the roles in containers, where a Docker engine answer
 	$(BIN)/python -m pytest tests/compose -m compose -rs
 
 compose-image:  ## the images of docker-compose.yml; BASE_IMAGE=... takes another base
-	$(COMPOSE) build
+	$(COMPOSE) --profile page build
 
 check: $(STAMP)  ## lint, format, types
 	$(BIN)/ruff check .

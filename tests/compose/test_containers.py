@@ -5,15 +5,19 @@ Wants a Docker engine; `make test-compose` runs it.
 
 from __future__ import annotations
 
+import json
 import shutil
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from protocol.report import read_report
-from tests.compose.project import Project, build_images, project, run, why_not
+from tests.compose.project import DEADLINE_S, Project, build_images, project, run, why_not
 from tests.faults.test_broker_outage import assert_nothing_lost_or_doubled
 from tests.processes.roles import export
 
@@ -109,6 +113,31 @@ def test_a_finished_run_stays_so_and_another_one_begins_beside_it(tmp_path: Path
         one.environment["RUN"] = "second"
         assert "has its keys already" in one.compose("up")
         assert_nothing_lost_or_doubled(one.copy_run("second", tmp_path), 2)
+
+
+def test_the_page_shows_the_run_to_who_has_its_token_and_to_nobody_else(tmp_path: Path) -> None:
+    with paced_run(tmp_path / "files", PAGE_PORT="0") as (one, _):
+        one.compose("--profile", "page", "up", "--detach", "page")
+        (page,) = one.containers("page")
+        one.wait_until(lambda: "/?token=" in run("docker", "logs", page), "the page's address")
+        token = run("docker", "logs", page).partition("/?token=")[2].split()[0]
+        published = run("docker", "port", page, "8080").split()[0]
+        assert published.startswith("127.0.0.1:")
+
+        def latest(**headers: str) -> dict[str, Any]:
+            asked = urllib.request.Request(f"http://{published}/latest.json", headers=headers)
+            with urllib.request.urlopen(asked, timeout=DEADLINE_S) as answer:
+                return dict(json.load(answer))
+
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            latest()
+        one.wait_until(lambda: bool(latest(Authorization=f"Bearer {token}").get("peers")), "the roles on the page")
+        assert one.ask(page, "healthy", "page")[0] == 0
+        assert (
+            one.ask(page, "ls", "/keys")[1].split() == ["monitor.key"]
+            and one.ask(page, "id", "-u")[1].strip() == "1000"
+        )
+        assert one.ask(page, "touch", "/keys/new")[0] != 0 and one.ask(page, "python", "-c", "import torch")[0] != 0
 
 
 def test_each_container_holds_no_more_than_its_role_needs(tmp_path: Path) -> None:

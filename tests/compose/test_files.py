@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import stat
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 import yaml
 
 from autoassist.cli import _parse
+from broker.settings import LOOPBACK
 from tests.compose.files import ROLES, ROOT, make_keys, services, words_of
 from tests.compose.project import compose_command
 
@@ -79,13 +81,14 @@ def test_a_finished_run_is_not_touched_and_a_stopped_one_goes_on(tmp_path: Path,
 
 
 def test_the_keys_are_made_once_and_each_role_gets_its_own(tmp_path: Path) -> None:
-    for role in ("assistant", "boss"):
+    for role in ("assistant", "boss", "monitor"):
         (tmp_path / "key-of" / role).mkdir(parents=True)
     make_keys(tmp_path)
     made = {path: path.read_bytes() for path in sorted(tmp_path.glob("key*/**/*")) if path.is_file()}
     assert {str(path.relative_to(tmp_path)) for path in made if path.parent.name != "keys"} == {
         "key-of/assistant/assistant.key",
         "key-of/boss/boss.key",
+        "key-of/monitor/monitor.key",
     }
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in made if path.suffix == ".key")
     make_keys(tmp_path)
@@ -94,9 +97,11 @@ def test_the_keys_are_made_once_and_each_role_gets_its_own(tmp_path: Path) -> No
 
 def test_keys_can_be_written_by_the_service_that_makes_them_alone() -> None:
     writers = {place: source for place, (source, writes) in mounts(SERVICES["keys"]).items() if writes}
-    assert writers == {"/keys": "keys", "/key-of/assistant": "assistant-key", "/key-of/boss": "boss-key"}
-    found = {role: mounts(SERVICES[role])["/keys"] for role in ROLES}
-    assert found == {"broker": ("keys", False), "assistant": ("assistant-key", False), "boss": ("boss-key", False)}
+    own = {f"/key-of/{role}": f"{role}-key" for role in ("assistant", "boss", "monitor")}
+    assert writers == {"/keys": "keys", **own}
+    found = {name: mounts(SERVICES[name])["/keys"] for name in (*ROLES, "page")}
+    mine = {"assistant": ("assistant-key", False), "boss": ("boss-key", False), "page": ("monitor-key", False)}
+    assert found == {"broker": ("keys", False), **mine}
     assert SERVICES["keys"]["network_mode"] == "none"
 
 
@@ -106,16 +111,28 @@ def test_no_role_is_reachable_from_outside_and_none_is_insecure() -> None:
     for name, service in SERVICES.items():
         assert "--insecure" not in str(service)
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
-        assert not service.get("ports") or service["profiles"] == ["monitoring"], name
+        assert not service.get("ports") or "monitoring" in service["profiles"], name
 
 
-@pytest.mark.parametrize("name", [*ROLES, "keys"])
+@pytest.mark.parametrize("name", [*ROLES, "keys", "page"])
 def test_containers_run_contained(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"] and service["init"] and service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
+    if name != "keys":
+        assert service["healthcheck"]["test"] == ["CMD", "healthy", name]
     if name in ROLES:
-        assert service["restart"] == "on-failure" and service["healthcheck"]["test"] == ["CMD", "healthy", name]
+        assert service["restart"] == "on-failure"
+
+
+def test_the_page_is_on_this_host_alone_asks_for_a_token_and_watches_the_broker_with_a_key() -> None:
+    page, command = SERVICES["page"], shlex.split(SERVICES["page"]["command"])
+    watching = _parse(command[0], command[1:])
+    statistics_port = _parse("broker", shlex.split(SERVICES["broker"]["command"])[1:]).broker.statistics_port
+    assert watching.target == f"tcp://broker:{statistics_port}" and watching.keys == Path("/keys")
+    assert watching.page.token(keyed=True) and watching.page.host not in LOOPBACK
+    assert page["ports"] == [f"127.0.0.1:8080:{watching.page.port}"]
+    assert f"http://127.0.0.1:{watching.page.port}/" in (ROOT / "deploy" / "compose" / "healthy").read_text()
 
 
 def test_volumes_networks_and_targets_that_are_used_exist() -> None:
@@ -132,9 +149,9 @@ def test_volumes_networks_and_targets_that_are_used_exist() -> None:
 def test_the_images_are_built_from_all_packages_and_end_as_a_user() -> None:
     targets = {service["build"]["target"] for service in SERVICES.values() if "build" in service}
     stages = dict(re.findall(r"(?ms)^FROM \S+ AS (\w+)\n(.*?)(?=^FROM|\Z)", DOCKERFILE))
-    assert targets == {"broker", "role"} <= set(stages)
+    assert targets == {"broker", "page", "role"} <= set(stages)
     for target in targets:
-        assert re.findall(r"^USER (\w+)$", stages[target], re.M) == ["autoassist"]
+        assert re.findall(r"^USER (\w+)$", stages[target], re.M)[-1] == "autoassist"
     (default,) = re.findall(r"^ARG BASE_IMAGE=(.*)$", DOCKERFILE, re.M)
     assert SERVICES["broker"]["build"]["args"]["BASE_IMAGE"] == default
     include = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]["include"]

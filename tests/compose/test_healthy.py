@@ -7,7 +7,7 @@ import importlib.util
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import ModuleType
 
@@ -27,13 +27,12 @@ def program() -> ModuleType:
 
 
 @contextmanager
-def broker_that_knows(*peers: PeerStatistics) -> Iterator[str]:
-    """Serves the metrics that a broker with these peers would."""
-    body = render(RunStatistics(peers=list(peers)))
+def server_that_answers(code: int, body: bytes) -> Iterator[str]:
+    """Gives everybody the same answer."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(200)
+            self.send_response(code)
             self.end_headers()
             self.wfile.write(body)
 
@@ -46,6 +45,11 @@ def broker_that_knows(*peers: PeerStatistics) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
         thread.join()
+
+
+def broker_that_knows(*peers: PeerStatistics) -> AbstractContextManager[str]:
+    """Serves the metrics that a broker with these peers would."""
+    return server_that_answers(200, render(RunStatistics(peers=list(peers))))
 
 
 def peer(name: str, silent_s: float) -> PeerStatistics:
@@ -69,3 +73,12 @@ ME = f"assistant-{os.uname().nodename}"
 def test_a_role_is_healthy_while_the_broker_hears_it(role: str, peers: list[PeerStatistics], wrong: str) -> None:
     with broker_that_knows(*peers) as address:
         assert program().main(role, address) == wrong
+
+
+@pytest.mark.parametrize(
+    ("code", "wrong"),
+    [(401, ""), (500, "the page answers 500"), (200, "the page asks for no token")],
+)
+def test_the_page_is_healthy_where_it_turns_away_who_has_no_token(code: int, wrong: str) -> None:
+    with server_that_answers(code, b"") as address:
+        assert program().main("page", page=address) == wrong
