@@ -147,4 +147,5 @@ class Workload(ABC):
 
         With them the Boss trains on the mean over all tokens of a step.
         """
+        del targets
         return None

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from protocol.messages import Batch
 from protocol.settings import RunSettings
 from tests.unit.broker.world import World
-from tests.unit.broker.world_runs import runs
+from tests.unit.broker.world_runs import lengths_of, runs
 
 TURNS = 80
 
 
 def live(run: RunSettings, n: int, seed: int, *, faults: bool) -> list[Batch]:
     """The batches of a run whose processes take turns by chance."""
-    world, chance = World(run, n, assistants=run.assistants), random.Random(seed)
+    world, chance = World(run, n, assistants=run.assistants, lengths=lengths_of(run, n)), random.Random(seed)
     joining = list(world.peers.values())
     chance.shuffle(joining)
     for peer in sorted(joining, key=lambda p: p.role == "assistant"):

@@ -11,6 +11,7 @@ from collections import Counter
 
 from protocol.settings import RunSettings
 from tests.unit.broker.test_core_machine import BrokerMachine
+from tests.unit.broker.world_runs import USUAL_LENGTH
 
 SEEDS = range(150)
 EVENTS = 100
@@ -20,7 +21,7 @@ def tight(dice: random.Random) -> tuple[RunSettings, int]:
     """A run whose staleness bound is as low as its pipeline allows; most have one rank."""
     batch_size, ranks = dice.randint(1, 4), dice.choice([1, 1, 1, 2, 3])
     n = batch_size * ranks * dice.randint(1, 6) + dice.randint(0, batch_size - 1)
-    by_epochs = dice.random() < 0.7
+    by_epochs, by_tokens = dice.random() < 0.7, dice.random() < 0.3
     run = RunSettings(
         epochs=dice.randint(1, 6) if by_epochs else None,
         boss_instances=None if by_epochs else dice.randint(1, 5 * n),
@@ -31,6 +32,8 @@ def tight(dice: random.Random) -> tuple[RunSettings, int]:
         stock_batches=dice.randint(1, 6),
         staleness_bound=1000,
         lease_s=dice.choice([1.0, 5.0]),
+        max_tokens=batch_size * USUAL_LENGTH + dice.randint(0, 9) if by_tokens else None,
+        pool_steps=dice.randint(1, 3) if by_tokens else 0,
     )
     return dataclasses.replace(run, staleness_bound=run.pipeline_steps), n
 

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from protocol.messages import EpochResult, LossReport, Selection
 from protocol.settings import RunSettings
 from tests.unit.broker.world import SimAssistant, World
-from tests.unit.broker.world_runs import runs
+from tests.unit.broker.world_runs import lengths_of, runs
 
 
 def nonsense_of(window: Selection, ids: np.ndarray, kind: str) -> Selection:
@@ -55,7 +55,8 @@ class BrokerMachine(RuleBasedStateMachine):
     @initialize(run=runs(), alone=st.booleans(), joined=st.booleans())
     def start(self, run: tuple[RunSettings, int], alone: bool, joined: bool) -> None:
         chosen, n = run
-        self.world = World(chosen, n, assistants=chosen.assistants + (not chosen.deterministic))
+        assistants, lengths = chosen.assistants + (not chosen.deterministic), lengths_of(chosen, n)
+        self.world = World(chosen, n, assistants=assistants, lengths=lengths)
         self.alone = alone and not chosen.deterministic
         self.hung = set()
         if joined:
@@ -180,8 +181,8 @@ class BrokerMachine(RuleBasedStateMachine):
     def oldest_accepted(self, kept: int) -> int:
         """ℓ of a selection that would be at the bound exactly if nothing else were to come before it."""
         state = self.world.core.state
-        before = state.line_instances + state.ahead_instances + kept
-        return state.the_run.next_step + before // state.settings.step_instances - state.settings.staleness_bound
+        step = state.the_run.next_step + (state.in_stock + state.typical_size(kept)) // state.step_size
+        return step + state.settings.pool_depth - state.settings.staleness_bound
 
     @rule(number=assistants)
     def assistant_answers_again(self, number: int) -> None:

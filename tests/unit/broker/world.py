@@ -271,6 +271,7 @@ class World:
     ) -> None:
         self.settings, self.n, self.dataset_id, self.lengths = settings, n, dataset_id, lengths
         self.kept_lengths = np.zeros(n, np.int32)
+        self.tells_lengths = lengths is not None
         self.core = BrokerCore("run-1")
         self.now = 100.0
         self.rows: dict[tuple[str, str], bytes] = {}
@@ -421,7 +422,7 @@ class World:
         self._fresh[peer.name].append(fresh)
         hello = Hello(**(told | changes))
         effects = self.handle(HelloReceived(hello, fresh=fresh, alive_elsewhere=alive_elsewhere, restored=resumes))
-        if peer is self.boss.ranks[0] and self.lengths is not None and fresh:
+        if peer is self.boss.ranks[0] and self.tells_lengths and fresh:
             self.say_lengths()
         return effects
 
@@ -504,7 +505,7 @@ class World:
         when no Assistant is awake."""
         boss, settings, state = self.boss, self.settings, self.core.state
         listening = boss.ranks[0].connected and not self.holding and not self._todo
-        over = state.run is None or state.run.cutting_done or bool(state.run.ended)
+        over = state.run is None or state.run.cutting_done or bool(state.run.ended) or state.awaits_lengths
         if settings.deterministic or not listening or over or not boss.asked:
             self.unmet_since = None
             return

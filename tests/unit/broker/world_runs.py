@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 from hypothesis import strategies as st
 
 from protocol.settings import RunSettings
+from protocol.token_batches import I32
 
 MOST_STEPS = 60
 MOST_WINDOWS_PER_EPOCH = 24
+USUAL_LENGTH = 6
+
+
+def lengths_of(run: RunSettings, n: int) -> I32 | None:
+    """Tokens of each instance, most of them few; None for a run that does not count them."""
+    if run.max_tokens is None:
+        return None
+    drawn = np.random.default_rng(n).lognormal(np.log(USUAL_LENGTH), 0.6, n)
+    return np.clip(np.rint(drawn), 1, run.max_tokens).astype(np.int32)
 
 
 @st.composite
@@ -26,7 +37,10 @@ def runs(draw: st.DrawFn, *, deterministic: bool | None = None) -> tuple[RunSett
     least_window = -(-n // MOST_WINDOWS_PER_EPOCH)
     a_step = max(least_window, batch_size * world_size)
     window_size = draw(st.sampled_from([0, a_step, a_step, least_window, n + 3]) | st.integers(least_window, n))
+    by_tokens = draw(st.integers(0, 2)) == 0
     chosen = RunSettings(
+        max_tokens=batch_size * USUAL_LENGTH + draw(st.integers(0, 9)) if by_tokens else None,
+        pool_steps=draw(st.integers(0, 5)) if by_tokens else 0,
         epochs=epochs if by_epochs else None,
         boss_instances=None if by_epochs else boss_instances,
         batch_size=batch_size,
