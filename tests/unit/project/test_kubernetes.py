@@ -202,6 +202,14 @@ def test_selectors_and_policies_name_labels_that_pods_have() -> None:
     assert set(re.findall(r"app.kubernetes.io/name: (\w+)", text)) == labels
 
 
+def test_nobody_gets_in_but_whom_a_policy_names_and_the_broker_calls_nobody() -> None:
+    everybody = find("NetworkPolicy", "nobody")["spec"]
+    assert everybody == {"podSelector": {}, "policyTypes": ["Ingress"]}
+    broker = find("NetworkPolicy", "broker")["spec"]
+    assert "Egress" in broker["policyTypes"] and not broker.get("egress")
+    assert all(rule["from"] for one in manifests() if one["kind"] == "NetworkPolicy" for rule in one["spec"].get("ingress", []))
+
+
 def test_images_are_of_this_version_and_have_the_names_that_compose_gives_them() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     tags = {one["name"]: one["newTag"] for one in kustomization()["images"]}
