@@ -207,7 +207,9 @@ def test_nobody_gets_in_but_whom_a_policy_names_and_the_broker_calls_nobody() ->
     assert everybody == {"podSelector": {}, "policyTypes": ["Ingress"]}
     broker = find("NetworkPolicy", "broker")["spec"]
     assert "Egress" in broker["policyTypes"] and not broker.get("egress")
-    assert all(rule["from"] for one in manifests() if one["kind"] == "NetworkPolicy" for rule in one["spec"].get("ingress", []))
+    assert all(
+        rule["from"] for one in manifests() if one["kind"] == "NetworkPolicy" for rule in one["spec"].get("ingress", [])
+    )
 
 
 def test_images_are_of_this_version_and_have_the_names_that_compose_gives_them() -> None:
