@@ -39,7 +39,7 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True):
     def of(cls, command: Any) -> Remembered:
         """From a command that has the same fields; paths are made absolute, for a resume from another folder."""
         data = command.data
-        for name in ("data_dir", "data"):
+        for name in ("data_dir", "data", "reference"):
             if (path := getattr(data, name)) is not None:
                 data = dataclasses.replace(data, **{name: path.absolute()})
         run = command.run

@@ -63,19 +63,28 @@ class WorkloadSettings:
     """Which model and where the data is."""
 
     model: str = ""
-    """Boss model: cnn (default) or resnet20, resnet32, … for the built-in image workloads; mlp-128-64 for table."""
+    """Boss model: cnn (default) or resnet20, resnet32, … for the built-in image workloads; mlp-128-64 for table; tiny
+    (default), small or base for translation and lm."""
 
     data_dir: Path | None = None
     """Directory that holds the data set's files; looked at before the cache and the mirrors."""
 
     data: Path | None = None
-    """File of the workload table: CSV with a header, or Parquet."""
+    """File of the workload table: CSV with a header, or Parquet; sentence pairs for translation: TSV, or a directory of
+    gettext catalogues; text for lm: a file, or a directory of them."""
 
     label: str = ""
     """Column of the table that is learned."""
 
     validation: bool = False
-    """Image workloads: hold a sixth of the training part out, and evaluate on it instead of the test part."""
+    """Image workloads: hold a sixth of the training part out, and evaluate on it instead of the test part. Translation
+    and lm, where a part is held out always: evaluate on that."""
+
+    token_share: float = 1.0
+    """Workload lm: train on this share of a block's tokens, those that lose most beyond the reference's losses."""
+
+    reference: Path | None = None
+    """Workload lm, with a token_share: directory of a finished run of lm, whose model is the reference."""
 
     def load(self, workload: str) -> Workload:
         """The workload of this name, with these settings; see `workloads.load_workload` for the errors."""
@@ -88,6 +97,8 @@ class WorkloadSettings:
             data=self.data,
             label=self.label,
             validation=self.validation,
+            token_share=self.token_share,
+            reference=self.reference,
         )
 
 

@@ -133,7 +133,7 @@ class CheckedWorkload(Workload):
         return found
 
     def features(self) -> Features | None:
-        """A float32 matrix, dense or sparse, a row for each instance, or None; all of it is read, all must be finite."""
+        """A float32 matrix, dense or sparse, a row for each instance, or None; all of it is read, all of it finite."""
         what, n = method_of(self.workload, "features()"), self.fingerprint().n
         with blaming(self.workload, what):
             found: object = self.workload.features()

@@ -16,6 +16,9 @@ from protocol.errors import AutoAssistError, SettingError, WorkloadError
 from workloads.base import Workload
 from workloads.mistakes import REMEDY, described, place_of
 
+Given = Path | str | bool | float | None
+"""What a workload's constructor may be given."""
+
 BUILT_IN = {
     "adult": "workloads.adult:Adult",
     "digits": "workloads.digits:Digits",
@@ -24,6 +27,7 @@ BUILT_IN = {
     "rotated-mnist": "workloads.variants:RotatedMnist",
     "rotated-mnist-noisy": "workloads.variants:RotatedMnistNoisy",
     "imbalanced-fashion-mnist": "workloads.variants:ImbalancedFashionMnist",
+    "lm": "workloads.language_model:LanguageModel",
     "table": "workloads.table:Table",
     "translation": "workloads.translation:Translation",
     "translation-medium": "workloads.translation:TranslationMedium",
@@ -39,6 +43,8 @@ def load_workload(
     data: Path | None = None,
     label: str = "",
     validation: bool = False,
+    token_share: float = 1.0,
+    reference: Path | None = None,
 ) -> Workload:
     """Make the workload that ``spec`` names.
 
@@ -49,18 +55,22 @@ def load_workload(
         data: The ``--data`` value; given to the constructor only if it is there, as is ``label``.
         label: The ``--label`` value, "" for none.
         validation: The ``--validation`` switch; given to the constructor only if it is on.
+        token_share: The ``--token-share`` value; given to the constructor only if it is not 1.
+        reference: The ``--reference`` value; given to the constructor only if it is there.
 
     Raises:
         WorkloadError: the name is unknown, the import fails, or the class is not a usable Workload.
-        SettingError: ``data``, ``label`` or ``validation`` for a workload whose constructor has no such keyword.
+        SettingError: one of these for a workload whose constructor has no such keyword.
         AutoAssistError: whatever the workload's constructor says of what it is given, or of the disk.
     """
     location, separator, class_name = BUILT_IN.get(spec, spec).rpartition(":")
     if not separator:
         raise _no_class_named(spec)
     module = _load_file(Path(location)) if location.endswith(".py") else _load_module(location)
-    wanted: dict[str, Path | str | bool | None] = {"data": data, "label": label, "validation": validation}
+    wanted: dict[str, Given] = {"data": data, "label": label, "validation": validation, "reference": reference}
     given = {key: value for key, value in wanted.items() if value}
+    if token_share != 1.0:
+        given["token_share"] = token_share
     return _construct(_find_class(module, class_name, location), spec, model, data_dir, given)
 
 
@@ -160,7 +170,7 @@ def _workload_classes(module: ModuleType) -> list[str]:
 
 
 def _construct(
-    cls: type[Workload], spec: str, model: str, data_dir: Path | None, given: Mapping[str, Path | str | bool | None]
+    cls: type[Workload], spec: str, model: str, data_dir: Path | None, given: Mapping[str, Given]
 ) -> Workload:
     taken = inspect.signature(cls).parameters
     for key, value in given.items():
@@ -169,6 +179,9 @@ def _construct(
                 f"validation={value}: workload {spec} has no such part to choose; leave out --validation, "
                 "or take the keyword validation in its constructor"
             )
+        if key in ("token_share", "reference") and key not in taken:
+            option = key.replace("_", "-")
+            raise SettingError(f"{key}={value}: workload {spec} selects no tokens; leave out --{option}, or run lm")
         if key not in taken:
             raise SettingError(f"{key}={value}: workload {spec} reads no table; leave out --{key}, or run table")
     try:

@@ -156,9 +156,8 @@ class Translation(Workload):
 
     def features(self) -> SparseRows | None:
         """Hashed TF-IDF of both sides' words, and their lengths: memory maps of files in the cache folder."""
-        sides = [[pair[side] for pair in self.corpus.train] for side in (0, 1)]
         stem = cache_dir() / "features" / f"{self.corpus.digest()}-tfidf-v{FEATURES_VERSION}"
-        return kept_features(stem, sides)
+        return kept_features(stem, lambda: [[pair[side] for pair in self.corpus.train] for side in (0, 1)])
 
     def preview(self, instance_id: int) -> str:
         """The pair."""

@@ -70,8 +70,8 @@ def _by_length(lengths: np.ndarray, at_a_time: int) -> Iterator[np.ndarray]:
 
 
 def beam_search(model: Transformer, source: Tensor, search: Search) -> list[list[int]]:
-    """Of each row of ``source`` (B, S). A sentence is done once no hypothesis that goes on would be better than its best
-    finished one if it ended with the next token for sure; a bound that always holds would search longer."""
+    """Of each row of ``source`` (B, S). A sentence is done once no hypothesis that goes on would be better than its
+    best finished one if it ended with the next token for sure; a bound that always holds would search longer."""
     count, beam, most = len(source), search.beam, most_tokens(source.shape[1])
     memory, mask = model.encode(source.repeat_interleave(beam, dim=0))
     caches = model.begin(memory)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.errors import WorkloadError
-from workloads.cache import file_lock, replacing, write_atomically
+from workloads.cache import file_lock, replacing, sha256_hex, write_atomically
 
 PAD, UNKNOWN, BEGIN, END = 0, 1, 2, 3
 MOST_SUBWORDS = 126
@@ -67,6 +67,10 @@ class Subwords:
         self.model = model
         self._processor: Any = _sentencepiece().SentencePieceProcessor(model_proto=model)
 
+    def digest(self) -> str:
+        """Of the model, 8 hexadecimal digits."""
+        return sha256_hex(self.model)[:8]
+
     @property
     def size(self) -> int:
         """Number of subwords, those with a meaning of their own too."""
@@ -76,7 +80,11 @@ class Subwords:
         """At most ``MOST_SUBWORDS`` of each; what is longer is cut off."""
         return Sequences.of([tokens[:MOST_SUBWORDS] for tokens in self._processor.encode(list(texts))])
 
-    def decode(self, sequences: Sequence[Sequence[int]]) -> list[str]:
+    def encode_whole(self, texts: Sequence[str], last: int) -> Sequences:
+        """All of each, with the token ``last`` behind."""
+        return Sequences.of([[*tokens, last] for tokens in self._processor.encode(list(texts))])
+
+    def decode(self, sequences: Iterable[Iterable[int]]) -> list[str]:
         """Text again."""
         return [str(text) for text in self._processor.decode([list(map(int, tokens)) for tokens in sequences])]
 

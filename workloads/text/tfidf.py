@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +20,29 @@ BUCKETS = 1 << 14
 """Of each side; 17 thousand English word forms fit with few collisions that matter, 38 thousand German ones worse."""
 VERSION = 1
 """Part of the cached files' names; raise it whenever the same text would give other features."""
-PARTS = ("values", "columns", "begins")
+PARTS = ("values", "columns", "begins", "width")
 
 _WORD = r"\w+|[^\w\s]"
 
 
-def kept_features(stem: Path, sides: Sequence[Sequence[str]]) -> SparseRows | None:
+def kept_features(stem: Path, sides: Callable[[], Sequence[Sequence[str]]]) -> SparseRows | None:
     """Those of files in the cache, mapped into memory, built by whichever process comes first.
 
-    ``sides`` are the texts of every instance, one sequence for each side. None, with a warning, without scikit-learn.
+    ``sides()`` gives the texts of every instance, a sequence for each side. None, with a warning, without scikit-learn.
     """
     paths = {part: stem.with_name(f"{stem.name}-{part}.npy") for part in PARTS}
     with file_lock(stem.with_name(f"{stem.name}.lock")):
         if not all(path.is_file() for path in paths.values()):
             try:
-                rows = features_of(sides)
+                rows = features_of(sides())
             except SourceFailed as failure:
                 log.warning("the Assistant goes without features: %s", failure)
                 return None
-            for part, path in paths.items():
+            for part, path in paths.items():  # the width last: it says that all are there
                 with replacing(path) as temporary, temporary.open("wb") as file:
                     np.save(file, getattr(rows, part))
-        values, columns, begins = (np.load(paths[part], mmap_mode="r") for part in PARTS)
-        return SparseRows(values, columns, begins, _width(len(sides)))
+        values, columns, begins = (np.load(paths[part], mmap_mode="r") for part in PARTS[:3])
+        return SparseRows(values, columns, begins, int(np.load(paths["width"])))
 
 
 def features_of(sides: Sequence[Sequence[str]]) -> SparseRows:
@@ -59,12 +59,8 @@ def features_of(sides: Sequence[Sequence[str]]) -> SparseRows:
     rows = hstack([*words, *lengths], format="csr")
     rows.sort_indices()
     return SparseRows(
-        rows.data.astype(np.float32), rows.indices.astype(np.int32), rows.indptr.astype(np.int64), _width(len(sides))
+        rows.data.astype(np.float32), rows.indices.astype(np.int32), rows.indptr.astype(np.int64), rows.shape[1]
     )
-
-
-def _width(sides: int) -> int:
-    return sides * (BUCKETS + 1)
 
 
 def _tfidf(texts: Sequence[str]) -> Any:

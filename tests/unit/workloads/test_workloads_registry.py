@@ -83,7 +83,7 @@ def test_an_unknown_name_suggests_the_nearest_and_lists_all(typed: str, meant: s
         typed,
         repr(typed),
         f"did you mean {meant!r}?",
-        "digits, fashion-mnist, imbalanced-fashion-mnist, mnist",
+        "digits, fashion-mnist, imbalanced-fashion-mnist, lm, mnist",
         "path/to/file.py:ClassName",
     )
 

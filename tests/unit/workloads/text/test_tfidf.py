@@ -49,9 +49,9 @@ def test_values_are_of_the_order_of_one() -> None:
 
 
 def test_they_are_built_once_and_mapped_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = kept_features(tmp_path / "x", SIDES)
+    first = kept_features(tmp_path / "x", lambda: SIDES)
     monkeypatch.setattr("workloads.text.tfidf.features_of", None)
-    again = kept_features(tmp_path / "x", SIDES)
+    again = kept_features(tmp_path / "x", lambda: SIDES)
     assert first is not None and again is not None and isinstance(again.values, np.memmap)
     assert np.array_equal(dense(first), dense(again))
 
@@ -61,7 +61,7 @@ def test_without_scikit_learn_the_assistant_goes_on_without_them(
 ) -> None:
     monkeypatch.setitem(sys.modules, "scipy.sparse", None)
     with caplog.at_level(logging.WARNING, "autoassist.workloads"):
-        assert kept_features(tmp_path / "x", SIDES) is None
+        assert kept_features(tmp_path / "x", lambda: SIDES) is None
     assert "the Assistant goes without features: scikit-learn is not installed" in caplog.text
 
 
