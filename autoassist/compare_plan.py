@@ -58,7 +58,7 @@ class PlannedRun:
         """With the drop rate that keeps as many as the run of ``report``; other policies than random-drop unchanged."""
         if not self.pair:
             return self
-        kept_fraction, warmup_epochs = report.selection.kept_fraction, self.settings.warmup_epochs
+        kept_fraction, warmup_epochs = report.selection.kept_fraction, self.settings.warmup
         anneal_share, epochs = self.settings.anneal_share, self.settings.epoch_budget
         if epochs is not None:
             middle = max(1e-9, 1.0 - warmup_epochs / epochs - anneal_share)

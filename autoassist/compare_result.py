@@ -272,7 +272,7 @@ def _worth(uniform: list[list[RunResult]], passes: float, sign: float) -> float:
 
 
 def _room(report: Report) -> float:
-    warmup = float(report.settings["warmup_epochs"]) * report.n / max(1, report.boss.instances)
+    warmup = float(report.settings["warmup_epochs"] or 0) * report.n / max(1, report.boss.instances)
     return max(0.0, 1.0 - float(report.settings["anneal_share"]) - warmup)
 
 

@@ -70,7 +70,7 @@ def boss_hello(
         incarnation=new_incarnation(),
         dataset_id=dataset_id,
         n=n,
-        settings=settings,
+        settings=settings.resolved(),
         rank=rank,
         package_version=metadata.version("autoassist"),
         restore_step=int((state or {}).get("step", -1)) if takes_back else NO_RESTORE,

@@ -27,6 +27,8 @@ LEAST_POOL_STEPS = 4
 MAX_COUNT = 1 << 62
 MAX_PATH = 4096
 
+WARMUPS = {"autoassist": 0.25, "random-drop": 0.25}
+"""Epochs, where a run gives none and its policy's own are not one whole epoch; the control has the default's."""
 POLICIES = (
     *("autoassist", "autoassist-paper", "uniform", "random-drop", "infobatch", "selective-backprop", "rho"),
     *("importance", "importance-gradient"),
@@ -103,9 +105,9 @@ class RunSettings:
     gate: bool = True
     """Shrink only while the policy's measured lift is clearly positive; without it a published rule is applied bare."""
 
-    warmup_epochs: float = 1
-    """Epochs at the beginning in which everything passes. With a fraction, such as 0.1, selection begins within an
-    epoch, for data that is seen only once."""
+    warmup_epochs: float | None = None
+    """Epochs at the beginning in which everything passes; if not given the policy's own: 0.25 for autoassist and
+    random-drop, 1 for the others. With a fraction selection begins within an epoch."""
 
     anneal_share: float = 0.125
     """Share of the run at its end in which everything passes again."""
@@ -162,16 +164,18 @@ class RunSettings:
             value = getattr(self, name)
             require(value is None or value >= 1, name, value, "must be at least 1")
             require(value is None or value <= MAX_COUNT, name, value, f"must be at most {MAX_COUNT}")
-        warmup = self.warmup_epochs
+        warmup = self.warmup
         require(math.isfinite(warmup), "warmup_epochs", warmup, "must be a number of epochs")
-        for name in ("window_size", "seed", "warmup_epochs", "pool_steps"):
+        require(warmup >= 0, "warmup_epochs", warmup, "must not be negative")
+        require(warmup <= MAX_COUNT, "warmup_epochs", warmup, f"must be at most {MAX_COUNT}")
+        for name in ("window_size", "seed", "pool_steps"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
         require(self.seed < 2**63, "seed", self.seed, "must be below 2**63")
         for name in ("patience_s", "lease_s"):
             value = getattr(self, name)
             require(math.isfinite(value) and value > 0, name, value, "must be a positive number of seconds")
         self._require_selection()
-        if warmup == int(warmup):  # on the wire as it was when it had to be whole, for peers of that time
+        if self.warmup_epochs is not None and warmup == int(warmup):  # on the wire as when it had to be whole
             object.__setattr__(self, "warmup_epochs", int(warmup))
         self._require_sizes()
         depth = self.pipeline_steps
@@ -187,7 +191,6 @@ class RunSettings:
     def _require_selection(self) -> None:
         require(self.floor is None or 0.0 < self.floor <= 1.0, "floor", self.floor, "must lie in (0, 1]")
         require(0.0 <= self.drop_rate < 1.0, "drop_rate", self.drop_rate, "must lie in [0, 1)")
-        require(self.warmup_epochs <= MAX_COUNT, "warmup_epochs", self.warmup_epochs, f"must be at most {MAX_COUNT}")
         for name in ("anneal_share", "class_floor"):
             require(0.0 <= getattr(self, name) <= 1.0, name, getattr(self, name), "must lie in [0, 1]")
         require(math.isfinite(self.power) and self.power > 0, "power", self.power, "must be a positive number")
@@ -238,6 +241,15 @@ class RunSettings:
     def epoch_budget(self) -> int | None:
         """Epochs of the run; None where the budget is counted in Boss instances."""
         return None if self.boss_instances is not None else self.epochs or DEFAULT_EPOCHS
+
+    @property
+    def warmup(self) -> float:
+        """Epochs at the beginning in which everything passes, with the policy's own resolved."""
+        return WARMUPS.get(self.policy, 1) if self.warmup_epochs is None else self.warmup_epochs
+
+    def resolved(self) -> RunSettings:
+        """As they go over the wire: an earlier version's peer takes no missing warm-up."""
+        return dataclasses.replace(self, warmup_epochs=self.warmup)
 
     @property
     def weighs(self) -> bool:

@@ -4,9 +4,9 @@ from assistant.policies.base import Given, Moment, Policy
 from assistant.policies.controls import RandomDrop, Uniform
 from assistant.policies.history import Importance, ImportanceGradient, InfoBatch, LastLossPolicy, Rho, SelectiveBackprop
 from assistant.policies.paper import AutoAssistPaper
+from assistant.policies.predicted import AutoAssist
 from assistant.policies.registry import find_policy, make_policy, require_policy
 from assistant.policies.shared import Guarded
-from assistant.policies.table import AutoAssist
 
 __all__ = [
     "AutoAssist",

@@ -24,8 +24,8 @@ from assistant.policies.history import (
     read_irreducible_losses,
 )
 from assistant.policies.paper import AutoAssistPaper
+from assistant.policies.predicted import AutoAssist
 from assistant.policies.shared import Guarded
-from assistant.policies.table import AutoAssist
 from protocol.errors import SettingError
 from protocol.settings import RunSettings, require
 from protocol.sparse import Features

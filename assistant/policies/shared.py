@@ -106,12 +106,12 @@ class Guarded(Policy):
         return keep
 
     def _is_warming_up(self, moment: Moment) -> bool:
-        whole = int(self.settings.warmup_epochs)
-        if moment.epoch != whole or whole == self.settings.warmup_epochs:
+        whole = int(self.settings.warmup)
+        if moment.epoch != whole or whole == self.settings.warmup:
             return moment.epoch < whole
         # Within an epoch the run's progress tells; until then all has passed, so a pass is an offer.
         epochs = self.settings.epoch_budget or (self.settings.boss_instances or 0) / self.n
-        return moment.progress * epochs <= self.settings.warmup_epochs
+        return moment.progress * epochs <= self.settings.warmup
 
     @property
     def _is_open(self) -> bool:

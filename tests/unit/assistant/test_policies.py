@@ -16,14 +16,14 @@ def test_uniform_keeps_everything() -> None:
 
 
 def test_random_drop_keeps_all_alike_and_everything_in_warmup_and_anneal() -> None:
-    policy = make_policy(RunSettings(policy="random-drop", drop_rate=0.4), 10)
+    policy = make_policy(RunSettings(policy="random-drop", drop_rate=0.4, warmup_epochs=1), 10)
     assert policy.keep_probability(np.arange(3), MIDDLE) == pytest.approx([0.6, 0.6, 0.6])
     assert (policy.keep_probability(np.arange(3), Moment(0, 0.1)) == 1.0).all()
     assert (policy.keep_probability(np.arange(3), Moment(7, 0.9)) == 1.0).all()
 
 
-def test_the_table_is_the_clipped_ratio_to_the_running_mean() -> None:
-    """π_i = clip(mean loss of i / T̄, γ, 1); half of the instances lose 0.2, half 1.0, so T̄ is 0.6."""
+def test_where_losses_stay_what_they_were_pi_is_their_clipped_ratio_to_the_running_mean() -> None:
+    """π_i = clip(loss of i / T̄, γ, 1); half of the instances lose 0.2, half 1.0, so T̄ is 0.6."""
     losses = np.where(np.arange(N) % 2 == 0, 0.2, 1.0)
     losses[0] = 0.001
     policy = AutoAssist(N, floor=0.1)
@@ -34,11 +34,12 @@ def test_the_table_is_the_clipped_ratio_to_the_running_mean() -> None:
     assert keep[2] == 1.0
 
 
-def test_nothing_is_shrunk_in_the_first_epoch_nor_in_the_last_eighth() -> None:
+def test_nothing_is_shrunk_in_the_first_quarter_of_an_epoch_nor_in_the_last_eighth() -> None:
     losses = np.where(np.arange(N) % 2 == 0, 0.1, 1.0)
-    policy = make_policy(RunSettings(), N)
+    policy = make_policy(RunSettings(epochs=2), N)
     feed_epochs(policy, losses, 2, np.random.default_rng(0), permute=False)
-    assert (policy.keep_probability(np.arange(100), Moment(0, 0.2)) == 1.0).all()
+    assert (policy.keep_probability(np.arange(100), Moment(0, 0.12)) == 1.0).all()
+    assert policy.keep_probability(np.arange(100), Moment(0, 0.13)).mean() < 0.8
     assert (policy.keep_probability(np.arange(100), Moment(9, 0.88)) == 1.0).all()
     assert policy.keep_probability(np.arange(100), MIDDLE).mean() < 0.8
 
@@ -60,7 +61,7 @@ def test_random_features_of_unseen_instances_shrink_nothing() -> None:
 
 
 def test_telling_features_shrink_the_easy_ones_among_the_unseen() -> None:
-    """The learned model stands in where the table is silent."""
+    """The learned model stands in where there is no history."""
     rng = np.random.default_rng(3)
     features = rng.normal(size=(2 * N, 20)).astype(np.float32)
     losses = np.exp(features[:, 0] * 2.0)
@@ -82,12 +83,31 @@ def test_labels_alone_tell_easy_classes_from_hard_ones() -> None:
     assert keep[labels[N:] == 0].mean() > 0.9 > 0.5 > keep[labels[N:] == 1].mean()
 
 
-def test_an_old_loss_no_longer_counts() -> None:
-    losses = np.where(np.arange(N) % 2 == 0, 0.1, 1.0)
+def test_a_loss_is_compared_with_the_mean_of_its_own_time() -> None:
+    """All losses fall to a tenth while an easy instance waits: it still is, and not as hard as the others are now."""
+    losses = np.where(np.arange(N) % 2 == 0, 0.2, 1.0)
     policy = AutoAssist(N, floor=0.1)
-    feed_epochs(policy, losses, 2, np.random.default_rng(0), permute=False)
-    assert policy.keep_probability(np.array([0]), Moment(3, 0.5))[0] < 0.5
-    assert policy.keep_probability(np.array([0]), Moment(50, 0.5))[0] == 1.0
+    rng = np.random.default_rng(6)
+    feed_epochs(policy, losses, 2, rng, permute=False)
+    before = policy.keep_probability(np.array([0]), Moment(2, 0.5))[0]
+    reports = [ids for _ in range(4) for ids in np.array_split(rng.permutation(np.arange(1, N)), N // 60)]
+    for position, ids in enumerate(reports):
+        policy.observe(record(position, ids, losses[ids] * 0.1 ** (position / len(reports)), 2 + position // (N // 60)))
+    assert policy.keep_probability(np.array([0]), Moment(6, 0.5))[0] == pytest.approx(before, rel=0.3)
+
+
+def test_what_losses_tell_is_learned_and_not_assumed() -> None:
+    """Of two kinds of instances, as easy as each other at last, one was hard the time before: the average knows."""
+    rng = np.random.default_rng(7)
+    policy = AutoAssist(N, floor=0.1)
+    steady, swinging = np.arange(N) % 2 == 0, np.arange(N) % 2 == 1
+    for epoch in range(6):
+        losses = np.where(steady, 0.2, 1.8 if epoch % 2 == 0 else 0.2) * np.exp(0.1 * rng.normal(size=N))
+        order = rng.permutation(N)
+        for position, ids in enumerate(np.array_split(order, N // 60)):
+            policy.observe(record(position, ids, losses[ids], epoch, np.ones(len(ids))))
+    keep = policy.keep_probability(np.arange(N), Moment(6, 0.5))
+    assert keep[swinging].mean() > 2 * keep[steady].mean()
 
 
 def test_the_estimates_undo_the_selection() -> None:

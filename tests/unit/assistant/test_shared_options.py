@@ -216,7 +216,7 @@ def test_with_the_guard_wrong_labels_are_no_larger_a_part_of_the_trained_than_of
 
 
 def test_what_is_set_aside_stays_so_in_the_anneal_and_under_a_closed_gate_and_not_in_the_warm_up() -> None:
-    policy = make_policy(RunSettings(noise_guard="on"), N)
+    policy = make_policy(RunSettings(noise_guard="on", warmup_epochs=1), N)
     assert policy.noise is not None
     policy.noise.streak[:5] = 3
     assert policy.keep_probability(ALL[:6], Moment(1, 0.5)).tolist() == pytest.approx([0.05] * 5 + [1.0])

@@ -84,7 +84,9 @@ def test_the_oracle_is_run_by_a_command_of_its_own_and_pairs_with_nothing(tmp_pa
 
 def test_random_drop_keeps_at_the_rate_of_its_pair() -> None:
     """2,000 passes, 500 of the warm-up and 250 of the anneal whole; 2,500 offered, so 1,250 pass of 1,750."""
-    run = plan_of()[3].paired(report_of("autoassist", passes=2000, kept_fraction=0.8, n=500))
+    run = plan_of(options=("warmup_epochs=1",))[3].paired(
+        report_of("autoassist", passes=2000, kept_fraction=0.8, n=500)
+    )
     assert run.settings.drop_rate == pytest.approx(1 - 1250 / 1750, abs=1e-4)
     other = plan_of()[2]
     assert other.paired(report_of("autoassist")) is other

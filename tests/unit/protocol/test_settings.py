@@ -117,6 +117,14 @@ def test_a_bad_setting_is_refused_with_its_name_its_value_and_a_remedy(
     assert says in str(refused.value)
 
 
+def test_a_warm_up_that_is_not_given_is_the_policys_own_and_travels_as_a_number() -> None:
+    """A role of an earlier version takes none for none."""
+    for policy, own in (("autoassist", 0.25), ("random-drop", 0.25), ("infobatch", 1), ("mine", 1)):
+        settings = RunSettings(policy=policy)
+        assert (settings.warmup, settings.warmup_epochs, settings.resolved().warmup_epochs) == (own, None, own)
+    assert RunSettings(warmup_epochs=0).warmup == 0
+
+
 def test_a_whole_warm_up_travels_as_when_it_had_to_be_whole_and_a_part_of_an_epoch_as_it_is() -> None:
     """A role of an earlier version knows only whole numbers there."""
     for given_warmup, sent in ((1.0, 1), (2, 2), (0, 0), (0.1, 0.1)):
