@@ -273,13 +273,18 @@ class BossPlan:
         self.ready.extendleft(reversed(self.pulled))
         self.pulled.clear()
 
+    def _why_nothing_waits(self) -> str:
+        if self.last_pulled < 0 and not self.off_plan_steps:
+            return "no batch of the feed was taken yet; take them from feed.loader(train_set), not from another loader"
+        return "no batch waits for losses; report each batch of the feed exactly once"
+
     def reported(self) -> RankBatch:
         """The batch that the next report is about.
 
         Raises FeedMisuse where no batch waits for one.
         """
         if not self.pulled:
-            raise FeedMisuse("report: no batch waits for losses; report each batch of the feed exactly once")
+            raise FeedMisuse(f"report: {self._why_nothing_waits()}")
         batch = self.pulled.popleft()
         self.progress = batch.progress
         if batch.off_plan:

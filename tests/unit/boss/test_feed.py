@@ -126,6 +126,14 @@ def test_a_loss_of_another_length_is_explained(address: str) -> None:
             feed.report(torch.zeros(5))
 
 
+def test_a_report_of_a_batch_that_is_not_the_feeds_is_explained(address: str) -> None:
+    """The loader that the script had before, shuffle=True and all, was left in."""
+    with connect(address) as feed:
+        x, _ = next(iter(torch.utils.data.DataLoader(Squares(), batch_size=16, shuffle=True)))
+        with pytest.raises(FeedMisuse, match=r"take them from feed\.loader\(train_set\)"):
+            feed.report(losses_of(x))
+
+
 def test_a_second_report_of_one_batch_is_explained(address: str) -> None:
     with connect(address) as feed:
         ids = next(iter(feed))
