@@ -44,6 +44,7 @@ def rows(report: Report) -> list[tuple[str, str]]:
         ("offered, kept", f"{selection.offered}, {selection.kept} ({selection.kept_fraction:.1%})"),
         ("kept by epoch", ", ".join(f"{e.kept_fraction:.0%}" for e in selection.epochs)),
         ("unfiltered", f"{selection.unfiltered_fraction:.1%}"),
+        *_padding(report),
         ("staleness p50 / p99 / max, steps", staleness),
         ("exposed wait", f"{boss.exposed_wait_s:.2f} s of {boss.wall_s:.1f} s ({boss.exposed_wait_fraction:.2%})"),
         ("off the plan", f"{boss.off_plan_instances} in {boss.off_plan_steps} steps"),
@@ -53,6 +54,18 @@ def rows(report: Report) -> list[tuple[str, str]]:
             f"{report.loss_reports.values_dropped}, {report.loss_reports.values_not_finite}",
         ),
         ("steps without a finite gradient", f"{boss.gradients_dropped}"),
+    ]
+
+
+def _padding(report: Report) -> list[tuple[str, str]]:
+    tokens = report.tokens
+    if tokens is None:
+        return []
+    return [
+        (
+            "padding, flushed steps",
+            f"{tokens.padding_fraction:.1%} of {tokens.padded_tokens} tokens, {tokens.flushed_steps}",
+        )
     ]
 
 

@@ -25,6 +25,7 @@ from protocol.report import (
     Report,
     SelectionReport,
     StalenessReport,
+    TokensReport,
     encode_report,
 )
 from protocol.statistics import MOST_HISTORY, PeerStatistics, RunStatistics
@@ -71,6 +72,7 @@ def build_report(core: BrokerCore, hub: Hub) -> Report:
             values_dropped=int(run.counters.get("values_dropped", 0)),
             values_not_finite=int(run.counters.get("values_not_finite", 0)),
         ),
+        tokens=_tokens(state),
         metric=_metric(state),
         assistants=[_assistant(p) for p in state.peers.values() if p.role == "assistant"],
         refused_input=dict(hub.refused),
@@ -148,6 +150,23 @@ def _selection(state: State) -> SelectionReport:
         ],
         unfiltered_windows={k.removeprefix(prefix): int(v) for k, v in run.counters.items() if k.startswith(prefix)},
         reopened_windows=int(run.counters.get("reopened_windows", 0)),
+    )
+
+
+def _tokens(state: State) -> TokensReport | None:
+    run = state.the_run
+    if run.settings.max_tokens is None:
+        return None
+    names = ("tokens", "padded_tokens", "flushed_steps", "flushed_tokens", "flushed_padded_tokens")
+    tokens, padded, flushes, flushed, flushed_padded = (int(run.counters.get(name, 0)) for name in names)
+    return TokensReport(
+        max_tokens=run.settings.max_tokens,
+        pool_steps=run.settings.pool_depth,
+        tokens=tokens,
+        padded_tokens=padded,
+        padding_fraction=fraction(padded - tokens, padded),
+        flushed_steps=flushes,
+        flushed_padding_fraction=fraction(flushed_padded - flushed, flushed_padded),
     )
 
 
@@ -230,6 +249,7 @@ def build_statistics(core: BrokerCore, hub: Hub, now: float) -> RunStatistics:
         staleness_p99=quantile(run.staleness_counts, 0.99),
         staleness_max=max(run.staleness_counts, default=None),
         staleness_bound=settings.staleness_bound,
+        **_token_counts(state),
         values_dropped=int(run.counters.get("values_dropped", 0)),
         refused=dict(hub.refused),
         refused_from=dict(hub.refused_from),
@@ -242,6 +262,12 @@ def build_statistics(core: BrokerCore, hub: Hub, now: float) -> RunStatistics:
         **_vitals(),
         peers=[_peer(core, hub, name, now) for name in sorted(state.members)],
     )
+
+
+def _token_counts(state: State) -> dict[str, Any]:
+    """None where batches are not cut by tokens."""
+    names, counters = ("tokens", "padded_tokens", "flushed_steps"), state.the_run.counters
+    return {name: int(counters.get(name, 0)) for name in names if state.settings.max_tokens is not None}
 
 
 def _vitals() -> dict[str, Any]:

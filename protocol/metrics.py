@@ -145,6 +145,11 @@ def _value(run: RunStatistics) -> Iterator[Sample]:
         yield (run.metric_name,), run.metric_value
 
 
+def _padding(run: RunStatistics) -> Iterator[Sample]:
+    if run.tokens is not None and run.padded_tokens:
+        yield (), 1.0 - run.tokens / run.padded_tokens
+
+
 def _count(run: RunStatistics) -> Iterator[Sample]:
     for role in ROLES:
         yield (role,), float(sum(peer.role == role for peer in run.peers))
@@ -225,6 +230,20 @@ METRICS: tuple[Metric, ...] = (
     _gauge("autoassist_staleness_p99_steps", "staleness_p99", "The same: what 99 % of the batches do not exceed."),
     _gauge("autoassist_staleness_max_steps", "staleness_max", "The same: the greatest of the run."),
     _gauge("autoassist_staleness_bound_steps", "staleness_bound", "The same: what no selection may exceed."),
+    _counter("autoassist_batch_tokens_total", "tokens", "Tokens in batches that were cut by them, flushes left out."),
+    _counter("autoassist_batch_padded_tokens_total", "padded_tokens", "The same with padding: rows times the longest."),
+    Metric(
+        name="autoassist_batch_padding_ratio",
+        kind="gauge",
+        help="Share of those that is padding; none where batches are not cut by tokens.",
+        fields=("RunStatistics.tokens", "RunStatistics.padded_tokens"),
+        read=_padding,
+    ),
+    _counter(
+        "autoassist_flushed_steps_total",
+        "flushed_steps",
+        "Steps cut out of turn, since a selection was near the staleness bound.",
+    ),
     _counter(
         "autoassist_loss_values_dropped_total",
         "values_dropped",

@@ -75,6 +75,18 @@ class LossReportsReport(msgspec.Struct, kw_only=True):
     values_not_finite: int  # loss values of steps on the plan that were NaN or infinite, a skipped batch's too
 
 
+class TokensReport(msgspec.Struct, kw_only=True):
+    """Of a run with --max-tokens: what the batches that were cut hold, and what of it is padding."""
+
+    max_tokens: int  # most tokens of a rank's batch, padding counted
+    pool_steps: int  # steps' worth of instances that were sorted by length together
+    tokens: int  # tokens of the instances in those batches, flushes left out
+    padded_tokens: int  # the same with padding: rows times the longest, batch by batch
+    padding_fraction: float  # of padded_tokens, 0 … 1
+    flushed_steps: int  # steps that were cut out of turn, since a selection was near the staleness bound
+    flushed_padding_fraction: float  # of their padded tokens, 0 … 1
+
+
 class MetricReport(msgspec.Struct, kw_only=True):
     """The held-out metric; ``history`` rows are [epoch, boss_instances, wall_s, value]. Null for what is not finite."""
 
@@ -118,6 +130,7 @@ class Report(msgspec.Struct, kw_only=True):
     boss: BossReport  # what the Boss did, and its clocks
     selection: SelectionReport  # what was offered and kept
     loss_reports: LossReportsReport  # how the Boss's losses came back
+    tokens: TokensReport | None = None  # null where batches were cut by the number of instances
     metric: MetricReport  # the workload's evaluation on held-out data
     assistants: list[AssistantReport]  # each that has ever joined
     refused_input: dict[str, int]  # messages not taken since the broker last started, by cause; duplicates too

@@ -50,6 +50,9 @@ class RunStatistics(msgspec.Struct, kw_only=True):
     staleness_p99: float | None = None
     staleness_max: int | None = None
     staleness_bound: int = 0
+    tokens: int | None = None  # in batches that were cut by tokens, flushes left out; None where none are
+    padded_tokens: int | None = None  # the same with padding
+    flushed_steps: int | None = None  # cut out of turn, since a selection was near the staleness bound
     values_dropped: int = 0
     refused: dict[str, int] = msgspec.field(default_factory=dict)
     refused_from: dict[str, int] = msgspec.field(default_factory=dict)

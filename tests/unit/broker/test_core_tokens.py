@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from broker.effects import Refuse, Send
+from broker.hub import Hub
+from broker.report import build_report, build_statistics
 from protocol.messages import Lengths, Stop
 from protocol.token_batches import I32
 from tests.unit.broker.world import World, joined, train_through
@@ -121,6 +123,25 @@ def test_a_selection_near_its_bound_goes_first_so_none_becomes_too_stale() -> No
     world.finish()
     assert counters(world)["flushed_steps"] > 0
     assert max(world.core.state.the_run.staleness_counts) <= 14
+
+
+# What is said of it
+
+
+def test_the_report_tells_what_is_padding_with_flushes_apart_and_nothing_of_it_without_tokens() -> None:
+    world = world_of(300, assistants=1, epochs=1)
+    world.finish()
+    found = build_report(world.core, Hub()).tokens
+    assert found is not None and (found.max_tokens, found.pool_steps) == (BUDGET, 4)
+    assert world.audit.lengths is not None
+    batches = [np.split(world.audit.lengths[b.ids], np.cumsum(b.rank_counts)[:-1]) for b in world.audit.batches]
+    padded = sum(len(rows) * int(rows.max()) for batch in batches for rows in batch)
+    assert found.padded_tokens + counters(world).get("flushed_padded_tokens", 0) == padded
+    assert found.padding_fraction == pytest.approx(1.0 - found.tokens / found.padded_tokens)
+    statistics = build_statistics(world.core, Hub(), world.now)
+    assert (statistics.tokens, statistics.padded_tokens) == (found.tokens, found.padded_tokens)
+    plain = joined(100, assistants=0).core
+    assert build_report(plain, Hub()).tokens is None and build_statistics(plain, Hub(), 0.0).tokens is None
 
 
 # Restarts

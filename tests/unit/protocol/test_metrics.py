@@ -31,7 +31,7 @@ RUN: dict[str, Any] = {
     **{"next_step": 108, "trained_steps": 100, "instances_trained": 6400, "offered": 9000, "kept": 6800},
     **{"unfiltered": 900, "epoch_offered": 800, "epoch_kept": 200, "stock_instances": 300, "leased_windows": 4},
     **{"ready_batches": 6, "staleness_p50": 12.0, "staleness_p99": 31.0, "staleness_max": 40},
-    **{"staleness_bound": 96, "values_dropped": 5},
+    **{"staleness_bound": 96, "values_dropped": 5, "tokens": 900, "padded_tokens": 1000, "flushed_steps": 3},
     **{"refused": {"bad_message": 2}, "refused_from": {"strangers": 2}, "metric_name": "accuracy", "metric_value": 0.9},
     **{"exposed_wait_s": 0.5, "wall_s": 50.0, "ended": "", "broker_cpu_percent": 25.0},
     "broker_rss_bytes": 8192,
@@ -80,6 +80,7 @@ def test_figures_are_what_the_statistics_say() -> None:
     assert found["autoassist_boss_exposed_wait_ratio"] == {(): 0.01}
     assert found["autoassist_selection_epoch_kept_ratio"] == {(): 0.25}
     assert found["autoassist_selection_unfiltered_ratio"] == {(): 0.1}
+    assert found["autoassist_batch_padding_ratio"] == {(): pytest.approx(0.1)}
     assert found["autoassist_run_evaluation"] == {("accuracy",): 0.9}
     assert found["autoassist_refused_inputs_total"] == {("bad_message",): 2}
     assert found["autoassist_peers"] == {("assistant",): 1, ("boss",): 1}
@@ -93,6 +94,7 @@ def test_what_is_not_known_yet_has_no_sample() -> None:
     silent = [
         *("autoassist_staleness_median_steps", "autoassist_staleness_max_steps", "autoassist_run_evaluation"),
         *("autoassist_boss_exposed_wait_ratio", "autoassist_selection_epoch_kept_ratio", "autoassist_peer_cpu_ratio"),
+        *("autoassist_batch_padding_ratio", "autoassist_batch_tokens_total", "autoassist_flushed_steps_total"),
     ]
     assert not any(found[name] for name in silent)
     assert found["autoassist_run_state"][("waiting",)] == 1
