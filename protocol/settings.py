@@ -289,7 +289,7 @@ class RunSettings:
 
     def difference(self, other: RunSettings) -> str:
         """``name: mine here, theirs there`` for the fields that differ; empty where none does."""
-        mine, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
+        mine, theirs = self.resolved().as_dict(), other.resolved().as_dict()
         return "; ".join(f"{k}: {mine[k]} here, {theirs[k]} there" for k in mine if mine[k] != theirs[k])
 
     def as_dict(self) -> dict[str, Any]:

@@ -123,6 +123,8 @@ def test_a_warm_up_that_is_not_given_is_the_policys_own_and_travels_as_a_number(
         settings = RunSettings(policy=policy)
         assert (settings.warmup, settings.warmup_epochs, settings.resolved().warmup_epochs) == (own, None, own)
     assert RunSettings(warmup_epochs=0).warmup == 0
+    assert RunSettings().difference(RunSettings(warmup_epochs=0.25)) == ""
+    assert RunSettings().difference(RunSettings(warmup_epochs=1)) == "warmup_epochs: 0.25 here, 1 there"
 
 
 def test_a_whole_warm_up_travels_as_when_it_had_to_be_whole_and_a_part_of_an_epoch_as_it_is() -> None:
