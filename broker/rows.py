@@ -45,6 +45,7 @@ class RunRow(msgspec.Struct, kw_only=True):
     lengths_kept: int = 0  # of how many instances, from the first, the length is kept
     pool_order: int = -1  # windows in the line up to this place in the stock are in the pool that is being cut
     pool_number: int = -1  # counts the pools
+    pool_offered: int = 0  # instances that were offered, over all epochs, up to the pool's newest window
 
 
 class WindowRow(msgspec.Struct, kw_only=True):

@@ -153,6 +153,7 @@ def _fill_pool(state: State, left: int) -> bool:
     if not is_enough or newest <= run.pool_order:
         return False
     run.pool_order, run.pool_number = newest, run.pool_number + 1
+    run.pool_offered = max(run.pool_offered, *(_offered_up_to(state, window) for window in inside))
     state.touch_run()
     return True
 
@@ -232,15 +233,15 @@ def _mark_taken(state: State, pool: Pool, places: I64) -> None:
 def _progress(state: State, pool: Pool, count: int) -> float:
     """Fraction of the run's budget that is spent: what was offered up to the pool's end, less what waits in it.
 
-    Counted in instances offered; a function of the plan alone.
+    Counted in instances; a function of the plan alone.
     """
-    epochs = state.settings.epoch_budget
-    if epochs is None:
-        return 0.0
-    newest, n = max(row.window for row in pool.rows), state.the_run.n
-    epoch, place = divmod(newest, state.windows_per_epoch)
-    offered = epoch * n + min(n, (place + 1) * state.settings.window_instances)
-    return max(0.0, (offered - (len(pool.ids) - count)) / (epochs * n))
+    run, epochs = state.the_run, state.settings.epoch_budget
+    return 0.0 if epochs is None else max(0.0, (run.pool_offered - (len(pool.ids) - count)) / (epochs * run.n))
+
+
+def _offered_up_to(state: State, window: int) -> int:
+    epoch, place = divmod(window, state.windows_per_epoch)
+    return epoch * state.the_run.n + min(state.the_run.n, (place + 1) * state.settings.window_instances)
 
 
 def _count(state: State, lengths: I32, rank_counts: list[int], *, is_flush: bool) -> None:
