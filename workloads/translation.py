@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 SMOOTHING = 0.1
 """Label smoothing."""
+EVALUATED_AT_A_TIME = 128
 MODELS = ("tiny", "small", "base")
 
 
@@ -153,6 +154,21 @@ class Translation(Workload):
         found = translate_texts(boss, self.subwords, [source for source, _ in part], Search(beam=1), device)
         bleu = corpus_scores(found, [target for _, target in part]).bleu
         return Metric(f"{'validation' if self.validation else 'test'}_bleu", bleu)
+
+    def loss_per_token(self, boss: nn.Module, pairs: Sequence[Pair], device: torch.device | str = "cpu") -> float:
+        """Mean cross entropy of all target tokens by the averaged weights, without label smoothing, nats."""
+        from workloads.text.decoding import averaged
+        from workloads.text.transformer import token_losses
+
+        sides = self._encode(pairs)
+        order, total = np.argsort(sides[1].lengths, kind="stable"), 0.0
+        with averaged(boss) as model:
+            for begin in range(0, len(pairs), EVALUATED_AT_A_TIME):
+                inputs, targets = _batch(sides, order[begin : begin + EVALUATED_AT_A_TIME])
+                inputs, targets = inputs.to(device), targets.to(device)
+                losses = token_losses(model(inputs), targets, smoothing=0.0)
+                total += float((losses * self.token_counts(targets)).sum())
+        return total / float((sides[1].lengths + 1).sum())
 
     def features(self) -> SparseRows | None:
         """Hashed TF-IDF of both sides' words, and their lengths: memory maps of files in the cache folder."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,17 +37,23 @@ def most_tokens(source_tokens: int) -> int:
     return int(1.5 * source_tokens) + 10
 
 
-@torch.no_grad()
+@contextmanager
+def averaged(boss: nn.Module) -> Iterator[Transformer]:
+    """A Transformer with its averaged weights, in ``eval()`` and off gradients meanwhile."""
+    assert isinstance(boss, Transformer)
+    was_training = boss.training
+    boss.eval()
+    with torch.no_grad(), boss.average.in_place_of(boss):
+        yield boss
+    boss.train(was_training)
+
+
 def translate_texts(
     model: nn.Module, subwords: Subwords, texts: Sequence[str], search: Search, device: torch.device | str = "cpu"
 ) -> list[str]:
     """Text to text by the averaged weights of a Transformer, in the same order; empty text stays empty."""
-    assert isinstance(model, Transformer)
-    was_training = model.training
-    model.eval()
-    with model.average.in_place_of(model):
-        found = translate(model, subwords.encode(texts), search, device)
-    model.train(was_training)
+    with averaged(model) as transformer:
+        found = translate(transformer, subwords.encode(texts), search, device)
     return [text if original.strip() else "" for text, original in zip(subwords.decode(found), texts, strict=True)]
 
 

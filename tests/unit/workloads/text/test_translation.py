@@ -151,3 +151,29 @@ def test_the_weights_alone_are_enough_to_translate(workload: Translation) -> Non
     assert isinstance(model, Transformer) and not model.training
     assert subwords.model == workload.subwords.model
     assert torch.equal(model.embedding.weight, boss.embedding.weight)
+
+
+def test_the_loss_per_token_counts_every_token_alike_and_smooths_none(workload: Translation) -> None:
+    boss = workload.boss()
+    pairs = workload.corpus.train[:5]
+    total = tokens = 0.0
+    boss.eval()
+    for i in range(5):
+        inputs, targets = workload.batch([i])
+        total += float(
+            torch.nn.functional.cross_entropy(boss(inputs), targets[targets != PAD], reduction="sum").detach()
+        )
+        tokens += int((targets != PAD).sum())
+    boss.train()
+    assert workload.loss_per_token(boss, pairs) == pytest.approx(total / tokens, rel=1e-5)
+    assert boss.training
+
+
+def test_it_trains_in_deterministic_mode(workload: Translation) -> None:
+    boss, (inputs, targets) = workload.boss(), workload.batch([0, 1, 2])
+    torch.use_deterministic_algorithms(True)
+    try:
+        workload.losses(boss(inputs), targets).mean().backward()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(weights.grad is not None for weights in boss.parameters())
