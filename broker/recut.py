@@ -121,7 +121,7 @@ def _put_back_segment(state: State, segment: Segment, ids: I64, keep_probabiliti
         state.line.appendleft(segment.window)
     row.kept_ids = np.concatenate([ids, row.kept_ids[row.taken :]])
     row.keep_probabilities = np.concatenate([keep_probabilities, row.keep_probabilities[row.taken :]])
-    row.taken = 0
+    row.taken, row.is_part = 0, True
     if row.learned_through != segment.learned_through:
         row.assistant, row.version, row.learned_through = "", 0, None
         row.keep_probabilities = np.ones(len(row.kept_ids), dtype=np.float32)

@@ -63,6 +63,7 @@ class WindowRow(msgspec.Struct, kw_only=True):
     version: int = 0
     learned_through: int | None = None
     learn_through: int = -2  # deterministic mode's order to the Assistant
+    is_part: bool = False  # cut anew: some of it may have been trained, and is not among the kept any more
 
 
 class StepRow(msgspec.Struct, kw_only=True):

@@ -85,11 +85,11 @@ def pass_unfiltered(state: State, row: WindowRow, reason: str) -> None:
 
 def reopen_if_stale(state: State, row: WindowRow, step: int) -> None:
     """A selection in stock that is too stale for ``step``: its untrained IDs, the shrunk ones too, pass at π = 1, in
-    place."""
+    place. Of a part of a window, of which nobody knows what was trained, only the kept do."""
     if row.learned_through is None or step - row.learned_through <= state.settings.staleness_bound:
         return
     ids = state.window_ids(row.window)
-    rest = ids[~np.isin(ids, row.kept_ids[: row.taken])]
+    rest = row.kept_ids[row.taken :] if row.is_part else ids[~np.isin(ids, row.kept_ids[: row.taken])]
     counts = state.epoch(state.epoch_of(row.window))
     counts.kept += len(rest) - (len(row.kept_ids) - row.taken)
     counts.unfiltered += len(rest)

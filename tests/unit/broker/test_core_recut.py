@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ import pytest
 from broker.core import BrokerCore
 from broker.effects import AppendBatch, AppendLoss, Effect, Event, HelloReceived, MessageReceived, Refuse, Send
 from broker.rows import decode_row
+from broker.stock import reopen_if_stale
 from protocol.messages import Batch, Credit, EpochEnd, Hello, LossRecord, LossReport
 from protocol.settings import RunSettings
+from protocol.token_batches import I32
 from tests.unit.broker.world import World, joined, train_through
 
 N = 100
@@ -47,6 +50,7 @@ class Ranks:
                 settings=self.settings,
                 rank=rank,
                 restore_step=self.step if rank == 0 else -2,
+                lengths=self.core.state.the_run.lengths_id,
             )
             effects += self.handle(HelloReceived(hello, fresh=True, restored=rank == 0))
         return effects
@@ -108,9 +112,9 @@ def kept_of_all_windows(world: World) -> set[Key]:
     return kept
 
 
-def interrupted(world_size: int, step: int, **changes: object) -> World:
+def interrupted(world_size: int, step: int, *, lengths: I32 | None = None, **changes: object) -> World:
     """A filtered run whose ranks have all reported ``step``, with later steps cut and some of them half reported."""
-    world = joined(N, world_size=world_size, **{**RUN, **changes})
+    world = joined(N, world_size=world_size, lengths=lengths, **{**RUN, **changes})
     for through in range(step + 1):
         world.serve(world.assistants[0])
         train_through(world, through)
@@ -125,6 +129,7 @@ def interrupted(world_size: int, step: int, **changes: object) -> World:
 def resumed(world: World, world_size: int, step: int) -> Ranks:
     """A core from the rows of the checkpoint, and the new ranks; nobody has joined yet."""
     core = BrokerCore.from_rows("run-1", [(kind, decode_row(kind, raw)) for (kind, _), raw in world.rows.items()])
+    core.state.lengths = world.lengths
     core.take_back(world.core, "new/0")
     return Ranks(core, replace(world.settings, world_size=world_size), step)
 
@@ -149,6 +154,56 @@ def test_another_number_of_ranks_leaves_no_hole_and_no_double(before: int, after
     assert run.instances_cut == run.instances_trained == len(found)
     assert sum(e.kept for e in ranks.core.state.epochs.values()) == len(found)
     assert sum(e.offered for e in ranks.core.state.epochs.values()) == EPOCHS * N
+
+
+@pytest.mark.parametrize(("before", "after", "step"), [(2, 1, 3), (2, 3, 3), (1, 3, 9), (3, 3, 0), (4, 1, 1)])
+def test_by_tokens_too_another_number_of_ranks_leaves_no_hole_and_no_double(before: int, after: int, step: int) -> None:
+    """Half a pool is cut and trained, some of it is cut and not, and all of it has other steps from now on."""
+    lengths = np.random.default_rng(0).integers(1, 12, N).astype(np.int32)
+    world = interrupted(before, step, lengths=lengths, max_tokens=30, pool_steps=3)
+    cut_before = [b for b in world.audit.batches if b.step > step]
+    ranks = resumed(world, after, step)
+    ranks.join()
+    ranks.finish()
+    found = trained([*world.finished, *ranks.batches])
+    assert found.keys() == kept_of_all_windows(world)
+    assert trained(cut_before).items() <= found.items(), "what had been cut is trained, with the same π"
+    for batch in ranks.batches:
+        starts = np.cumsum([0, *batch.rank_counts])
+        parts = [lengths[batch.ids[a:b]] for a, b in pairwise(starts.tolist())]
+        assert len(parts) == after and all(len(p) * p.max() <= 30 for p in parts)
+
+
+@pytest.mark.parametrize("changes", [{}, {"max_tokens": 30, "pool_steps": 1}])
+def test_a_window_that_is_cut_anew_and_has_become_too_stale_passes_what_was_not_trained_and_no_more(
+    changes: dict[str, int],
+) -> None:
+    """Four ranks become one: the same instances take four times as many steps, and selections age on the way."""
+    lengths = np.full(N, 6, np.int32) if changes else None
+    world = interrupted(4, 2, lengths=lengths, staleness_bound=14, stock_batches=1, prefetch_batches=6, **changes)
+    for _ in range(4):
+        world.serve(world.assistants[0])
+    ranks = resumed(world, 1, 2)
+    ranks.join()
+    ranks.finish()
+    assert ranks.core.state.the_run.counters["reopened_windows"] > 0
+    found = trained([*world.finished, *ranks.batches])
+    assert kept_of_all_windows(world) <= found.keys()
+
+
+def test_what_was_trained_of_a_window_before_it_was_cut_anew_does_not_come_again_with_what_it_had_shrunk() -> None:
+    """Some of it is in the log, the rest waits again, and grows too stale before its turn."""
+    world = interrupted(2, 5, lengths=np.full(N, 6, np.int32), max_tokens=30, pool_steps=3)
+    ranks = resumed(world, 1, 5)
+    ranks.join()
+    state, before = ranks.core.state, trained(world.finished)
+    partly = 0
+    for row in [r for r in state.windows.values() if r.state == "stocked" and r.learned_through is not None]:
+        gone = {i for i in world.audit.window_ids(row.window).tolist() if (state.epoch_of(row.window), i) in before}
+        reopen_if_stale(state, row, step=10**6)
+        assert row.learned_through is None and gone.isdisjoint(row.kept_ids[row.taken :].tolist())
+        partly += bool(gone)
+    assert partly
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (2, 3), (1, 2), (2, 2), (3, 2)])
