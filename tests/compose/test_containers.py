@@ -131,7 +131,7 @@ def test_the_page_shows_the_run_to_who_has_its_token_and_to_nobody_else(tmp_path
 
         with pytest.raises(urllib.error.HTTPError, match="401"):
             latest()
-        one.wait_until(lambda: bool(latest(Authorization=f"Bearer {token}").get("peers")), "the roles on the page")
+        one.wait_until(lambda: latest(Authorization=f"Bearer {token}")["state"] == "live", "the run on the page")
         assert one.ask(page, "healthy", "page")[0] == 0
         assert (
             one.ask(page, "ls", "/keys")[1].split() == ["monitor.key"]
