@@ -94,7 +94,10 @@ class ListKeys:
 
     def execute(self) -> int:
         """Returns the exit code."""
-        for one in read_allow_list(self.keys / ALLOW_LIST).values():
+        path = self.keys / ALLOW_LIST
+        allowed = read_allow_list(path).values()
+        print(f"{path}: {len(allowed) or 'nobody'} may connect to a broker with --keys {self.keys}")
+        for one in allowed:
             print(f"{one.name:<20} {one.public}  {','.join(one.roles)}")
         return 0
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import threading
 from pathlib import Path
-from types import TracebackType
 
 import msgspec
 import zmq
@@ -20,6 +19,7 @@ from protocol.security import MONITOR, open_key, secure_client
 from protocol.statistics import PeerStatistics, RunStatistics, decode_statistics
 
 POLL_MS = 200
+COLUMNS = ("role", "credit", "windows", "kept", "backlog", "learned", "lift", "cpu", "memory", "age")
 
 
 def render(statistics: RunStatistics | None) -> Group:
@@ -29,6 +29,8 @@ def render(statistics: RunStatistics | None) -> Group:
     s = statistics
     budget = f"epoch {s.epoch + 1}/{s.epochs}" if s.epochs else f"{s.instances_trained}/{s.boss_budget} instances"
     head = Text.assemble(("AutoAssist ", "bold"), f"policy {s.policy} · {budget} · step {s.trained_steps}")
+    if s.ended:
+        head.append(f" · {s.ended}", style="bold")
     figures = Table.grid(padding=(0, 2))
     kept = s.epoch_kept / s.epoch_offered if s.epoch_offered else 1.0
     unfiltered = s.unfiltered / s.offered if s.offered else 0.0
@@ -56,26 +58,34 @@ def _staleness(s: RunStatistics) -> str:
 
 
 def _peers(statistics: RunStatistics) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for column in ("role", "leases", "windows", "backlog", "learned", "lift", "cpu", "memory"):
-        table.add_column(column, justify="left" if column == "role" else "right")
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column == "role" else "right", no_wrap=True)
     for peer in statistics.peers:
         silent = f" silent {peer.silent_s:.0f} s" if limits.silence(peer) else ""
-        name = Text(f"{peer.name}{silent}", limits.silence(peer))
-        table.add_row(name, *_assistant(peer), *_load(peer.cpu_percent, peer.rss_bytes, peer.role))
+        name, age = Text(f"{peer.name}{silent}", limits.silence(peer)), Text(f"{peer.silent_s:.0f} s")
+        load = _load(peer.cpu_percent, peer.rss_bytes, peer.role)
+        table.add_row(name, _credits(statistics, peer), *_assistant(peer), *load, age)
     if statistics.broker_rss_bytes:
         broker = _load(statistics.broker_cpu_percent, statistics.broker_rss_bytes, "broker")
-        table.add_row("broker", *(Text(""),) * 5, *broker)
+        table.add_row("broker", *(Text(""),) * 6, *broker)
     return table
 
 
+def _credits(statistics: RunStatistics, peer: PeerStatistics) -> Text:
+    """How much of what a role has granted is in use: batches that lie ready, windows that are leased."""
+    if peer.role == "assistant":
+        return Text(f"{peer.leases}/{peer.credits}")
+    return Text(f"{statistics.ready_batches}/{peer.credits}" if peer.credits else "-")  # other ranks grant nothing
+
+
 def _assistant(peer: PeerStatistics) -> tuple[Text, ...]:
-    """Leases, windows, backlog, learned and lift; nothing for a Boss."""
+    """Windows, kept, backlog, learned and lift; nothing for a Boss."""
     if peer.role != "assistant":
         return (Text(""),) * 5
     return (
-        Text(str(peer.leases)),
         Text(str(peer.windows)),
+        Text(f"{peer.kept / peer.offered:.0%}" if peer.offered else "-"),
         Text(str(peer.backlog_records), limits.backlog(peer)),
         Text(str(peer.learned_through)),
         Text(f"{peer.lift:.3f} ± {peer.lift_error:.3f}", limits.lift(peer)),
@@ -87,29 +97,27 @@ def _load(cpu_percent: float, rss_bytes: int, role: str) -> tuple[Text, Text]:
 
 
 class LiveView:
-    """Draws until it is left; a thread of its own reads the statistics socket."""
+    """Draws from ``start`` to ``stop``; a thread of its own reads the statistics socket."""
 
-    def __init__(self, address: str, *, enabled: bool, keys: Path | None = None) -> None:
-        self._address = address
+    def __init__(self, *, enabled: bool, keys: Path | None = None) -> None:
         self._key = open_key(keys, MONITOR) if keys is not None else None
         self._enabled = enabled
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def __enter__(self) -> LiveView:
+    def start(self, address: str) -> None:
+        """Begin to draw what is published at ``address``."""
         if self._enabled:
-            self._thread = threading.Thread(target=self._draw, name="live-view", daemon=True)
+            self._thread = threading.Thread(target=self._draw, args=(address,), name="live-view", daemon=True)
             self._thread.start()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def stop(self) -> None:
+        """Draw what has come until now, which after the broker's end is the end of the run, and leave it there."""
         self._done.set()
         if self._thread is not None:
             self._thread.join()
 
-    def _draw(self) -> None:
+    def _draw(self, address: str) -> None:
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         socket = context.socket(zmq.SUB)
         socket.setsockopt(zmq.LINGER, 0)
@@ -117,13 +125,16 @@ class LiveView:
         socket.subscribe(b"")
         if self._key is not None:
             secure_client(socket, self._key)
-        socket.connect(self._address)
+        socket.connect(address)
         try:
             # What is logged meanwhile appears above the view, unless it goes to a file.
             with Live(render(None), refresh_per_second=4, redirect_stderr=sys.stderr.isatty()) as live:
-                while not self._done.is_set():
-                    if socket.poll(POLL_MS):
+                while True:
+                    is_over = self._done.is_set()
+                    if socket.poll(0 if is_over else POLL_MS):
                         live.update(render(decode_statistics(socket.recv())))
+                    elif is_over:
+                        return
         except msgspec.MsgspecError:
             return
         finally:

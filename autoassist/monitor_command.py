@@ -17,6 +17,7 @@ import tyro
 from autoassist.roles import Flat, LogSettings
 from broker.settings import LOOPBACK
 from protocol.errors import SettingError
+from protocol.hosts import names_of
 from protocol.security import MONITOR, open_key
 from protocol.settings import require
 from protocol.signals import StopSignal
@@ -73,7 +74,7 @@ class MonitorCommand:
     def execute(self) -> int:
         """Serve until a signal comes; returns the exit code."""
         require_packages()
-        from autoassist.monitor.gate import Admission, names_of
+        from autoassist.monitor.gate import Admission
         from autoassist.monitor.serve import Site, address_of, listen, serve
 
         key = open_key(self.keys, MONITOR) if self.keys is not None else None

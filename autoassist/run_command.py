@@ -128,6 +128,7 @@ class RunCommand:
         live = self.live and sys.stdout.isatty() and not self.log.debug
         echo = not live or self.log.log_json
         page = Page(run_dir, self.keys) if page_is_wanted(self.page) else None
+        view = LiveView(enabled=live, keys=self.keys)
         with StopSignal() as stop:
             place = RunDirectory(run_dir, Remembered.of(self)) if self.resume is None else None
             launcher = Launcher(self.launch, run_dir, stop, notices, echo=echo, needs_assistants=self.run.deterministic)
@@ -138,10 +139,11 @@ class RunCommand:
                 if not stop.requested:
                     if page is not None:
                         page.start()
-                    with LiveView(launcher.statistics_address, enabled=live, keys=self.keys):
-                        launcher.supervise()
+                    view.start(launcher.statistics_address)
+                    launcher.supervise()
             finally:
                 launcher.shut_down()
+                view.stop()
                 if page is not None:
                     page.stop()
                 logging.getLogger("autoassist").removeHandler(own_words)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from autoassist.figures import Pair, Read, field, field_of, rate, rate_of, share_since, share_since_of
 from autoassist.live import render
 from autoassist.roles import Flat, LogSettings
 from broker.addresses import ADDRESSES_FILE
@@ -82,27 +84,48 @@ class TopCommand:
                 live.update(Group(render(statistics), rates.add(statistics, time.monotonic())))
 
 
+RUN: dict[str, Read] = {
+    "steps/s": rate("trained_steps"),
+    "offered/s": rate("offered"),
+    "kept/s": rate("kept"),
+    "kept, share": share_since("kept", "offered"),
+    "unfiltered, share": share_since("unfiltered", "offered"),
+    "stock, instances": field("stock_instances"),
+    "ready, batches": field("ready_batches"),
+    "leased, windows": field("leased_windows"),
+    "staleness p99, steps": field("staleness_p99"),
+}
+"""What is drawn of a run."""
+
+
+def of_assistant(name: str) -> dict[str, Read]:
+    """What is drawn of an Assistant."""
+    return {
+        f"windows/s of {name}": rate_of(name, "windows"),
+        f"kept by {name}, share": share_since_of(name, "kept", "offered"),
+        f"lift of {name}": field_of(name, "lift"),
+    }
+
+
 @dataclass
 class Rates:
     """What two samples in a row say of the pace, and how it was."""
 
     before: tuple[RunStatistics, float] | None = None
-    history: dict[str, deque[float]] = field(default_factory=dict)
+    history: dict[str, deque[float]] = dataclasses.field(default_factory=dict)
 
     def add(self, statistics: RunStatistics, now: float) -> Table:
         """One more sample at monotonic time ``now``; the table of all rates with their sparklines."""
-        if self.before is not None and now > self.before[1]:
-            last, seconds = self.before[0], now - self.before[1]
-            self._note("steps/s", (statistics.trained_steps - last.trained_steps) / seconds)
-            self._note("offered/s", (statistics.offered - last.offered) / seconds)
-            self._note("kept/s", (statistics.kept - last.kept) / seconds)
-            self._note_shares(last, statistics)
-        self._note("stock, instances", float(statistics.stock_instances))
-        self._note("ready, batches", float(statistics.ready_batches))
-        self._note("leased, windows", float(statistics.leased_windows))
+        pair = Pair(statistics)
+        if self.before is not None:
+            pair = Pair(statistics, self.before[0], now - self.before[1])
+        readers = dict(RUN)
         for peer in statistics.peers:
             if peer.role == "assistant":
-                self._note(f"lift of {peer.name}", peer.lift)
+                readers |= of_assistant(peer.name)
+        for name, read in readers.items():
+            if (value := read(pair)) is not None:
+                self.history.setdefault(name, deque(maxlen=SAMPLES)).append(value)
         self.before = (statistics, now)
         table = Table.grid(padding=(0, 2))
         for name, values in self.history.items():
@@ -110,16 +133,6 @@ class Rates:
         for name, count in statistics.refused_from.items():
             table.add_row(f"refused from {name}", str(count), Text(", ".join(statistics.refused), style="yellow"))
         return table
-
-    def _note_shares(self, last: RunStatistics, now: RunStatistics) -> None:
-        """Of what was offered since the last sample; as before where nothing was."""
-        offered = now.offered - last.offered
-        if offered > 0:
-            self._note("kept, %", 100.0 * (now.kept - last.kept) / offered)
-            self._note("unfiltered, %", 100.0 * (now.unfiltered - last.unfiltered) / offered)
-
-    def _note(self, name: str, value: float) -> None:
-        self.history.setdefault(name, deque(maxlen=SAMPLES)).append(value)
 
 
 def short(value: float) -> str:

@@ -41,17 +41,17 @@ from broker.hub import Hub, Outgoing
 from broker.kept_lengths import KeptLengths
 from broker.monitor import Watcher
 from broker.previews import Previews
+from broker.publishing import publisher
 from broker.report import build_report, build_statistics, write_report
 from broker.rows import PeerRow
 from broker.sending import let_roles_hang_up, transmit
 from broker.settings import BrokerSettings
 from broker.store import RunStore
 from broker.story import say_taken_back
-from protocol.channels import ZmqBrokerChannel, bind
+from protocol.channels import ZmqBrokerChannel
 from protocol.codec import decode
 from protocol.errors import AutoAssistError, ProtocolError, UserError
 from protocol.messages import Envelope, EpochResult, Goodbye, Heartbeat, Hello, PreviewReply
-from protocol.security import STATISTICS, secure_server
 from protocol.session import SessionTimes
 from protocol.signals import StopSignal
 from protocol.statistics import encode_statistics
@@ -84,12 +84,7 @@ class Broker:
             self.guard = Guard(self.context, settings.keys) if settings.keys is not None else None
             key = self.guard.key if self.guard is not None else None
             self.channel = ZmqBrokerChannel(self.context, settings.address_of(settings.port), key)
-            self.publisher = self.context.socket(zmq.PUB)
-            self.publisher.setsockopt(zmq.LINGER, 0)
-            self.publisher.setsockopt(zmq.SNDHWM, 8)
-            if key is not None:
-                secure_server(self.publisher, key, STATISTICS)
-            bind(self.publisher, settings.address_of(settings.statistics_port))
+            self.publisher = publisher(self.context, settings.address_of(settings.statistics_port), key)
             where = settings.address_of(settings.preview_port)
             self.previews = Previews(self.context, where, key) if settings.shows_instances else None
             # The directory is touched last: an address that cannot be had must not leave an empty run there.
@@ -160,6 +155,8 @@ class Broker:
                     time.sleep(GATHER_S)
                 stop.drain()
                 self._iterate(stop)
+            self._next_statistics = 0.0
+            self._publish(time.monotonic())  # whoever watches sees how it ended
             let_roles_hang_up(self.channel, [words for last in self._farewells.values() for words in last])
             return self._finish()
         finally:

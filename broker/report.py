@@ -298,4 +298,7 @@ def _peer(core: BrokerCore, hub: Hub, name: str, now: float) -> PeerStatistics:
         cpu_percent=conversation.cpu_percent if conversation is not None else 0.0,
         rss_bytes=conversation.rss_bytes if conversation is not None else 0,
         previews=conversation is not None and conversation.previews,
+        credits=member.slots if member.row.role == "assistant" else max(0, member.credit - member.yielded),
+        offered=int(member.row.counters.get("offered", 0)),
+        kept=int(member.row.counters.get("kept", 0)),
     )

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -34,8 +36,11 @@ class RunLock:
         self._serving = (run_dir / SERVING_FILE).open("ab")
         if not _is_had(self._life) and not self._outlasts(patience_s):
             self.close()
-            raise UserError(f"run_dir={run_dir}: another broker uses it; stop it or choose another --run-dir")
+            raise UserError(_in_use(run_dir))
         fcntl.flock(self._serving, fcntl.LOCK_EX)  # at most another's look, of a moment, is in the way
+        self._life.truncate(0)
+        self._life.write(str(os.getpid()).encode())
+        self._life.flush()
 
     def _outlasts(self, patience_s: float) -> bool:
         if not _is_had(self._serving):
@@ -55,6 +60,14 @@ class RunLock:
         """Let the next one in."""
         self._serving.close()
         self._life.close()
+
+
+def _in_use(run_dir: Path) -> str:
+    with suppress(OSError):
+        if process := (run_dir / LOCK_FILE).read_text(encoding="ascii", errors="replace"):
+            ways = f"autoassist top {run_dir} shows it, kill {process} stops it in order"
+            return f"run_dir={run_dir}: its run is still going on, by the broker with process ID {process}; {ways}"
+    return f"run_dir={run_dir}: another broker uses it; stop it or choose another --run-dir"
 
 
 def _is_had(file: BinaryIO) -> bool:

@@ -1,7 +1,8 @@
 """A role's figures and health over HTTP, in a thread of its own. The same for every role.
 
-The role's own loop waits for no client, and renders nothing. The thread answers GET of ``/metrics`` and ``/healthz``
-and hangs up after each answer. Whoever reaches the port is held to be hostile: a request has a greatest size and a
+The role's own loop waits for no client, and renders nothing. The thread answers GET and HEAD of ``/metrics`` and
+``/healthz``, and hangs up after each answer. On loopback a request must name this host: no foreign page can read the
+figures through a browser here. Whoever reaches the port is held to be hostile: a request has a greatest size and a
 deadline, lines a greatest number, and the thread a greatest share of the interpreter. The price: who floods the port
 can keep Prometheus out, though never hold the role up.
 """
@@ -15,9 +16,11 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Generic, TypeVar
 
 from protocol.errors import PortInUse, SettingError
+from protocol.hosts import is_this_host, names_of
 from protocol.settings import require
 
 LIVE_S = 5.0
@@ -31,6 +34,9 @@ DEADLINE_S = 5.0
 TURN_S = 0.01
 """Least time between two turns of the thread, so that a flood of requests leaves the interpreter to the role."""
 CHUNK = 65536
+BACKLOG = 512
+"""Clients that wait to be let in; of a crowd that sends nothing, so many are let in and hung up on within moments."""
+METHODS = ("GET", "HEAD")
 PLAIN = "text/plain; charset=utf-8"
 EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -81,6 +87,9 @@ class Exporter(Generic[T]):
         self._clock = clock
         self._rendered: tuple[T, bytes] | None = None
         self._listener = _listen(settings)
+        host = str(self._listener.getsockname()[0])
+        self._names = names_of(host) if ip_address(host).is_loopback else frozenset[str]()
+        """Beyond loopback a name is given to it by whoever calls it: a service, a container, a host of another net."""
         self._wake, self._waker = socket.socketpair()
         self._lines: list[Line] = []
         self._selector = selectors.DefaultSelector()
@@ -109,7 +118,7 @@ class Exporter(Generic[T]):
 
     def answer(self, method: str, path: str) -> tuple[str, str, bytes]:
         """Status, content type and body."""
-        if method != "GET":
+        if method not in METHODS:
             return "405 Method Not Allowed", PLAIN, b"only GET is answered\n"
         if path not in ("/metrics", "/healthz"):
             return "404 Not Found", PLAIN, b"here are /metrics and /healthz\n"
@@ -131,27 +140,29 @@ class Exporter(Generic[T]):
             due = min((line.deadline for line in self._lines), default=None)
             ready = self._selector.select(None if due is None else max(0.0, due - time.monotonic()))
             for key, _ in ready:
-                if key.fileobj is self._listener:
-                    self._accept()
-                elif isinstance(key.data, Line) and key.data in self._lines:
+                if isinstance(key.data, Line) and key.data in self._lines:
                     self._advance(key.data)
+            for _ in range(MAX_LINES):  # after the others, so that who has asked is not sent away for who has not
+                if not self._accept():
+                    break
             now = time.monotonic()
             for line in [line for line in self._lines if line.deadline <= now]:
                 self._drop(line)
             self._stopping.wait(TURN_S)
 
-    def _accept(self) -> None:
-        """One client a turn."""
+    def _accept(self) -> bool:
+        """Whether one more client was there."""
         try:
             client, _ = self._listener.accept()
-        except OSError:  # it is gone again, or this process may open no more files
-            return
+        except OSError:  # nobody waits, it is gone again, or this process may open no more files
+            return False
         client.setblocking(False)
         if len(self._lines) >= MAX_LINES:
             self._drop(self._lines[0])
         line = Line(client, time.monotonic() + DEADLINE_S)
         self._lines.append(line)
         self._selector.register(client, selectors.EVENT_READ, line)
+        return True
 
     def _advance(self, line: Line) -> None:
         try:
@@ -172,6 +183,7 @@ class Exporter(Generic[T]):
         if not received:
             self._drop(line)
             return
+        is_head = line.request.startswith(b"HEAD ")
         if b"\r\n\r\n" in line.request:
             status, kind, body = self._answer_to(bytes(line.request))
         elif len(line.request) > MAX_REQUEST:
@@ -180,15 +192,19 @@ class Exporter(Generic[T]):
             return
         line.request.clear()
         head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
-        head += "Allow: GET\r\n" if status.startswith("405") else ""
-        line.answer = memoryview(f"{head}Connection: close\r\n\r\n".encode() + body)
+        head += f"Allow: {', '.join(METHODS)}\r\n" if status.startswith("405") else ""
+        line.answer = memoryview(f"{head}Connection: close\r\n\r\n".encode() + (b"" if is_head else body))
         self._selector.modify(line.socket, selectors.EVENT_WRITE, line)
         self._write(line)
 
     def _answer_to(self, request: bytes) -> tuple[str, str, bytes]:
-        words = request.partition(b"\r\n")[0].decode("latin-1").split(" ")
+        first, *headers = request.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")
+        words = first.split(" ")
         if len(words) != 3 or not words[2].startswith("HTTP/1."):
             return "400 Bad Request", PLAIN, b""
+        called = [value for name, _, value in (line.partition(":") for line in headers) if name.lower() == "host"]
+        if self._names and not all(is_this_host(name, self._names) for name in called):
+            return "421 Misdirected Request", PLAIN, b"no host of this name is here\n"
         return self.answer(words[0], words[1].partition("?")[0])
 
     def _write(self, line: Line) -> None:
@@ -208,7 +224,7 @@ def _listen(settings: ExporterSettings) -> socket.socket:
     host, port = settings.http_host, settings.http_port or 0
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listener = socket.create_server((host, port), family=family, backlog=MAX_LINES)
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise PortInUse(

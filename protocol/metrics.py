@@ -275,6 +275,11 @@ METRICS: tuple[Metric, ...] = (
     _of_peers("autoassist_peer_silent_seconds", "silent_s", "Age of the last word of a role."),
     _of_peers("autoassist_peer_cpu_ratio", "cpu_percent", "CPU that a role uses; 1 is one core.", scale=0.01),
     _of_peers("autoassist_peer_resident_memory_bytes", "rss_bytes", "Memory that a role's process holds."),
+    _of_peers(
+        "autoassist_peer_credits",
+        "credits",
+        "Batches that a Boss has granted beyond those it has pulled; windows that an Assistant takes at once.",
+    ),
     _of_assistants("gauge", "autoassist_assistant_leased_windows", "leases", "Windows that this Assistant holds."),
     _of_assistants(
         "gauge",
@@ -289,6 +294,13 @@ METRICS: tuple[Metric, ...] = (
         "Last step whose losses this Assistant has learned from; -1 for none.",
     ),
     _of_assistants("counter", "autoassist_assistant_windows_total", "windows", "Windows that it has judged in time."),
+    _of_assistants(
+        "counter",
+        "autoassist_assistant_offered_instances_total",
+        "offered",
+        "Instances that it has judged in time.",
+    ),
+    _of_assistants("counter", "autoassist_assistant_kept_instances_total", "kept", "What it has kept of them."),
     _of_assistants(
         "gauge",
         "autoassist_assistant_lift",

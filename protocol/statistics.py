@@ -23,6 +23,9 @@ class PeerStatistics(msgspec.Struct, kw_only=True):
     cpu_percent: float = 0.0
     rss_bytes: int = 0
     previews: bool = False  # whether it answers Preview
+    credits: int = 0  # a Boss: batches granted beyond those pulled; an Assistant: windows that it takes at once
+    offered: int = 0  # instances that an Assistant has judged in time
+    kept: int = 0  # of them
 
 
 class RunStatistics(msgspec.Struct, kw_only=True):

@@ -9,8 +9,9 @@ from typing import Any
 
 import msgspec
 
+from autoassist.figures import Pair
 from autoassist.monitor.looking import has_picture, png, shown
-from autoassist.monitor.series import Pair, values
+from autoassist.monitor.series import values
 from protocol.messages import PreviewReply
 from protocol.statistics import RunStatistics
 

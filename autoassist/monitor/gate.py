@@ -7,8 +7,6 @@ attacker's DNS points here does, and nothing is answered in a form that another 
 from __future__ import annotations
 
 import hmac
-import ipaddress
-import socket
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
@@ -18,6 +16,8 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from protocol.hosts import is_this_host
 
 METHODS = ("GET", "HEAD")
 POLICY = (
@@ -91,29 +91,6 @@ class Gate:
 
     def _is_token(self, given: str) -> bool:
         return hmac.compare_digest(given.encode(), self._admission.token.encode())
-
-
-def is_this_host(header: str, names: Collection[str]) -> bool:
-    """Whether a Host header is one of the names, or an address as number, which no foreign DNS can have answered."""
-    name = header.strip().lower()
-    if name.startswith("["):
-        name, _, rest = name[1:].partition("]")
-        if rest and not (rest.startswith(":") and rest[1:].isdigit()):
-            return False
-    elif name.count(":") == 1:
-        name, _, port = name.partition(":")
-        if not port.isdigit():
-            return False
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return name in names
-    return True
-
-
-def names_of(host: str, allowed: Collection[str]) -> frozenset[str]:
-    """Names for ``Admission.hosts`` of a server that listens at ``host``."""
-    return frozenset(name.lower() for name in ("localhost", host, socket.gethostname(), *allowed))
 
 
 def _bearer(request: Request) -> str:

@@ -3,22 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from protocol.statistics import RunStatistics
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Statistics, and those of ``seconds`` before; None for the first ones."""
-
-    now: RunStatistics
-    before: RunStatistics | None = None
-    seconds: float = 0.0
-
-
-Read = Callable[[Pair], float | None]
+from autoassist.figures import Pair, Read, field, of_role, rate, share
 
 
 @dataclass(frozen=True)
@@ -42,34 +30,6 @@ class Chart:
     series: tuple[Series, ...]
 
 
-def _field(name: str) -> Read:
-    def read(pair: Pair) -> float | None:
-        value = getattr(pair.now, name)
-        return None if value is None else float(value)
-
-    return read
-
-
-def _rate(name: str) -> Read:
-    """Per second; None where the count has gone down, since the run was taken back to a checkpoint."""
-
-    def read(pair: Pair) -> float | None:
-        if pair.before is None or pair.seconds <= 0.0:
-            return None
-        grown = getattr(pair.now, name) - getattr(pair.before, name)
-        return grown / pair.seconds if grown >= 0 else None
-
-    return read
-
-
-def _share(part: str, whole: str) -> Read:
-    def read(pair: Pair) -> float | None:
-        total = getattr(pair.now, whole)
-        return getattr(pair.now, part) / total if total else None
-
-    return read
-
-
 def _lift(pair: Pair) -> float | None:
     """Mean over the Assistants that have one."""
     found = [p.lift for p in pair.now.peers if p.role == "assistant" and p.lift_error > 0.0]
@@ -86,21 +46,13 @@ def _refused(pair: Pair) -> float | None:
     return float(sum(pair.now.refused.values()))
 
 
-def _of_role(role: str, field: str, scale: float) -> Read:
-    def read(pair: Pair) -> float | None:
-        found = [getattr(p, field) * scale for p in pair.now.peers if p.role == role]
-        return sum(found) if found else None
-
-    return read
-
-
 CHARTS = (
     Chart(
         "steps",
         "Steps a second",
         "number",
         "Steps that the Boss has trained and reported.",
-        (Series("steps/s", _rate("trained_steps")),),
+        (Series("steps/s", rate("trained_steps")),),
     ),
     Chart(
         "instances",
@@ -108,9 +60,9 @@ CHARTS = (
         "number",
         "Offered, kept of them, and trained by the Boss. The gap between offered and kept is what is saved.",
         (
-            Series("offered/s", _rate("offered")),
-            Series("kept/s", _rate("kept")),
-            Series("trained/s", _rate("instances_trained")),
+            Series("offered/s", rate("offered")),
+            Series("kept/s", rate("kept")),
+            Series("trained/s", rate("instances_trained")),
         ),
     ),
     Chart(
@@ -119,8 +71,8 @@ CHARTS = (
         "count",
         "Batches that lie ready at the Boss: 0 for long means that it waits. Windows that Assistants hold.",
         (
-            Series("batches ready at the Boss", _field("ready_batches")),
-            Series("windows leased", _field("leased_windows")),
+            Series("batches ready at the Boss", field("ready_batches")),
+            Series("windows leased", field("leased_windows")),
         ),
     ),
     Chart(
@@ -128,7 +80,7 @@ CHARTS = (
         "Stock",
         "count",
         "Kept instances that wait at the broker to be cut into batches.",
-        (Series("instances in stock", _field("stock_instances")),),
+        (Series("instances in stock", field("stock_instances")),),
     ),
     Chart(
         "kept",
@@ -136,8 +88,8 @@ CHARTS = (
         "share",
         "Share kept of what was offered in this epoch; share of all that was offered that no Assistant judged.",
         (
-            Series("kept, this epoch", _share("epoch_kept", "epoch_offered")),
-            Series("unfiltered, whole run", _share("unfiltered", "offered")),
+            Series("kept, this epoch", share("epoch_kept", "epoch_offered")),
+            Series("unfiltered, whole run", share("unfiltered", "offered")),
         ),
     ),
     Chart(
@@ -145,7 +97,7 @@ CHARTS = (
         "Exposed wait",
         "share",
         "Share of the Boss's time in which it had nothing to do; told after each epoch. It should be zero.",
-        (Series("exposed wait", _share("exposed_wait_s", "wall_s")),),
+        (Series("exposed wait", share("exposed_wait_s", "wall_s")),),
     ),
     Chart(
         "staleness",
@@ -153,10 +105,10 @@ CHARTS = (
         "count",
         "Steps between the losses that a selection knew and its batch, over the run. None may exceed the bound.",
         (
-            Series("p50", _field("staleness_p50")),
-            Series("p99", _field("staleness_p99")),
-            Series("greatest", _field("staleness_max")),
-            Series("bound", _field("staleness_bound"), limit=True),
+            Series("p50", field("staleness_p50")),
+            Series("p99", field("staleness_p99")),
+            Series("greatest", field("staleness_max")),
+            Series("bound", field("staleness_bound"), limit=True),
         ),
     ),
     Chart(
@@ -172,7 +124,7 @@ CHARTS = (
         "Dropped and refused",
         "count",
         "Losses that never came, since the Boss's ring of reports was full; input that the broker refused.",
-        (Series("loss values dropped", _field("values_dropped")), Series("inputs refused", _refused)),
+        (Series("loss values dropped", field("values_dropped")), Series("inputs refused", _refused)),
     ),
     Chart(
         "cpu",
@@ -180,8 +132,9 @@ CHARTS = (
         "number",
         "Cores that the roles use.",
         (
-            Series("Assistants, cores", _of_role("assistant", "cpu_percent", 0.01)),
-            Series("Boss, cores", _of_role("boss", "cpu_percent", 0.01)),
+            Series("Assistants, cores", of_role("assistant", "cpu_percent", 0.01)),
+            Series("Boss, cores", of_role("boss", "cpu_percent", 0.01)),
+            Series("broker, cores", field("broker_cpu_percent", 0.01)),
         ),
     ),
     Chart(
@@ -190,8 +143,9 @@ CHARTS = (
         "number",
         "Resident memory of the roles.",
         (
-            Series("Assistants, MB", _of_role("assistant", "rss_bytes", 1e-6)),
-            Series("Boss, MB", _of_role("boss", "rss_bytes", 1e-6)),
+            Series("Assistants, MB", of_role("assistant", "rss_bytes", 1e-6)),
+            Series("Boss, MB", of_role("boss", "rss_bytes", 1e-6)),
+            Series("broker, MB", field("broker_rss_bytes", 1e-6)),
         ),
     ),
 )

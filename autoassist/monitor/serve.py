@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from autoassist.monitor.app import make_app
 from autoassist.monitor.board import Board
@@ -29,6 +30,10 @@ TRIES = 20
 """Ports that are tried, the asked one first."""
 MOST_REQUESTS = 64
 """At a time; the others are told to come again."""
+ASK_S = 5.0
+"""Time that a client has, from connecting, to send the head of its first request."""
+MOST_SILENT = MOST_REQUESTS // 2
+"""Clients at a time that have not asked yet; one more takes the place of the one that has been there longest."""
 GRACE_S = 1
 """How long a browser has to hear the end of what it is being told."""
 
@@ -89,6 +94,24 @@ async def _serve(listener: socket.socket, site: Site, stop: StopSignal, ready: C
         await asyncio.to_thread(watch.close)
 
 
+class Protocol(H11Protocol):
+    """uvicorn's own, which lets a client that asks for nothing stay for ever, and count against the limit."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client is there: it has so long to ask in full, and less where many are there that have not asked."""
+        super().connection_made(transport)
+        self.came_at = self.loop.time()
+        self.loop.call_later(ASK_S, self.require_request)
+        silent = [one for one in self.connections if isinstance(one, Protocol) and one.cycle is None]
+        if len(silent) > MOST_SILENT:
+            min(silent, key=lambda one: one.came_at).require_request()
+
+    def require_request(self) -> None:
+        """Hang up on who has not asked yet."""
+        if self.cycle is None:
+            self.transport.abort()
+
+
 class Server(uvicorn.Server):
     """uvicorn without its own way with signals, which would end the process by the signal and not in order."""
 
@@ -98,7 +121,7 @@ class Server(uvicorn.Server):
                 app,
                 lifespan="off",
                 ws="none",
-                http="h11",
+                http=Protocol,
                 loop="asyncio",
                 log_config=None,
                 access_log=False,

@@ -131,7 +131,7 @@ def test_two_brokers_cannot_use_one_run_directory(tmp_path: Path) -> None:
         broker, _, _ = start_broker(start, tmp_path)
         second = start("broker", "--run-dir", str(tmp_path), "--port", "0")
         assert second.end() == 2
-        assert "another broker uses it" in second.text
+        assert f"by the broker with process ID {broker.process.pid}" in second.text
         broker.terminate()
         assert broker.end() == 0, broker.text
 

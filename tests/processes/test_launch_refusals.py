@@ -8,7 +8,7 @@ import pytest
 
 from protocol.report import read_report
 from tests.processes.conftest import Here
-from tests.processes.launching import errors
+from tests.processes.launching import child, errors
 from tests.processes.roles import HERE, Role, roles, start_broker
 
 pytestmark = pytest.mark.processes
@@ -88,6 +88,8 @@ def test_a_run_that_is_going_on_is_not_resumed_beside_it(tmp_path: Path) -> None
         run.wait_for("epoch 0:")
         second = start("run", "--resume", str(tmp_path))
         assert second.end() == 2, second.text
-        assert len(errors(second)) == 1 and "another broker uses it" in errors(second)[0], second.text
+        assert len(errors(second)) == 1, second.text
+        assert f"its run is still going on, by the broker with process ID {child(run, 'broker').pid}" in second.text
+        assert f"autoassist top {tmp_path} shows it" in second.text
         assert run.end() == 0, run.text
     assert read_report(tmp_path).status == "finished"

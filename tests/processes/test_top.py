@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from autoassist.top import Rates, sparkline
-from protocol.statistics import RunStatistics
+from protocol.statistics import PeerStatistics, RunStatistics
 from tests.processes.roles import HERE, roles, start_broker
 
 pytestmark = pytest.mark.processes
@@ -58,6 +58,17 @@ def test_rates_are_differences_of_two_samples_over_the_time_between() -> None:
     rates.add(RunStatistics(policy="uniform", trained_steps=10, offered=100), 5.0)
     rates.add(RunStatistics(policy="uniform", trained_steps=30, offered=500), 7.0)
     assert list(rates.history["steps/s"]) == [10.0] and list(rates.history["offered/s"]) == [200.0]
+
+
+def test_an_assistant_has_curves_of_its_own() -> None:
+    rates = Rates()
+    for windows, offered, kept, now in ((10, 100, 100, 5.0), (30, 500, 200, 7.0)):
+        peer = PeerStatistics(name="assistant-0", role="assistant", silent_s=0.0, lift=0.5)
+        peer.windows, peer.offered, peer.kept = windows, offered, kept
+        rates.add(RunStatistics(policy="autoassist", peers=[peer]), now)
+    last = {name: values[-1] for name, values in rates.history.items()}
+    assert last["windows/s of assistant-0"] == 10.0 and last["kept by assistant-0, share"] == 0.25
+    assert last["lift of assistant-0"] == 0.5
 
 
 def test_a_sparkline_has_a_bar_for_each_value() -> None:

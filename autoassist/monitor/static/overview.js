@@ -66,6 +66,7 @@ export function showFigures(s) {
 export function showFlow(s, rates) {
   const helpers = assistants(s);
   const wait = ratio(s.exposed_wait_s, s.wall_s);
+  const granted = Math.max(0, ...s.peers.filter((peer) => peer.role === "boss").map((peer) => peer.credits));
   const backlog = Math.max(0, ...helpers.map((peer) => peer.backlog_records));
   const words = {
     "flow-assistants": helpers.length ? `${helpers.length} at work` : "none",
@@ -77,7 +78,7 @@ export function showFlow(s, rates) {
     "flow-leased": `${s.leased_windows} windows`,
     "flow-selected": `${number(rates["kept/s"])} kept/s`,
     "flow-backlog": `${number(backlog)} records wait`,
-    "flow-ready": `${s.ready_batches} ready`,
+    "flow-ready": granted ? `${s.ready_batches} ready of ${granted}` : `${s.ready_batches} ready`,
     "flow-losses": `${number(rates["steps/s"])} steps/s`,
   };
   for (const [id, text] of Object.entries(words)) say(byId(id), text);
@@ -93,9 +94,12 @@ export function showRoles(s) {
     const isAssistant = peer.role === "assistant";
     const of = (value) => (isAssistant ? number(value) : "–");
     const lift = isAssistant && peer.lift_error > 0 ? `${number(peer.lift)} ± ${number(peer.lift_error)}` : "–";
-    return [peer.name, peer.silent_s.toFixed(1), of(peer.leases), of(peer.windows), of(peer.backlog_records),
-      of(peer.learned_through), lift, number(peer.cpu_percent), number(peer.rss_bytes / 1e6)];
+    const used = isAssistant ? peer.leases : s.ready_batches;
+    return [peer.name, peer.silent_s.toFixed(1), peer.credits ? `${used} of ${peer.credits}` : "–", of(peer.windows),
+      isAssistant ? share(ratio(peer.kept, peer.offered)) : "–", of(peer.backlog_records), of(peer.learned_through), lift,
+      number(peer.cpu_percent), number(peer.rss_bytes / 1e6)];
   });
+  rows.push(["broker", ...Array(7).fill("–"), number(s.broker_cpu_percent), number(s.broker_rss_bytes / 1e6)]);
   while (body.rows.length > rows.length) body.deleteRow(-1);
   rows.forEach((cells, i) => {
     const row = body.rows[i] ?? body.appendChild(element("tr", {}, element("th", { scope: "row" }), ...cells.slice(1).map(() => element("td"))));

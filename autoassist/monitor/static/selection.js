@@ -43,12 +43,12 @@ function card(one, run) {
   const label = one.label === null ? "" : `label ${one.label}`;
   const made = element("li", { "data-id": one.id });
   if (one.picture) {
-    made.append(element("img", { src: `/pictures/${run}/${one.id}.png`, alt: `instance ${one.id}, ${label}`, loading: "lazy" }));
+    made.append(element("img", { src: `/pictures/${run}/${one.id}.png`, alt: `instance ${one.id}` + (label ? `, ${label}` : ""), loading: "lazy" }));
   }
   if (one.text) made.append(element("q", {}, one.text));
   made.append(
-    element("span", {}, `ID ${one.id}` + (label ? `, ${label}` : "")),
-    element("span", {}, `trained ${one.trained} times, π ${share(one.keep)}`),
+    element("span", {}, `ID ${one.id}` + (label ? `, ${label.replace(" ", "\u00a0")}` : "")),
+    element("span", {}, `trained ${one.trained === 1 ? "once" : `${one.trained} times`}, π\u00a0${share(one.keep).replace(" ", "\u00a0")}`),
     spark(one.losses),
     element("span", {}, "losses " + one.losses.map((loss) => number(loss)).join(", ")),
   );

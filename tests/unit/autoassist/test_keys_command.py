@@ -46,6 +46,7 @@ def test_add_makes_a_key_with_its_line_and_remove_takes_both_away(
     assert read_allow_list(tmp_path / "allowed.txt")[key.public].roles == ("boss", "monitor")
     assert main(["keys", "list", "--keys", str(tmp_path)]) == 0
     assert key.public in (listed := capsys.readouterr().out) and key.secret not in listed
+    assert listed.startswith(f"{tmp_path / 'allowed.txt'}: 4 may connect")
     assert main(["keys", "remove", "ann", "--keys", str(tmp_path)]) == 0
     assert not path.exists() and len(read_allow_list(tmp_path / "allowed.txt")) == 3
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import zmq
 from rich.console import Console
 
 from autoassist.export import segments_between
-from autoassist.live import render
+from autoassist.live import LiveView, render
 from autoassist.summary import print_summary, rows, verdict
 from protocol.errors import DataError
 from protocol.messages import Segment
@@ -64,6 +65,7 @@ def test_the_live_view_fits_eighty_columns_with_each_thing_on_its_own_line() -> 
     peers = [
         PeerStatistics(name="assistant-0", role="assistant", silent_s=0.1, leases=2, windows=123456, lift=0.5),
         PeerStatistics(name="boss-0", role="boss", silent_s=0.1, cpu_percent=199, rss_bytes=12_345_000_000),
+        PeerStatistics(name="boss-1", role="boss", silent_s=0.1),
     ]
     statistics = RunStatistics(
         **{"policy": "autoassist", "epochs": 90, "epoch": 41, "epoch_offered": 1000, "epoch_kept": 400, "n": 60000},
@@ -74,19 +76,57 @@ def test_the_live_view_fits_eighty_columns_with_each_thing_on_its_own_line() -> 
         **{"values_dropped": 123456, "broker_cpu_percent": 18.0, "broker_rss_bytes": 87_000_000},
         peers=peers,
     )
+    peers[0].credits, peers[0].offered, peers[0].kept, peers[1].credits = 4, 300, 200, 16
     lines = text_of(render(statistics), width=80).splitlines()
     assert max(len(line) for line in lines) <= 80
+    assert next(line for line in lines if "boss-1" in line).split()[1] == "-", "another rank than the first grants none"
     labels = [
         *("kept this epoch", "unfiltered", "Boss passes", "exposed wait", "ready at the Boss", "stock"),
         *("staleness", "metric", "test_accuracy 0.9123", "p50 20, p99 60, max 95, bound 96", "123456789"),
         "1048576 instances",
-        *("role", "leases", "windows", "backlog", "learned", "lift", "cpu", "memory", "assistant-0", "123456"),
+        *(
+            "role",
+            "credit",
+            "kept",
+            "age",
+            "2/4",
+            "12/16",
+            "67%",
+            "windows",
+            "backlog",
+            "learned",
+            "lift",
+            "cpu",
+            "memory",
+            "assistant-0",
+            "123456",
+        ),
         *("123456 losses", "0 inputs", "broker", "18 %", "87 MB", "12345 MB", "0.500 ± 0.000", "epoch 42/90"),
     ]
     for label in labels:
         assert any(label in line for line in lines), f"{label!r} is cut:\n" + "\n".join(lines)
     bar = next(line for line in lines if "━" in line)
     assert set(bar.strip()) <= {"━", "╸", "╺"}, bar
+
+
+def test_the_live_view_says_how_the_run_has_ended() -> None:
+    assert "step 7 · finished" in text_of(render(RunStatistics(policy="uniform", trained_steps=7, ended="finished")))
+
+
+def test_the_last_frame_shows_the_last_that_was_published(capsys: pytest.CaptureFixture[str]) -> None:
+    """The broker's last words lie in the socket when the view is told to stop."""
+    with zmq.Context() as context, context.socket(zmq.XPUB) as publisher:
+        publisher.bind("tcp://127.0.0.1:*")
+        view = LiveView(enabled=True)
+        view.start(publisher.getsockopt_string(zmq.LAST_ENDPOINT))
+        assert publisher.poll(30_000) and publisher.recv() == b"\x01"  # it hears
+        for ended in ("", "", "finished"):
+            publisher.send(encode_statistics(RunStatistics(policy="uniform", trained_steps=7, ended=ended)))
+        assert publisher.setsockopt(zmq.LINGER, 1000) is None
+        publisher.close()
+        context.term()  # all of it has left
+        view.stop()
+    assert "step 7 · finished" in capsys.readouterr().out
 
 
 def test_the_live_view_waits_for_a_boss() -> None:

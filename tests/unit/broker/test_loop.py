@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import zmq
 
 from broker.loop import BUSY, Broker
 from broker.sending import FULL_LINE_WAITS
 from broker.settings import BrokerSettings
 from protocol.channels import Frames
 from protocol.codec import encode
-from protocol.messages import Credit, Envelope, Heartbeat, Hello
+from protocol.messages import Credit, Envelope, Goodbye, Heartbeat, Hello
 from protocol.settings import RunSettings
+from protocol.signals import StopSignal
+from protocol.statistics import decode_statistics
 
 
 class Line:
@@ -64,6 +68,28 @@ def hello(policy: str) -> Hello:
 
 def iterate(broker: Broker) -> None:
     broker._iterate(NoStop())  # type: ignore[arg-type]
+
+
+def test_the_last_statistics_say_how_the_run_has_ended(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They come at once, though others were published a moment ago; whoever watches knows then that it is over."""
+    monkeypatch.setattr("broker.sending.HANG_UP_S", 0.0)
+    line = at(broker, monkeypatch, Line())
+    with zmq.Context() as context, context.socket(zmq.SUB) as watcher:
+        watcher.subscribe(b"")
+        watcher.connect(broker.statistics_address)
+        deadline = time.monotonic() + 30.0
+        while not watcher.poll(10) and time.monotonic() < deadline:
+            broker._next_statistics = 0.0
+            iterate(broker)
+        say(line, hello("uniform"))
+        iterate(broker)
+        line.come.append(encode(Envelope(seq=1, span=1, ack=0, message=Goodbye(reason="finished"))))
+        with StopSignal() as stop:
+            assert broker.run(stop) == "finished"
+        found = []
+        while watcher.poll(1000):
+            found.append(decode_statistics(watcher.recv()))
+    assert (found[-1].ended, found[-1].peers) == ("finished", [])
 
 
 def test_a_line_that_is_full_for_a_moment_is_waited_for(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:

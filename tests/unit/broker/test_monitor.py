@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 import pytest
@@ -134,8 +135,41 @@ def test_other_paths_are_not_there_and_only_get_is_answered(monitor: Monitor) ->
     monitor.show(STATISTICS)
     for path in ("/", "/metrics/", "/..%2f", "/etc/passwd", "*"):
         assert ask(monitor, path)[0] == 404, path
-    for method in ("POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "get"):
+    for method in ("POST", "PUT", "DELETE", "OPTIONS", "PATCH", "get"):
         assert ask(monitor, "/metrics", method)[0] == 405, method
+
+
+def test_head_is_answered_as_get_is_without_the_body(monitor: Monitor) -> None:
+    """Load balancers and curl -I ask so."""
+    assert ask(monitor, "/healthz", "HEAD") == (503, "")
+    monitor.show(STATISTICS)
+    with connect(monitor) as line:
+        line.sendall(b"HEAD /metrics HTTP/1.1\r\n\r\n")
+        head, _, body = hung_up(line).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK") and body == b""
+    assert f"Content-Length: {len(render(STATISTICS))}".encode() in head
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1:9155", "localhost", "LOCALHOST:1", "[::1]:9155", socket.gethostname()])
+def test_who_names_this_host_is_answered(monitor: Monitor, name: str) -> None:
+    with connect(monitor) as line:
+        line.sendall(f"GET /healthz HTTP/1.1\r\nHost: {name}\r\n\r\n".encode())
+        assert hung_up(line).startswith(b"HTTP/1.1 503")
+
+
+@pytest.mark.parametrize("header", ["Host: evil.example", "hOsT:evil.example:9155", "Host: a\r\nHost: localhost"])
+def test_a_foreign_page_cannot_read_the_figures_by_a_name_that_it_points_here(monitor: Monitor, header: str) -> None:
+    with connect(monitor) as line:
+        line.sendall(f"GET /metrics HTTP/1.1\r\n{header}\r\n\r\n".encode())
+        assert hung_up(line).startswith(b"HTTP/1.1 421 ")
+
+
+def test_beyond_loopback_it_is_called_as_others_call_it() -> None:
+    with monitoring(ExporterSettings(http_port=0, http_host="0.0.0.0")) as served:
+        assert served is not None
+        with socket.create_connection(("127.0.0.1", urlsplit(served.address).port), timeout=DEADLINE_S) as line:
+            line.sendall(b"GET /healthz HTTP/1.1\r\nHost: broker:9155\r\n\r\n")
+            assert hung_up(line).startswith(b"HTTP/1.1 503")
 
 
 def test_who_sends_a_body_still_reads_the_answer(monitor: Monitor) -> None:
@@ -225,6 +259,23 @@ def test_a_crowd_of_silent_clients_keeps_nobody_out(monitor: Monitor) -> None:
         assert ask(monitor, "/healthz")[0] == 503
         assert len(monitor._lines) <= MAX_LINES
         assert hung_up(crowd[0]) == b""
+    finally:
+        for line in crowd:
+            line.close()
+
+
+def test_hundreds_of_half_open_requests_hold_nobody_up(monitor: Monitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many turns as it takes to hang up on them, not one for each, and who has asked in full is answered before."""
+    turns: list[float | None] = []
+    rest = monitor._stopping.wait
+    monkeypatch.setattr(monitor._stopping, "wait", lambda seconds: bool(turns.append(seconds)) or rest(seconds))
+    crowd = [connect(monitor) for _ in range(300)]
+    try:
+        for line in crowd:
+            with suppress(ConnectionError):
+                line.sendall(b"GET /metrics HTTP/1.1\r\n")
+        assert ask(monitor, "/healthz")[0] == 503
+        assert len(turns) < 300 and len(monitor._lines) <= MAX_LINES
     finally:
         for line in crowd:
             line.close()

@@ -532,7 +532,10 @@ def test_a_second_broker_on_the_same_directory_is_refused_until_the_first_has_cl
     """The command was called again in another terminal."""
     first = opened(run_dir)
     for _ in range(2):
-        with pytest.raises(UserError, match=r"another broker uses it; stop it or choose another --run-dir"):
+        process = os.getpid()
+        with pytest.raises(
+            UserError, match=rf"still going on, .* ID {process}; autoassist top .* kill {process} stops it"
+        ):
             opened(run_dir)
     first.append(loss(0))
     first.commit([epoch(0)])
@@ -568,7 +571,7 @@ def test_a_broker_waits_for_one_that_is_about_to_end(run_dir: Path, monkeypatch:
 def test_a_broker_that_does_not_end_is_not_waited_for_for_ever(run_dir: Path) -> None:
     first = opened(run_dir)
     first.say_ending()
-    with pytest.raises(UserError, match="another broker uses it"):
+    with pytest.raises(UserError, match="still going on"):
         RunLock(run_dir, patience_s=0.01)
     first.close()
 

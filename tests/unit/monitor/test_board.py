@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from autoassist.figures import Pair
 from autoassist.monitor import board as boards
 from autoassist.monitor.board import MOST_SAMPLES, Board
-from autoassist.monitor.series import CHARTS, Pair, description, values
+from autoassist.monitor.series import CHARTS, description, values
 from autoassist.monitor.serve import TRIES, listen
 from protocol.errors import PortInUse, SettingError
 from protocol.statistics import PeerStatistics, RunStatistics

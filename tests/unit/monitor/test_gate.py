@@ -10,9 +10,10 @@ from starlette.testclient import TestClient
 
 from autoassist.monitor.app import STATIC, make_app
 from autoassist.monitor.board import Board
-from autoassist.monitor.gate import Admission, is_this_host, names_of
+from autoassist.monitor.gate import Admission
 from autoassist.monitor_command import PageSettings
 from protocol.errors import SettingError
+from protocol.hosts import is_this_host, names_of
 
 TOKEN = "t0ken-of-at-least-sixteen"
 LOOPBACK = "http://127.0.0.1:8080"

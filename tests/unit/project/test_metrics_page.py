@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from docs.make_metrics_page import TARGET, page, row
 from protocol.metrics import METRICS, ROLES, STATES
 from protocol.role_metrics import ASSISTANT_METRICS, BOSS_METRICS
+from tests.harness.prometheus import needed
 
 ROOT = Path(__file__).resolve().parents[3]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
@@ -143,10 +143,10 @@ PROMTOOL = [
 ]
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not here: apt install prometheus")
 @pytest.mark.parametrize("words", PROMTOOL, ids=" ".join)
 def test_promtool_accepts_the_configuration_and_sees_each_alert_fire(words: tuple[str, ...]) -> None:
-    done = subprocess.run(["promtool", *words], cwd=PROMETHEUS, capture_output=True, text=True, timeout=60, check=False)
+    command = [needed("promtool"), *words]
+    done = subprocess.run(command, cwd=PROMETHEUS, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

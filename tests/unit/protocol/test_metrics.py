@@ -13,6 +13,7 @@ from protocol.statistics import PeerStatistics, RunStatistics
 
 UNITS = ("seconds", "bytes", "ratio", "steps", "instances", "windows", "batches", "records", "epochs")
 WITHOUT_UNIT = {
+    "autoassist_peer_credits": "batches, or windows",
     "autoassist_run_state": "a state",
     "autoassist_run_epoch": "a number in a row",
     "autoassist_run_next_step": "a number in a row",
@@ -25,6 +26,7 @@ WITHOUT_UNIT = {
 ASSISTANT: dict[str, Any] = {
     **{"name": "assistant-0", "role": "assistant", "silent_s": 0.25, "leases": 3, "backlog_records": 17},
     **{"learned_through": 90, "windows": 55, "lift": 0.5, "lift_error": 0.125, "cpu_percent": 50.0, "rss_bytes": 4096},
+    **{"credits": 4, "offered": 256, "kept": 64},
 }
 RUN: dict[str, Any] = {
     **{"run_id": "r1", "policy": "autoassist", "epoch": 1, "epochs": 3, "boss_budget": 7, "n": 1000, "progress": 0.5},
