@@ -230,7 +230,7 @@ def look(planned: PlannedRun, run_dir: Path, dataset_id: str) -> Found:
             f"out={run_dir.parent}: {run_dir.name} was trained on {report.dataset_id}, the data is {dataset_id} now; "
             f"give another --out"
         )
-    if began.run != wanted.run or (report is not None and report.status == "failed"):
+    if began.run.resolved() != wanted.run.resolved() or (report is not None and report.status == "failed"):
         return Found(None)
     if report is not None and report.status == "finished":
         return Found(report)
