@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from boss.checkpoint import CheckpointDir
 from protocol.report import read_report
 from tests.faults.test_broker_outage import HEAVY, assert_nothing_lost_or_doubled, trained_by_epoch
 from tests.faults.test_ranks import rank_pids
@@ -85,7 +86,8 @@ def test_when_a_node_dies_the_other_goes_on_alone_until_one_joins_and_ctrl_c_end
         for node in (again, b):
             node.process.send_signal(signal.SIGINT)
         assert broker.end() == 0, broker.text
-    assert read_report(run_dir).status == "stopped"
+    report, kept_last = read_report(run_dir), CheckpointDir(tmp_path / "kept", 2).entries()[-1]
+    assert (report.status, kept_last.step) == ("stopped", report.boss.steps - 1)
     batches = export(run_dir)
     assert max(trained_by_epoch(batches).values()) == 1
     of_steps = Counter(batch["step"] for batch in batches)

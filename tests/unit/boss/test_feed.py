@@ -312,6 +312,14 @@ def test_several_ranks_are_refused() -> None:
         connect("tcp://127.0.0.1:1", world_size=2)
 
 
+def test_ranks_that_do_not_know_each_other_are_told_what_to_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would train alone, all instances of every batch."""
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(FeedMisuse, match=r"WORLD_SIZE=2: .* call torch\.distributed\.init_process_group\(\)"):
+        connect("tcp://127.0.0.1:1")
+
+
 def test_a_script_that_forgets_to_close_its_feed_loses_no_report(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
