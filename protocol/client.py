@@ -212,7 +212,8 @@ class RoleClient:
         is_early = self.session.is_taken and now - since < self.session.times.silence_s + NOTICE_AFTER_S
         if now >= self._next_notice and not is_early:
             self._next_notice = now + NOTICE_EVERY_S
-            why = self.session.asked_to_wait or "no answer yet"
+            answers = now - self.session.last_heard < self.session.times.heartbeat_s
+            why = self.session.asked_to_wait if answers and self.session.asked_to_wait else "no answer yet"
             log.info("waiting for the broker at %s: %s", self.settings.broker, why)
 
     @property

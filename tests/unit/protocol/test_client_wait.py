@@ -67,6 +67,15 @@ def test_who_takes_the_place_of_a_killed_role_says_nothing_of_it_until_that_must
     site.client.close()
 
 
+def test_what_a_broker_has_said_before_it_ended_is_not_said_again(caplog: pytest.LogCaptureFixture) -> None:
+    site = Site()
+    site.live(3, TAKEN)
+    with caplog.at_level(logging.INFO, "autoassist.client"):
+        site.live(2, None)
+        assert "no answer yet" in caplog.text and "the name is taken" not in caplog.text
+    site.client.close()
+
+
 def test_who_has_to_say_hello_again_does_not_say_at_once_that_nobody_answers(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
