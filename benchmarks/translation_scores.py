@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from autoassist.compare_result import Comparison
 from autoassist.translate_command import read_translator
+from broker.store import RunStore
 from protocol.report import read_report
 from workloads import load_workload
 from workloads.text.decoding import Search, translate_texts
@@ -23,7 +26,7 @@ class RunScores(msgspec.Struct, frozen=True, kw_only=True):
     bleu: float  # of the test part, 0 … 100
     chrf: float  # likewise
     loss: float  # of the validation part, nats per target token, without label smoothing
-    tokens: int  # that the Boss trained on, padding not counted
+    tokens: int  # that the Boss trained on, those of the longer side; padding not counted
     wall_s: float  # the Boss's, evaluation excluded
     bleu_signature: str
     chrf_signature: str
@@ -46,12 +49,11 @@ def scores_of(run_dir: Path, workload: Translation, device: str) -> RunScores:
     model.to(device)
     sources, references = zip(*workload.corpus.test, strict=True)
     found = corpus_scores(translate_texts(model, subwords, sources, Search(), device), references)
-    assert report.tokens is not None, "a run with --max-tokens"
     scores = RunScores(
         bleu=found.bleu,
         chrf=found.chrf,
         loss=workload.loss_per_token(model, workload.corpus.validation, device),
-        tokens=report.tokens.tokens + report.tokens.flushed_tokens,
+        tokens=trained_tokens(run_dir, workload.lengths()),
         wall_s=report.boss.wall_s,
         bleu_signature=found.bleu_signature,
         chrf_signature=found.chrf_signature,
@@ -60,3 +62,12 @@ def scores_of(run_dir: Path, workload: Translation, device: str) -> RunScores:
     part.write_bytes(msgspec.json.format(msgspec.json.encode(scores)))
     part.replace(path)
     return scores
+
+
+def trained_tokens(run_dir: Path, lengths: NDArray[np.int64]) -> int:
+    """Of all batches of a run; the report leaves out those that were cut out of turn."""
+    store = RunStore(run_dir, writable=False)
+    try:
+        return sum(int(lengths[batch.ids].sum()) for batch in store.finished_batches())
+    finally:
+        store.close()

@@ -17,6 +17,7 @@ from protocol.sparse import SparseRows
 from workloads.base import Fingerprint, Metric, Workload
 from workloads.cache import cache_dir
 from workloads.text.documents import Documents, read_documents
+from workloads.text.sizes import DEFAULT_SIZE, SIZES, Size
 from workloads.text.subwords import END, VERSION, Sequences, Subwords, kept_sequences, kept_subwords
 from workloads.text.tfidf import VERSION as FEATURES_VERSION
 from workloads.text.tfidf import kept_features
@@ -25,11 +26,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from workloads.text.transformer import Size
-
 BLOCK = 128
 """Tokens that are learned of a block; it has one more, where the first is predicted from."""
-MODELS = ("tiny", "small", "base")
 WEIGHTS = "boss.pt"
 UNITS_A_NAT = 1024
 """The losses of a reference travel beside the targets, as integers."""
@@ -58,8 +56,8 @@ class LanguageModel(Workload):
     ) -> None:
         """Raises WorkloadError for a model that is none, SettingError for settings that do not go together."""
         super().__init__(model=model, data_dir=data_dir)
-        if model not in ("", *MODELS):
-            raise WorkloadError(f"model {model!r} is unknown; use {', '.join(MODELS)}")
+        if model not in ("", *SIZES):
+            raise WorkloadError(f"model {model!r} is unknown; use {', '.join(SIZES)}")
         is_share = math.isfinite(token_share) and 0.0 < token_share <= 1.0
         require(is_share, "token_share", token_share, "must lie in (0, 1]")
         if (token_share < 1.0) != (reference is not None):
@@ -81,8 +79,6 @@ class LanguageModel(Workload):
 
     @cached_property
     def _size(self) -> Size:
-        from workloads.text.transformer import DEFAULT_SIZE, SIZES
-
         return SIZES[self.model or DEFAULT_SIZE]
 
     @cached_property

@@ -19,6 +19,7 @@ from workloads.sources import Archive, Files, Source, fall_back_of, load_set
 from workloads.text.catalogues import Pair
 from workloads.text.debian import MEDIUM, PAIRS_FILE, SMALL, CachedPairs, DebianCatalogues
 from workloads.text.pairs import Corpus, parse_tsv, read_given, split_by_hash
+from workloads.text.sizes import DEFAULT_SIZE, SIZES, Size
 from workloads.text.subwords import BEGIN, END, PAD, VERSION, Sequences, Subwords, kept_sequences, kept_subwords
 from workloads.text.tfidf import VERSION as FEATURES_VERSION
 from workloads.text.tfidf import kept_features
@@ -27,12 +28,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from workloads.text.transformer import Size
-
 SMOOTHING = 0.1
 """Label smoothing."""
 EVALUATED_AT_A_TIME = 128
-MODELS = ("tiny", "small", "base")
 
 
 class Translation(Workload):
@@ -51,8 +49,8 @@ class Translation(Workload):
     ) -> None:
         """Raises WorkloadError for a model that is none."""
         super().__init__(model=model, data_dir=data_dir)
-        if model not in ("", *MODELS):
-            raise WorkloadError(f"model {model!r} is unknown; use {', '.join(MODELS)}")
+        if model not in ("", *SIZES):
+            raise WorkloadError(f"model {model!r} is unknown; use {', '.join(SIZES)}")
         self.data = data if data is not None else data_dir
         self.validation = validation
 
@@ -87,8 +85,6 @@ class Translation(Workload):
 
     @cached_property
     def _size(self) -> Size:
-        from workloads.text.transformer import DEFAULT_SIZE, SIZES
-
         return SIZES[self.model or DEFAULT_SIZE]
 
     def _kept(self, what: str) -> Path:

@@ -13,7 +13,7 @@ from workloads.text.catalogues import log
 
 SUFFIXES = (".txt", ".text", ".md", ".rst")
 TEST_SHARE, VALIDATION_SHARE = 0.04, 0.03
-"""Of the sections."""
+"""Of the distinct sections, at least one each."""
 SECTION_CHARACTERS = 2000
 """A section ends with the first paragraph that makes it so long."""
 
@@ -46,17 +46,15 @@ def read_documents(path: Path) -> Documents:
     files = text_files(path)
     if not files:
         raise DataError(f"{where}: no {', '.join(SUFFIXES)} file below it; correct the path, or give one file")
-    parts: tuple[list[str], list[str], list[str]] = ([], [], [])
-    for file in files:
-        for section in sections(_read(file, where)):
-            place = int.from_bytes(hashlib.sha256(section.encode()).digest()[:8], "big") / 2**64
-            parts[0 if place < TEST_SHARE else 1 if place < TEST_SHARE + VALIDATION_SHARE else 2].append(section)
-    test, validation, train = parts
-    if not (test and validation and train):
-        sizes = f"{len(train)}, {len(validation)} and {len(test)} sections of {SECTION_CHARACTERS} characters"
-        raise DataError(f"{where}: {sizes} to train, to validate and to test; give more text")
-    log.info("%s: %d files, %d sections, %d of them for training", where, len(files), sum(map(len, parts)), len(train))
-    return Documents(path.stem, train, validation, test)
+    found = [section for file in files for section in sections(_read(file, where))]
+    distinct = sorted(set(found), key=lambda section: hashlib.sha256(section.encode()).digest())
+    if len(distinct) < 3:
+        raise DataError(f"{where}: {len(distinct)} sections of {SECTION_CHARACTERS} characters; give more text")
+    tests, held_out = (max(1, round(share * len(distinct))) for share in (TEST_SHARE, VALIDATION_SHARE))
+    test, validation = set(distinct[:tests]), set(distinct[tests : tests + held_out])
+    train = [section for section in found if section not in test and section not in validation]
+    log.info("%s: %d files, %d sections, %d of them for training", where, len(files), len(found), len(train))
+    return Documents(path.stem, train, distinct[tests : tests + held_out], distinct[:tests])
 
 
 def text_files(path: Path) -> list[Path]:

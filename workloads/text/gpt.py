@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from protocol.errors import DataError
 from workloads.cache import file_lock, replacing
 from workloads.text.averaging import WeightAverage
-from workloads.text.transformer import SIZES, EncoderLayer, Size, positions
+from workloads.text.sizes import SIZES, Size
+from workloads.text.transformer import EncoderLayer, positions
 
 BLOCKS_AT_A_TIME = 32
 

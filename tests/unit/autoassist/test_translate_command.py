@@ -13,8 +13,9 @@ from autoassist.cli import main
 from autoassist.remembered import Remembered
 from autoassist.run_command import RunCommand
 from autoassist.translate_command import parts
+from workloads.text.sizes import SIZES, Size
 from workloads.text.subwords import learn
-from workloads.text.transformer import SIZES, Size, Transformer
+from workloads.text.transformer import Transformer
 
 
 @pytest.fixture

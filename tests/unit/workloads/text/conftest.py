@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from workloads.text import transformer
-from workloads.text.transformer import Size
+from workloads.text.sizes import SIZES, Size
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -24,5 +23,5 @@ def little_size() -> Iterator[None]:
     """What ``tiny`` stands for here."""
     little = Size(width=32, heads=2, hidden=64, layers=1, subwords=400, peak_lr=1e-2, dropout=0.0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(transformer.SIZES, "tiny", little)
+        patch.setitem(SIZES, "tiny", little)
         yield

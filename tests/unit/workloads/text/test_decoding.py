@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from workloads.text.decoding import Search, beam_search, most_tokens, translate
+from workloads.text.sizes import SIZES
 from workloads.text.subwords import BEGIN, END, PAD, Sequences
-from workloads.text.transformer import SIZES, Transformer
+from workloads.text.transformer import Transformer
 
 A, B, C = 4, 5, 6
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 import sys
 from pathlib import Path
 
@@ -77,3 +78,21 @@ def test_a_sparse_matrix_that_breaks_the_interface_is_refused(monkeypatch: pytes
             n.features()
     monkeypatch.setattr(Translation, "features", lambda self: good)
     assert n.features() is good
+
+
+NO_TORCH = """
+import sys
+from pathlib import Path
+from workloads import load_workload
+for name, data in (("translation", sys.argv[1]), ("lm", sys.argv[2])):
+    workload = load_workload(name, data=Path(data))
+    assert workload.fingerprint().n > 0 and workload.features() is not None and workload.preview(0)
+sys.exit("torch" in sys.modules)
+"""
+
+
+def test_an_assistant_of_text_works_without_torch() -> None:
+    root = Path(__file__).parents[4]
+    words = [sys.executable, "-c", NO_TORCH, str(root / "workloads/text/small_pairs.tsv"), str(root / "README.md")]
+    ended = subprocess.run(words, cwd=root, timeout=120, check=False, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
