@@ -25,6 +25,7 @@ from broker.effects import AppendBatch, AppendLoss, AppendWindow, Delete, Put
 from broker.rows import Row, WindowRecord, decode_row, encode_row
 from broker.run_lock import RunLock
 from broker.segments import batch_log, loss_log, window_log
+from broker.wal import WalEmptier
 from protocol.errors import ProtocolError, StoreError, UserError
 from protocol.messages import Batch, LossRecord
 
@@ -56,6 +57,7 @@ class RunStore:
         self.run_dir = run_dir
         self._opened = ExitStack()
         self._seen: list[tuple[str, bytes]] | None = None
+        self._emptier: WalEmptier | None = None
         try:
             if writable:
                 run_dir.mkdir(parents=True, exist_ok=True)
@@ -77,7 +79,9 @@ class RunStore:
         self._db = self._opened.enter_context(closing(_connect(self.run_dir / DATABASE)))
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
+        self._db.execute("PRAGMA wal_autocheckpoint=0")
         self._db.executescript(TABLES)
+        self._emptier = self._opened.enter_context(closing(WalEmptier(self.run_dir / DATABASE)))
         self._open_logs(self._lengths(), writable=True)
 
     def _open_to_read(self) -> None:
@@ -143,6 +147,8 @@ class RunStore:
             return
         latest = {(e.kind, e.key): e for e in effects}
         try:
+            if self._emptier is not None and self._emptier.error is not None:
+                raise self._emptier.error
             self._write(latest, lengths, snapshot)
         except (OSError, sqlite3.Error) as error:
             raise unwritable(self.run_dir, error) from error
