@@ -7,6 +7,7 @@ than the others, whatever becomes of its own line to the broker.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable
 
@@ -23,6 +24,11 @@ NOTICE_S = 2.0
 """How long the end of a rank may take to be noticed by the others."""
 END_S = 15.0
 """How long the end of the stream may take to reach every rank."""
+STUCK_S = 30.0
+"""How long the training thread may wait for a rank that is gone. Where a host vanishes without a word,
+torch.distributed waits for half an hour, and nothing can interrupt it."""
+AGENT_VARIABLE = "TORCHELASTIC_RUN_ID"
+"""Set where torchrun watches this process, and sees to the others where it ends."""
 
 
 class SharedStream:
@@ -38,6 +44,8 @@ class SharedStream:
         self._wants_stop = False
         self._fails = False
         self.lost: RankLost | None = None
+        self._is_leaving = threading.Event()
+        """Whether the training thread knows that all is over."""
         self._thread = threading.Thread(target=self._run, name="autoassist-shared-stream", daemon=True)
 
     def start(self) -> None:
@@ -50,6 +58,7 @@ class SharedStream:
 
     def close(self, reason: Stop) -> None:
         """End the stream if it goes on, and wait until all ranks have heard: a failure takes all of them along."""
+        self._is_leaving.set()
         if self._thread.ident is None:
             return
         with self._changed:
@@ -63,6 +72,7 @@ class SharedStream:
 
     def has_lost_a_rank(self) -> bool:
         """Whether another rank is gone, as far as that shows within ``NOTICE_S``."""
+        self._is_leaving.set()
         if self._thread.ident is not None:
             self._thread.join(NOTICE_S)
         return self.lost is not None
@@ -74,9 +84,15 @@ class SharedStream:
         except RankLost as error:
             self.lost = error
             self._fail(error)
+            self._end_if_stuck(error)
         except BaseException as error:
             self._fail(error)
             raise
+
+    def _end_if_stuck(self, error: RankLost) -> None:
+        if AGENT_VARIABLE in os.environ and not self._is_leaving.wait(STUCK_S):
+            log.error("%s; this one still waits for it, and is ended so that all can start again", error)
+            os._exit(error.exit_code)
 
     def _turn(self) -> bool:
         """One exchange; whether it was the last, by the stream's last item or a rank's failure."""
