@@ -1,7 +1,8 @@
-"""``autoassist translate``: what a finished translation run has learned, on lines of standard input."""
+"""``autoassist translate``: what a finished translation run has learned, on lines of standard input, or scored."""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,11 +16,13 @@ from autoassist.remembered import WEIGHTS_FILE, Remembered
 from autoassist.roles import Flat, LogSettings
 from boss.train import DeviceName, TrainSettings
 from protocol.errors import DataError
+from protocol.report import read_report
 from protocol.settings import require
 
 if TYPE_CHECKING:
     from workloads.text.subwords import Subwords
     from workloads.text.transformer import Transformer
+    from workloads.translation import Translation
 
 LINES_AT_A_TIME = 512
 
@@ -35,6 +38,9 @@ class TranslateCommand:
     """α of ((5 + length)/6)^α, by which a hypothesis' log-probability is divided; more prefers longer translations."""
     device: DeviceName = "auto"
     """Where to compute; auto takes the GPU if there is one."""
+    score: bool = False
+    """Read no lines, but translate the run's own test part, and print as JSON: BLEU and chrF with sacrebleu's
+    signatures, and the loss per token of test and validation part."""
     log: Flat[LogSettings] = LogSettings()
 
     def execute(self) -> int:
@@ -47,6 +53,9 @@ class TranslateCommand:
         model, subwords = read_translator(self.run_dir)
         model.to(device)
         search = Search(beam=self.beam, length_penalty=self.length_penalty)
+        if self.score:
+            print(json.dumps(read_workload(self.run_dir).scores(model, search, device), indent=1))
+            return 0
         for lines in parts(sys.stdin, 1 if sys.stdin.isatty() else LINES_AT_A_TIME):
             for line in translate_texts(model, subwords, lines, search, device):
                 print(line)
@@ -58,6 +67,21 @@ def parts(stream: TextIO, at_a_time: int) -> Iterator[Sequence[str]]:
     """Lines without their ends, some at a time."""
     while lines := [line.strip() for line in islice(stream, at_a_time)]:
         yield lines
+
+
+def read_workload(run_dir: Path) -> Translation:
+    """The data that a run was trained on; raises DataError where it is another now."""
+    from workloads.translation import Translation
+
+    began, report = Remembered.read(run_dir), read_report(run_dir)
+    workload = began.data.load(began.workload)
+    if not isinstance(workload, Translation):
+        raise DataError(f"{run_dir} is of workload {began.workload}, which translates nothing; give a translation run")
+    if (found := workload.fingerprint().dataset_id) != report.dataset_id:
+        raise DataError(
+            f"{run_dir} was trained on {report.dataset_id}, the data is {found} now; bring the old one back"
+        )
+    return workload
 
 
 def read_translator(run_dir: Path) -> tuple[Transformer, Subwords]:

@@ -22,7 +22,7 @@ import tyro
 
 from autoassist.compare_result import read_comparison
 from benchmarks.savings import STOPPED, call, note_machine
-from benchmarks.translation_report import RESULT_FILE, print_rows, rows_of, write_rows
+from benchmarks.translation_report import COMPARISON, RESULT_FILE, print_rows, rows_of, write_rows
 from benchmarks.translation_scores import scored
 from protocol.errors import DataError
 from workloads import load_workload
@@ -105,7 +105,7 @@ def words_of(settings: TranslationBenchmark) -> list[str]:
         *("--epochs", str(settings.epochs), "--device", settings.device),
         *(("--bf16",) if settings.bf16 else ()),
         *("--set", *options, *settings.options),
-        *("--out", str(settings.out / "compare")),
+        *("--out", str(settings.out / COMPARISON)),
     ]
 
 
@@ -132,7 +132,7 @@ def fits(pair: Sequence[str], settings: TranslationBenchmark) -> bool:
 
 def conclude(settings: TranslationBenchmark) -> int:
     """Score what has been run, and write the rows; 1 where the comparison is not complete."""
-    folder = settings.out / "compare"
+    folder = settings.out / COMPARISON
     try:
         comparison = read_comparison(folder)
     except DataError as error:
@@ -142,7 +142,7 @@ def conclude(settings: TranslationBenchmark) -> int:
     rows = rows_of(comparison, scores)
     path = settings.results / RESULT_FILE
     facts = {"size": settings.size, "most_words": settings.most_words, "max_tokens": settings.max_tokens}
-    write_rows(path, rows, comparison, folder, device=settings.device, tier=settings.tier, **facts)
+    write_rows(path, rows, comparison, scores, out=settings.out, device=settings.device, tier=settings.tier, **facts)
     print_rows(rows)
     print(f"rows: {path}")
     return 0

@@ -15,7 +15,7 @@ from benchmarks.common import print_table
 from benchmarks.translation_scores import RunScores
 from protocol.report import read_report
 
-RESULT_FILE = "translation.json"
+RESULT_FILE, COMPARISON = "translation.json", "compare"
 DEFAULT = "autoassist"
 NAMES = {"wall_s": ("wall_saving", ""), "tokens": ("token_saving", "token_")}
 """Of a cost: the name of its saving, and what stands before low and high."""
@@ -73,11 +73,15 @@ def _saving(curves: Mapping[str, Curve], runs: Sequence[RunResult], scores: Scor
     return {name: found.value, **ends, f"{name}_at_least": found.at_least}
 
 
-def write_rows(path: Path, rows: Sequence[Row], comparison: Comparison, folder: Path, **facts: Any) -> None:
-    """``translation.json``, atomically."""
-    report = read_report(folder / comparison.runs[0].run_dir)
+def write_rows(
+    path: Path, rows: Sequence[Row], comparison: Comparison, scores: Scores, *, out: Path, **facts: Any
+) -> None:
+    """``translation.json``, atomically; ``out`` is the benchmark's directory."""
+    first = comparison.runs[0].run_dir
+    signatures = {name: getattr(scores[first], name) for name in ("bleu_signature", "chrf_signature")}
+    report = read_report(out / COMPARISON / first)
     try:
-        machine = json.loads((folder.parent / "machine.json").read_text())
+        machine = json.loads((out / "machine.json").read_text())
     except (OSError, ValueError):
         machine = {"machine": "unknown", "load": None}
     content = {
@@ -86,6 +90,7 @@ def write_rows(path: Path, rows: Sequence[Row], comparison: Comparison, folder: 
         "epochs": comparison.epochs,
         "n": comparison.n,
         "options": comparison.options,
+        **signatures,
         **machine,
         "versions": report.versions,
         "dataset_id": report.dataset_id,

@@ -13,8 +13,7 @@ from autoassist.translate_command import read_translator
 from broker.store import RunStore
 from protocol.report import read_report
 from workloads import load_workload
-from workloads.text.decoding import Search, translate_texts
-from workloads.text.scores import corpus_scores
+from workloads.text.decoding import Search
 from workloads.translation import Translation
 
 SCORES_FILE = "scores.json"
@@ -45,18 +44,17 @@ def scores_of(run_dir: Path, workload: Translation, device: str) -> RunScores:
     if path.exists():
         return msgspec.json.decode(path.read_bytes(), type=RunScores)
     report = read_report(run_dir)
-    model, subwords = read_translator(run_dir)
+    model, _ = read_translator(run_dir)
     model.to(device)
-    sources, references = zip(*workload.corpus.test, strict=True)
-    found = corpus_scores(translate_texts(model, subwords, sources, Search(), device), references)
+    found = workload.scores(model, Search(), device)
     scores = RunScores(
-        bleu=found.bleu,
-        chrf=found.chrf,
-        loss=workload.loss_per_token(model, workload.corpus.validation, device),
+        bleu=float(found["bleu"]),
+        chrf=float(found["chrf"]),
+        loss=float(found["validation_loss"]),
         tokens=trained_tokens(run_dir, workload.lengths()),
         wall_s=report.boss.wall_s,
-        bleu_signature=found.bleu_signature,
-        chrf_signature=found.chrf_signature,
+        bleu_signature=str(found["bleu_signature"]),
+        chrf_signature=str(found["chrf_signature"]),
     )
     part = path.with_suffix(".part")
     part.write_bytes(msgspec.json.format(msgspec.json.encode(scores)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ from workloads.sources import Archive, Files, Source, fall_back_of, load_set
 from workloads.text.catalogues import Pair
 from workloads.text.debian import MEDIUM, PAIRS_FILE, SMALL, CachedPairs, DebianCatalogues
 from workloads.text.pairs import Corpus, parse_tsv, read_given, split_by_hash
+from workloads.text.scores import Scores, corpus_scores
 from workloads.text.sizes import DEFAULT_SIZE, SIZES, Size
 from workloads.text.subwords import BEGIN, END, PAD, VERSION, Sequences, Subwords, kept_sequences, kept_subwords
 from workloads.text.tfidf import VERSION as FEATURES_VERSION
@@ -28,8 +30,12 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from workloads.text.decoding import Search
+
 SMOOTHING = 0.1
 """Label smoothing."""
+log = logging.getLogger("autoassist.workloads")
+
 EVALUATED_AT_A_TIME = 128
 
 
@@ -143,13 +149,30 @@ class Translation(Workload):
 
     def evaluate(self, boss: nn.Module, device: torch.device) -> Metric:
         """BLEU of greedy translations of the test part, or of the validation part, by the averaged weights; 0 … 100."""
-        from workloads.text.decoding import Search, translate_texts
-        from workloads.text.scores import corpus_scores
+        from workloads.text.decoding import Search
 
-        part = self.corpus.validation if self.validation else self.corpus.test
-        found = translate_texts(boss, self.subwords, [source for source, _ in part], Search(beam=1), device)
-        bleu = corpus_scores(found, [target for _, target in part]).bleu
-        return Metric(f"{'validation' if self.validation else 'test'}_bleu", bleu)
+        name, part = ("validation", self.corpus.validation) if self.validation else ("test", self.corpus.test)
+        found = self._translated(boss, part, Search(beam=1), device)
+        log.info("%s: %s, %s", name, found.bleu_words, found.chrf_words)
+        return Metric(f"{name}_bleu", found.bleu)
+
+    def scores(self, boss: nn.Module, search: Search, device: torch.device | str) -> dict[str, float | str]:
+        """BLEU and chrF of the test part with sacrebleu's signatures, the loss per token; by the averaged weights."""
+        found = self._translated(boss, self.corpus.test, search, device)
+        return {
+            "bleu": found.bleu,
+            "chrf": found.chrf,
+            "test_loss": self.loss_per_token(boss, self.corpus.test, device),
+            "validation_loss": self.loss_per_token(boss, self.corpus.validation, device),
+            "bleu_signature": found.bleu_signature,
+            "chrf_signature": found.chrf_signature,
+        }
+
+    def _translated(self, boss: nn.Module, pairs: Sequence[Pair], search: Search, device: torch.device | str) -> Scores:
+        from workloads.text.decoding import translate_texts
+
+        translations = translate_texts(boss, self.subwords, [source for source, _ in pairs], search, device)
+        return corpus_scores(translations, [target for _, target in pairs])
 
     def loss_per_token(self, boss: nn.Module, pairs: Sequence[Pair], device: torch.device | str = "cpu") -> float:
         """Mean cross entropy of all target tokens by the averaged weights, without label smoothing, nats."""

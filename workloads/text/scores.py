@@ -19,6 +19,16 @@ class Scores:
     bleu_signature: str
     chrf_signature: str
 
+    @property
+    def bleu_words(self) -> str:
+        """For the log, as sacrebleu has it."""
+        return f"BLEU|{self.bleu_signature} = {self.bleu:.2f}"
+
+    @property
+    def chrf_words(self) -> str:
+        """For the log, as sacrebleu has it."""
+        return f"chrF2|{self.chrf_signature} = {self.chrf:.2f}"
+
 
 def corpus_scores(translations: Sequence[str], references: Sequence[str]) -> Scores:
     """Of translations, detokenised, against one reference each."""

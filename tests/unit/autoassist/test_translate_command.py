@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from autoassist import translate_command
 from autoassist.cli import main
 from autoassist.remembered import Remembered
+from autoassist.roles import WorkloadSettings
 from autoassist.run_command import RunCommand
 from autoassist.translate_command import parts
 from workloads.text.sizes import SIZES, Size
 from workloads.text.subwords import learn
 from workloads.text.transformer import Transformer
+from workloads.translation import Translation
+
+SIXTY = "".join(f"close the {a}{b} now\tschließe {a}{b} jetzt\n" for a in "abcdefgh" for b in "klmnopqr")
 
 
 @pytest.fixture
@@ -64,3 +70,22 @@ def test_a_search_that_is_none_is_refused(
 
 def test_lines_are_taken_some_at_a_time() -> None:
     assert list(parts(io.StringIO("a\nb \n\nc"), 3)) == [["a", "b", ""], ["c"]]
+
+
+def test_a_run_is_scored_on_its_own_test_part_with_sacrebleus_signatures(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = run_dir / "pairs.tsv"
+    data.write_text("".join(f"open file {i:b}\töffne Datei {i:b}\n" for i in range(9)) + SIXTY)
+    workload = Translation(data=data)
+    settings = WorkloadSettings(data=data)
+    (run_dir / "command.json").write_bytes(Remembered.of(RunCommand(workload="translation", data=settings)).encoded())
+    report = type("Report", (), {"dataset_id": workload.fingerprint().dataset_id})
+    monkeypatch.setattr(translate_command, "read_report", lambda run_dir: report)
+    assert main(["translate", str(run_dir), "--score", "--beam", "1"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found) >= {"bleu", "chrf", "test_loss", "validation_loss"} and found["test_loss"] > 0
+    assert "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:" in found["bleu_signature"]
+    report.dataset_id = "pairs-train:another"
+    assert main(["translate", str(run_dir), "--score"]) == 2
+    assert "was trained on pairs-train:another, the data is pairs-train:" in capsys.readouterr().err

@@ -48,12 +48,13 @@ OF = {
 }
 
 
+def by_run(seeds: int) -> dict[str, RunScores]:
+    found = comparison(seeds).runs
+    return {r.run_dir: scores(OF[r.policy, r.budget][0] + 0.01 * r.seed, *OF[r.policy, r.budget][1:]) for r in found}
+
+
 def rows(seeds: int) -> list[dict[str, Any]]:
-    found = comparison(seeds)
-    by_run = {
-        r.run_dir: scores(OF[r.policy, r.budget][0] + 0.01 * r.seed, *OF[r.policy, r.budget][1:]) for r in found.runs
-    }
-    return rows_of(found, by_run)
+    return rows_of(comparison(seeds), by_run(seeds))
 
 
 def test_a_row_has_what_the_results_page_reads() -> None:
@@ -87,10 +88,10 @@ def test_the_file_says_where_its_figures_come_from(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(translation_report, "read_report", lambda run_dir: Report)
     (tmp_path / "machine.json").write_text('{"machine": "two cores", "load": 0.1}')
-    write_rows(tmp_path / "t.json", rows(3), comparison(3), tmp_path / "compare", size="tiny")
+    write_rows(tmp_path / "t.json", rows(3), comparison(3), by_run(3), out=tmp_path, size="tiny")
     content = json.loads((tmp_path / "t.json").read_text())
     assert (content["machine"], content["size"], content["dataset_id"]) == ("two cores", "tiny", "pairs-train:0")
-    assert len(content["rows"]) == 4
+    assert len(content["rows"]) == 4 and content["bleu_signature"] == "b"
 
 
 def test_all_runs_are_cut_by_tokens_and_the_papers_policy_has_its_floor() -> None:
