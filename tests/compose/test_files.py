@@ -123,6 +123,9 @@ def test_containers_run_contained(name: str) -> None:
         assert service["healthcheck"]["test"] == ["CMD", "healthy", name]
     if name in ROLES:
         assert service["restart"] == "on-failure"
+        assert service["stop_grace_period"] in ("30s", "1m"), (
+            "on a busy host the engine's 10 s do not do for a stop in order"
+        )
 
 
 def test_the_page_is_on_this_host_alone_asks_for_a_token_and_watches_the_broker_with_a_key() -> None:
