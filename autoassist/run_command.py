@@ -32,6 +32,7 @@ from autoassist.remembered import (
 from autoassist.roles import Flat, LogSettings, WorkloadName, WorkloadSettings
 from autoassist.summary import print_summary
 from boss.checkpoint import CheckpointSettings
+from boss.joining import fitted
 from boss.train import TrainSettings
 from protocol.errors import RoleFailed, SettingError
 from protocol.exporter import ExporterSettings
@@ -113,12 +114,9 @@ class RunCommand:
         workload = CheckedWorkload(self.data.load(self.workload))
         validate_workload(workload)
         n, size = workload.fingerprint().n, self.run.step_instances
-        require(
-            size <= n or self.run.max_tokens is not None,
-            "batch_size",
-            size,
-            f"exceeds the data set's {n} instances; lower --batch-size",
-        )
+        by_tokens = self.run.max_tokens is not None
+        require(by_tokens or size <= n, "batch_size", size, f"exceeds the data set's {n} instances; lower --batch-size")
+        fitted(self.run, workload.lengths() if by_tokens else None, n)
         require_policy(self.run, n, workload.labels())
         fall_back = workload.fall_back
         return {FALL_BACK_VARIABLE: fall_back.wanted} if fall_back is not None else {}

@@ -314,7 +314,7 @@ class BossLine:
     def _take(self, message: AnyMessage) -> bool:
         if isinstance(message, Welcome):
             if self.welcome is None:
-                for lengths in self._plan.lengths_from(message.lengths):
+                for lengths in self._plan.lengths_for(message):
                     self._client.send(lengths)
             self.welcome = message
             return True

@@ -16,8 +16,8 @@ import numpy as np
 
 from boss.weights import instance_weights
 from protocol.arrays import F32, I64
-from protocol.errors import FeedMisuse
-from protocol.messages import AnyMessage, Batch, CheckpointTaken, Credit, EpochEnd, Lengths, Stop
+from protocol.errors import FeedMisuse, PeerRefused
+from protocol.messages import AnyMessage, Batch, CheckpointTaken, Credit, EpochEnd, Lengths, Stop, Welcome
 from protocol.off_plan import draw_off_plan
 from protocol.settings import RunSettings
 from protocol.token_batches import CHUNK, I32
@@ -189,10 +189,12 @@ class BossPlan:
         if self.rank == 0 and self.settings.world_size > 1:
             self.to_share.append(message)
 
-    def lengths_from(self, start: int) -> Iterator[Lengths]:
-        """What a broker lacks that has the lengths of the first ``start`` instances; rank 0 tells it."""
+    def lengths_for(self, broker: Welcome) -> Iterator[Lengths]:
+        """The lengths that a broker lacks; rank 0 tells it. Raises PeerRefused where it does not know what they are."""
+        if self.lengths is not None and broker.settings.max_tokens is None:
+            raise PeerRefused("the broker is of an earlier version, without --max-tokens; install the same everywhere")
         if self.lengths is not None and self.rank == 0:
-            for first in range(start, self.n, CHUNK):
+            for first in range(broker.lengths, self.n, CHUNK):
                 yield Lengths(start=first, values=self.lengths[first : first + CHUNK].astype(np.int64))
 
     def credit(self) -> Credit:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.processes.conftest import Here
-from tests.processes.roles import Role, roles, start_broker
+from tests.processes.roles import HERE, Role, roles, start_broker
 
 pytestmark = pytest.mark.processes
 
@@ -27,6 +27,11 @@ MISTAKES = {
     "nowhere to write": (("run", "digits", "--run-dir", "/proc/run"), "run_dir=/proc/run"),
     "no workload": (("run",), "workload"),
     "batch larger than the data": (("run", "digits", "--batch-size", "5000", "--staleness-bound", "500"), "5000"),
+    "tokens without lengths": (("run", "digits", "--max-tokens", "512"), "max_tokens=512: needs the length of each"),
+    "an instance longer than a batch": (
+        ("run", f"{HERE / 'token_digits.py'}:TooLongDigits", "--max-tokens", "512"),
+        "max_tokens=512: instance 17 is 5000 tokens long; raise --max-tokens to that",
+    ),
     "negative batch": (("run", "digits", "--batch-size", "-1"), "batch_size=-1"),
     "no epochs": (("run", "digits", "--epochs", "0"), "epochs=0"),
     "both budgets": (("run", "digits", "--epochs", "1", "--boss-instances", "9"), "boss_instances=9"),

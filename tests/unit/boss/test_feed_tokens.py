@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +18,8 @@ from boss.feed import Feed
 from boss.plan import BossPlan, RankBatch, rank_batch
 from boss.weights import mean_loss
 from broker.kept_lengths import LENGTHS_FILE
-from protocol.errors import FeedMisuse, SettingError
-from protocol.messages import Batch
+from protocol.errors import FeedMisuse, PeerRefused, SettingError
+from protocol.messages import Batch, Welcome
 from protocol.report import read_report
 from protocol.settings import RunSettings
 from tests.harness.local_broker import local_broker
@@ -66,6 +67,26 @@ def test_batches_keep_to_the_budget_and_each_epoch_has_each_instance_once(addres
     report = read_report(tmp_path)
     assert report.tokens is not None and report.tokens.tokens == 2 * LENGTHS.sum()
     assert np.array_equal(np.load(tmp_path / LENGTHS_FILE), LENGTHS)
+
+
+def test_a_resumed_run_goes_on_with_the_very_batches_that_would_have_come(address: str) -> None:
+    """In the midst of a pool; the broker has the lengths already."""
+    feed = connect(address)
+    batches = iter(feed)
+    for _ in range(7):
+        feed.report(torch.ones(len(next(batches))))
+    assert feed.cut()
+    state, expected = feed.state_dict(), []
+    for _ in range(5):
+        expected.append(next(batches))
+        feed.report(torch.ones(len(expected[-1])))
+    atexit.unregister(feed._close_at_exit)  # as if its process were gone
+    feed._line.leave()
+    with connect(address, state=state) as again:
+        batches = iter(again)
+        assert [next(batches) for _ in range(5)] == expected
+        assert again._line.welcome is not None and again._line.welcome.lengths == N
+        again.close("stopped")
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
@@ -165,6 +186,20 @@ def test_a_boss_alone_draws_batches_within_the_budget() -> None:
         item = plan.pull()
         assert isinstance(item, RankBatch) and item.off_plan
         assert len(item.ids) * lengths[item.ids].max() <= BUDGET
-    assert not list(replace(plan, rank=1).lengths_from(0)), "rank 0 alone tells the lengths"
-    (whole,) = plan.lengths_from(0)
-    assert np.array_equal(whole.values, LENGTHS) and not list(plan.lengths_from(N))
+
+
+# The lengths on their way
+
+
+def test_rank_0_tells_a_broker_the_lengths_that_it_lacks_and_nobody_one_that_knows_none() -> None:
+    run = RunSettings(max_tokens=BUDGET, batch_size=12)
+    plan = BossPlan(0, run, N, LENGTHS.astype(np.int32))
+    welcome = Welcome(run_id="r", stream="s", settings=run)
+    (whole,) = plan.lengths_for(welcome)
+    assert (whole.start, whole.values.tolist()) == (0, LENGTHS.tolist())
+    (rest,) = plan.lengths_for(Welcome(run_id="r", stream="s", settings=run, lengths=150))
+    assert (rest.start, rest.values.tolist()) == (150, LENGTHS[150:].tolist())
+    assert not list(plan.lengths_for(Welcome(run_id="r", stream="s", settings=run, lengths=N)))
+    assert not list(replace(plan, rank=1).lengths_for(welcome))
+    with pytest.raises(PeerRefused, match="earlier version"):
+        list(plan.lengths_for(Welcome(run_id="r", stream="s", settings=RunSettings())))
