@@ -42,7 +42,8 @@ EVALUATED_AT_A_TIME = 128
 class Translation(Workload):
     """Gettext catalogues of Debian packages, ``--data`` pairs.tsv, or a directory of ``.mo`` and ``.po`` files.
 
-    An instance is a sentence pair, its loss the mean cross entropy of its target's subwords, label smoothing included.
+    An instance is a sentence pair, its loss the mean over its target's subwords of what the cross entropy against the
+    smoothed target is above the least that it can be.
     Its domain is named: BLEU on such text compares with nothing but itself. 4 % of the distinct source sentences are
     the test part, 3 % for validation (``validation``), by a hash of the sentence.
     """
@@ -130,7 +131,7 @@ class Translation(Workload):
         return Transformer(self._size, self.subwords.size, self.subwords.model)
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Mean label-smoothed cross entropy per target token, nats, shape ``(batch,)``."""
+        """Mean label-smoothed cross entropy per target token, less its least, nats, shape ``(batch,)``."""
         from workloads.text.transformer import token_losses
 
         return token_losses(outputs, targets, smoothing=SMOOTHING)
