@@ -189,3 +189,20 @@ def test_what_is_predicted_as_well_as_a_smoothed_target_allows_has_no_loss() -> 
     worse = token_losses(torch.zeros(5, 50), targets, smoothing=0.1)
     assert worse.tolist() == pytest.approx([np.log(50) - smoothed_entropy(50, 0.1)] * 2)
     assert smoothed_entropy(50, 0.0) == 0.0
+
+
+def test_the_average_is_in_the_state_that_a_checkpoint_holds(workload: Translation) -> None:
+    boss, other = workload.boss(), workload.boss()
+    optimizer = workload.optimizer(boss)
+    inputs, targets = workload.batch([0, 1])
+    for _ in range(3):
+        workload.losses(boss(inputs), targets).mean().backward()
+        optimizer.step()
+    other.load_state_dict(boss.state_dict())
+    assert other.average.updates == boss.average.updates == 3
+    with other.average.in_place_of(other):
+        assert not torch.equal(other.embedding.weight, boss.embedding.weight)
+        averaged = other.embedding.weight.clone()
+    with boss.average.in_place_of(boss):
+        assert torch.equal(boss.embedding.weight, averaged)
+    assert torch.equal(other.embedding.weight, boss.embedding.weight)
