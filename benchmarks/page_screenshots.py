@@ -77,7 +77,7 @@ def main() -> None:
         page.route("**/page.css", leave_out)
         page.goto(address)
         page.locator("[data-group=shrunk] li img").first.wait_for(timeout=PATIENCE_MS)
-        page.locator("#metric-chart canvas").wait_for(timeout=PATIENCE_MS)
+        page.locator("#metric-chart canvas").wait_for(state="attached", timeout=PATIENCE_MS)
         page.wait_for_timeout(1000 * given.seconds)
         shoot(page, "monitor-light", "light")
         shoot(page, "monitor-dark", "dark")

@@ -17,7 +17,8 @@ HEAD = """# Metrics
 `autoassist broker … --http-port 9155` serves them at `/metrics` for Prometheus, and `/healthz`: 200 while the broker's
 loop turns, 503 while it starts and once it has been stuck for five seconds; `/metrics` then answers 503, too, so that
 old figures do not pass for new ones. `--http-port 0` takes any free port, which the log and `--announce` tell. There is
-no instance data in them, and nothing can be changed there, so `--http-host 0.0.0.0` is allowed without a key.
+no instance data in them, and nothing can be changed there, so `--http-host 0.0.0.0` is allowed without a key. GET and
+HEAD are answered; on loopback only by `localhost`, this host's name or a number, so that no foreign page reads them.
 
 The broker serves what it knows of every role; that is enough for the alerts and the dashboard. Figures are at most half
 a second old, but for the Boss's clocks and the evaluation, which it tells after each epoch. Counters count from the

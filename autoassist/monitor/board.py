@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -19,6 +20,8 @@ MOST_SAMPLES = 1200
 """Ten minutes of them; of older ones every second is left out, again and again."""
 MOST_PICTURES = 500
 """Pictures that are kept of earlier answers."""
+RATE_S = 2.0
+"""Time over which rates are told: whole windows and batches are counted, and over less a steady pace looks ragged."""
 TURN_S = 1.0
 """Longest time between two words to a browser: it shows a silent broker, and a browser that is gone."""
 SILENT_S = 3.0
@@ -36,6 +39,8 @@ class Board:
         self._wall = wall
         self._changed = asyncio.Event()
         self._latest: tuple[RunStatistics, float] | None = None
+        self._recent: deque[tuple[RunStatistics, float]] = deque()
+        """The latest, and those of ``RATE_S`` before, oldest first."""
         self.samples: list[Sample] = []
         self.number = 0
         """Of the next sample; never used again, so that a browser can say what it has."""
@@ -59,11 +64,14 @@ class Board:
     def show(self, statistics: RunStatistics) -> None:
         """One more; those of another run begin anew."""
         now = self._clock()
-        before = self._latest
-        if before is not None and before[0].run_id != statistics.run_id:
-            before, self.samples, self.beginning = None, [], self.number
+        if self._latest is not None and self._latest[0].run_id != statistics.run_id:
+            self.samples, self.beginning = [], self.number
             self._instances, self._pictures = {}, {}
-        pair = Pair(statistics) if before is None else Pair(statistics, before[0], now - before[1])
+            self._recent.clear()
+        while len(self._recent) > 1 and self._recent[0][1] < now - RATE_S:
+            self._recent.popleft()
+        pair = Pair(statistics, self._recent[0][0], now - self._recent[0][1]) if self._recent else Pair(statistics)
+        self._recent.append((statistics, now))
         self.samples.append((self.number, round(self._wall(), 2), values(pair)))
         self.number += 1
         if len(self.samples) > MOST_SAMPLES:

@@ -44,6 +44,7 @@ def test_a_warning_of_a_role_is_seen_above_the_live_view_and_once_after_the_summ
     code, text = on_a_terminal("run", source, "--epochs", "60", "--run-dir", str(tmp_path / "run"))
     assert code == 0, text
     assert "AutoAssist policy autoassist" in text, text
+    assert re.search(r"policy autoassist · epoch 60/60 · step \d+ · finished", text), "the last frame is stale"
     while_it_ran, _, after = text.rpartition("report: ")
     assert while_it_ran.count(WARNING) == after.count(WARNING) == 1, text
     assert re.search(rf"warning: \[(boss|assistant)-0\] {WARNING}", after), text

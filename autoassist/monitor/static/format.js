@@ -7,6 +7,7 @@ export function number(value) {
   if (size >= 1e6) return (value / 1e6).toPrecision(3) + " M";
   if (size >= 1e4) return (value / 1e3).toPrecision(3) + " k";
   if (size >= 100 || Number.isInteger(value)) return String(Math.round(value));
+  if (size < 1e-3) return value.toExponential(2);
   return String(Number(value.toPrecision(3)));
 }
 

@@ -53,6 +53,24 @@ def test_rates_are_differences_over_the_time_between() -> None:
     assert drawn(Pair(now))["steps/s"] is None
 
 
+def test_windows_that_come_now_and_then_make_a_steady_rate() -> None:
+    """Every other sample has a whole window more, and the ones between have none."""
+    board, clock = a_board()
+    for half_seconds in range(40):
+        clock.now += 0.5
+        board.show(run(offered=256 * (half_seconds // 2)))
+    rates = [sample[2][LABELS.index("offered/s")] for sample in board.samples[-20:]]
+    assert rates == [256.0] * 20
+
+
+def test_after_a_silence_the_rate_is_that_of_the_silence() -> None:
+    board, clock = a_board()
+    for steps, seconds in ((0, 0.5), (5, 0.5), (10, 0.5), (110, 100.0)):
+        clock.now += seconds
+        board.show(run(trained_steps=steps))
+    assert board.samples[-1][2][LABELS.index("steps/s")] == 1.0
+
+
 def test_a_run_that_was_taken_back_has_no_negative_rate() -> None:
     assert drawn(Pair(run(trained_steps=10), run(trained_steps=30), 2.0))["steps/s"] is None
 
