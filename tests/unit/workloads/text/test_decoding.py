@@ -15,13 +15,16 @@ from workloads.text.subwords import BEGIN, END, PAD, Sequences
 from workloads.text.transformer import Transformer
 
 A, B, C = 4, 5, 6
+TOKENS = 12
+SLOW = 9
+"""A source that begins with it lets no translation end before its tenth token."""
 
 
 class Chain:
     """A model whose next token follows from the last one alone; ``table`` gives the probabilities."""
 
     def __init__(self, table: dict[int, dict[int, float]]) -> None:
-        self.logits = torch.full((7, 7), -1e4)
+        self.logits = torch.full((TOKENS, TOKENS), -1e4)
         for last, following in table.items():
             for token, probability in following.items():
                 self.logits[last, token] = math.log(probability)
@@ -33,7 +36,9 @@ class Chain:
         return [[memory, memory]]
 
     def step(self, tokens: Tensor, place: int, caches: Any, mask: Tensor) -> tuple[Tensor, Any]:
-        return self.logits[tokens].clone(), caches
+        logits = self.logits[tokens].clone()
+        logits[caches[0][0][:, 0] == SLOW, END] -= 1e4 if place < 9 else 0.0
+        return logits, caches
 
 
 def search(model: Any, beam: int, length_penalty: float = 0.0, rows: int = 1) -> list[list[int]]:
@@ -50,6 +55,16 @@ def test_the_length_penalty_prefers_longer_hypotheses() -> None:
     choice = Chain({BEGIN: {A: 0.5, B: 0.5}, A: {END: 1.0}, B: {C: 0.95, END: 0.05}, C: {END: 1.0}})
     assert search(choice, beam=2, length_penalty=0.0) == [[A]]
     assert search(choice, beam=2, length_penalty=1.0) == [[B, C]]
+
+
+def test_a_sentence_that_is_done_is_not_changed_by_one_beside_it_that_takes_longer() -> None:
+    """A longer hypothesis would overtake it by its length alone."""
+    longer = {token: {token + 1: 1.0} for token in range(B, TOKENS - 1)}
+    model = Chain({BEGIN: {A: 0.6, B: 0.4}, A: {END: 1.0}, **longer, TOKENS - 1: {END: 1.0}})
+    sources = torch.tensor([[A, END], [SLOW, END]])
+    alone = beam_search(model, sources[:1], Search(beam=2, length_penalty=1.0))  # type: ignore[arg-type]
+    together = beam_search(model, sources, Search(beam=2, length_penalty=1.0))  # type: ignore[arg-type]
+    assert alone == [[A]] == together[:1] and len(together[1]) > 6
 
 
 def test_padding_and_begin_are_never_chosen() -> None:
