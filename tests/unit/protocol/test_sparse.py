@@ -64,3 +64,16 @@ def test_a_classifier_of_its_own_wants_dense_features(dense: np.ndarray) -> None
     labels = np.array([0, 1, 0, 1, 0, 1])
     assert OwnClassifier.where_possible(dense, labels) is not None
     assert OwnClassifier.where_possible(sparse_of(dense), labels) is None
+
+
+def test_columns_that_nothing_has_slow_no_model_down(dense: np.ndarray) -> None:
+    """Hashed words leave most columns empty."""
+    narrow = sparse_of(dense)
+    wide = SparseRows(narrow.values, narrow.columns, narrow.begins, 5000)
+    targets, weights, history = np.array([1, 0, 1, 1], np.float32), np.ones(4, np.float32), np.zeros((4, 3), np.float32)
+    found = []
+    for features in (narrow, wide):
+        model = LogisticModel(features, None)
+        model.learn(IDS, history, targets, weights)
+        found.append(model.predict(IDS, history))
+    assert np.allclose(found[0], found[1])
