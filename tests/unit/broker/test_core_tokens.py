@@ -87,9 +87,18 @@ def test_steps_of_short_and_of_long_instances_are_shuffled_and_another_seed_shuf
     for seed in (1, 2):
         world = finished(600, epochs=1, seed=seed, pool_steps=8)
         means[seed] = [float(world.audit.lengths[b.ids].mean()) for b in world.audit.batches[:24]]
-        ups = sum(a < b for a, b in pairwise(means[seed]))
-        assert 6 <= ups <= 17, "neither rising nor falling"
+        rises = [a < b for a, b in pairwise(means[seed])]
+        assert sum(a != b for a, b in pairwise(rises)) >= 9, "up and down, and not along the pool"
     assert means[1] != means[2]
+
+
+def test_what_is_left_of_a_pool_goes_with_the_next_one_and_is_not_left_over_again() -> None:
+    """Always divided from the longest, the shortest of thirty windows would wait until the epoch's end."""
+    newest, longest_wait = 0, 0
+    for batch in finished(900, epochs=1, window_size=24).audit.batches:
+        newest = max(newest, *(segment.window for segment in batch.segments))
+        longest_wait = max(longest_wait, newest - min(segment.window for segment in batch.segments))
+    assert longest_wait <= 6, "windows: three make a pool"
 
 
 def test_a_budget_of_instances_is_spent_to_the_last_one() -> None:
@@ -107,6 +116,20 @@ def test_progress_rises_from_step_to_step_and_ends_at_one() -> None:
 def test_a_set_smaller_than_a_step_is_one_step_for_all_ranks() -> None:
     world = finished(7, epochs=3, world_size=3)
     assert [sorted(b.rank_counts) for b in world.audit.batches] == [[2, 2, 3]] * 3
+
+
+# Selection
+
+
+def test_windows_are_leased_until_a_pool_is_full_so_that_an_assistant_in_time_selects_all_of_it() -> None:
+    world = world_of(1000, assistants=1, pool_steps=8, prefetch_batches=2, stock_batches=1)
+    world.serve(world.assistants[0])
+    for _ in range(8):
+        world.serve(world.assistants[0])
+    state = world.core.state
+    assert 9 * state.step_size <= state.in_stock < 13 * state.step_size
+    world.grant()
+    assert world.boss.last_step == 1 and not any(k.startswith("unfiltered_windows") for k in counters(world))
 
 
 # Staleness
