@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +28,11 @@ def torchrun(ranks: int) -> tuple[str, ...]:
 
 
 def run(*words: str, cwd: Path) -> str:
-    done = subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=2 * DEADLINE_S, check=False)
+    environment = {**os.environ, "RAY_worker_niceness": "0"}  # of itself 15, and starved by whatever else runs here
+    within_s = 2 * DEADLINE_S
+    done = subprocess.run(
+        words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=within_s, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
