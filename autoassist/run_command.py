@@ -34,6 +34,7 @@ from autoassist.summary import print_summary
 from boss.checkpoint import CheckpointSettings
 from boss.joining import fitted
 from boss.train import TrainSettings
+from broker.run_lock import wait_until_free
 from protocol.errors import RoleFailed, SettingError
 from protocol.exporter import ExporterSettings
 from protocol.logs import LogFile, speak_as
@@ -193,6 +194,8 @@ class RunCommand:
             raise SettingError(f"--run-dir {self.run_dir}: contradicts --resume {run_dir}; leave it out")
         began.require_agreement(Remembered.of(self), run_dir)
         require_unfinished(run_dir)
+        wait_until_free(run_dir)
+        require_unfinished(run_dir)  # what was about to end may have reached its end
         command = dataclasses.replace(
             self,
             workload=began.workload,

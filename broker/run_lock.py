@@ -62,6 +62,17 @@ class RunLock:
         self._life.close()
 
 
+def wait_until_free(run_dir: Path) -> None:
+    """Return once no broker uses the run: one that is about to end is waited for.
+
+    Raises UserError where one goes on, or the directory cannot be written.
+    """
+    try:
+        RunLock(run_dir).close()
+    except OSError as error:
+        raise UserError(f"run_dir={run_dir}: {error}; make it writable, or copy it") from error
+
+
 def _in_use(run_dir: Path) -> str:
     with suppress(OSError):
         if process := (run_dir / LOCK_FILE).read_text(encoding="ascii", errors="replace"):

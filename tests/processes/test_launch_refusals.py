@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from broker.run_lock import RunLock
 from protocol.report import read_report
 from tests.processes.conftest import Here
 from tests.processes.launching import child, errors
@@ -84,12 +85,29 @@ def test_options_that_a_resume_would_ignore_are_refused(
 
 def test_a_run_that_is_going_on_is_not_resumed_beside_it(tmp_path: Path) -> None:
     with roles() as start:
-        run = start("run", HEAVY, "--epochs", "8", "--run-dir", str(tmp_path))
+        run = start("run", HEAVY, "--epochs", "500", "--run-dir", str(tmp_path))
         run.wait_for("epoch 0:")
         second = start("run", "--resume", str(tmp_path))
         assert second.end() == 2, second.text
         assert len(errors(second)) == 1, second.text
         assert f"its run is still going on, by the broker with process ID {child(run, 'broker').pid}" in second.text
         assert f"autoassist top {tmp_path} shows it" in second.text
+        run.terminate()
+        run.end()
+    assert read_report(tmp_path).status == "stopped"
+
+
+def test_a_run_that_ends_while_its_resumption_waits_is_finished_and_not_taken_back(tmp_path: Path) -> None:
+    """The broker has begun to end, and lives on until its roles have said Goodbye; the weights are written then."""
+    with roles() as start:
+        run = start("run", "digits", "--epochs", "1", "--run-dir", str(tmp_path))
         assert run.end() == 0, run.text
-    assert read_report(tmp_path).status == "finished"
+        weights = (tmp_path / "boss.pt").rename(tmp_path / "later.pt")
+        lock = RunLock(tmp_path)
+        lock.say_ending()
+        second = start("run", "--resume", str(tmp_path))
+        second.wait_for("about to end; waiting for it")
+        weights.rename(tmp_path / "boss.pt")
+        lock.close()
+        assert second.end() == 2, second.text
+        assert "the run is finished" in second.text
