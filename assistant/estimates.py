@@ -68,8 +68,10 @@ class RunningMean:
 
     def add(self, losses: F32, weights: F32) -> None:
         """Take in a report; both of shape ``(k,)``, weights 1/π."""
-        self._weighted = self.decay * self._weighted + float(losses @ weights)
-        self._weight = self.decay * self._weight + float(weights.sum())
+        # In float32 the sum of two large losses would be infinite, and so would be every later mean.
+        exact = weights.astype(np.float64)
+        self._weighted = self.decay * self._weighted + float(losses.astype(np.float64) @ exact)
+        self._weight = self.decay * self._weight + float(exact.sum())
 
     @property
     def value(self) -> float:

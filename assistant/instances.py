@@ -32,6 +32,8 @@ class InstanceStore:
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
         """The inverse of ``state_dict``."""
         for name, values in self._arrays().items():
+            if state[name].shape != values.shape:
+                raise ValueError(f"{name} of shape {state[name].shape}, not {values.shape}: of another data set")
             values[...] = state[name]
 
     def _arrays(self) -> dict[str, np.ndarray]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -56,17 +56,27 @@ class TranslateCommand:
         if self.score:
             print(json.dumps(read_workload(self.run_dir).scores(model, search, device), indent=1))
             return 0
-        for lines in parts(sys.stdin, 1 if sys.stdin.isatty() else LINES_AT_A_TIME):
+        for lines in parts(sys.stdin.buffer, 1 if sys.stdin.isatty() else LINES_AT_A_TIME):
             for line in translate_texts(model, subwords, lines, search, device):
                 print(line)
             sys.stdout.flush()
         return 0
 
 
-def parts(stream: TextIO, at_a_time: int) -> Iterator[Sequence[str]]:
-    """Lines without their ends, some at a time."""
-    while lines := [line.strip() for line in islice(stream, at_a_time)]:
+def parts(stream: Iterable[bytes], at_a_time: int) -> Iterator[Sequence[str]]:
+    """Lines without their ends, some at a time; raises DataError where one is not UTF-8, whatever the locale says."""
+    numbered = enumerate(stream, start=1)
+    while lines := [_text(line, number) for number, line in islice(numbered, at_a_time)]:
         yield lines
+
+
+def _text(line: bytes, number: int) -> str:
+    try:
+        return line.decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"standard input: line {number} is not UTF-8 ({error.reason}); convert it, as iconv does"
+        ) from None
 
 
 def read_workload(run_dir: Path) -> Translation:

@@ -237,11 +237,14 @@ class RunStore:
 def unwritable(run_dir: Path, error: Exception) -> StoreError:
     """The error of a full or failing disk, with its remedy."""
     remedy = "free space, then start the broker again with the same --run-dir"
+    if not run_dir.exists():
+        remedy = "the directory is gone; put it back, or begin another run"
     return StoreError(f"run store {run_dir} cannot be written: {error}; {remedy}")
 
 
 def _connect(database: Path, options: str = "") -> sqlite3.Connection:
-    return sqlite3.connect(database.absolute().as_uri() + options, uri=True, isolation_level=None)
+    # Long, for a slow disk may keep the log's thread busy with it while it holds the lock.
+    return sqlite3.connect(database.absolute().as_uri() + options, uri=True, isolation_level=None, timeout=60.0)
 
 
 @contextmanager

@@ -116,7 +116,7 @@ class Story:
                 yield logging.INFO, "an Assistant is there: windows are selected from now on"
 
     def _boss(self, now: RunStatistics) -> Iterator[Line]:
-        is_there = any(peer.role == "boss" for peer in now.peers)
+        is_there = any(peer.role == "boss" for peer in now.peers) and now.progress < 1.0
         waited_s = self._waits_s
         self._waits_s = waited_s + PERIOD_S if is_there and now.ready_batches <= 0 else 0.0
         if waited_s < LONG_S <= self._waits_s:

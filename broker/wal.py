@@ -11,11 +11,12 @@ import threading
 from contextlib import closing
 from pathlib import Path
 
-EVERY_S = 0.25
-"""How often what is in the log moves into the database, beside the commits."""
+EVERY_S = 1.0
+"""How often what is in the log moves into the database, beside the commits. The first commit after that waits some
+milliseconds where the log begins anew, whose head is written to the disk then."""
 MOST_BYTES = 64 << 20
-"""A log of this size is begun anew, for which one commit may have to wait. It seldom comes to that: where nothing is
-committed while it is emptied, the next commit begins it anew by itself."""
+"""A log of this size is begun anew unless somebody reads, for which one commit may have to wait. It seldom comes to
+that: where nothing is committed while it is emptied, the next commit begins it anew by itself."""
 
 
 class WalEmptier:

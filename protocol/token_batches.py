@@ -112,7 +112,10 @@ def padded_tokens(lengths: NDArray[Any], rank_counts: Sequence[int]) -> int:
 
 def require_lengths(lengths: NDArray[Any], n: int, max_tokens: int) -> I32:
     """Lengths as they are kept; raises SettingError where they are not those of ``n`` instances, or one is too long."""
-    array = np.asarray(lengths)
+    try:
+        array = np.asarray(lengths)
+    except ValueError as error:
+        raise SettingError(f"lengths: {error}; give a whole number for each of {n} instances") from None
     if not n or array.shape != (n,) or array.dtype.kind not in "iu":
         raise SettingError(
             f"lengths: {array.dtype} of shape {array.shape}; give a whole number for each of {n} instances"

@@ -23,6 +23,9 @@ UNSEEN_COLUMNS = 2
 CLASSIFIER_COLUMNS = 2
 LEAST, MOST = 1e-3, 20.0
 """Range of a relative loss before its logarithm is taken."""
+LEAST_MEAN = 1e-12
+MOST_RELATIVE = 1e6
+"""So that no finite loss makes an infinite average."""
 EASY = 0.25
 """Scale of the squares, so that all columns are of the same order."""
 
@@ -111,7 +114,7 @@ class AutoAssist(Policy):
         ids, losses, weights = record.ids, record.losses, 1.0 / record.keep_probabilities
         told = self._told(ids)
         known = self._known(ids, record.epoch, told)
-        if np.isfinite(self.mean.value):
+        if self._has_scale:
             self.own_lift.add(self._clipped(self.model.predict(known)), losses, weights)
             self.model.learn(known, self._relative(losses), weights)
         self.mean.add(losses, weights)
@@ -124,7 +127,7 @@ class AutoAssist(Policy):
 
     def keep_probability(self, ids: I64, moment: Moment) -> F32:
         """See the class."""
-        if not np.isfinite(self.mean.value) or (self.gate and not self.own_lift.is_clearly_positive(CLEARLY)):
+        if not self._has_scale or (self.gate and not self.own_lift.is_clearly_positive(CLEARLY)):
             return np.ones(len(ids), dtype=np.float32)
         return self._clipped(self.model.predict(self._known(ids, moment.epoch)))
 
@@ -132,9 +135,16 @@ class AutoAssist(Policy):
         clipped: F32 = np.clip(values, self.floor, 1.0).astype(np.float32)
         return clipped
 
+    @property
+    def _has_scale(self) -> bool:
+        """Whether there is a mean to compare with; losses that are zero or negative in the mean have none."""
+        return self.mean.value > LEAST_MEAN
+
     def _relative(self, losses: F32) -> F32:
-        relative: F32 = (losses / max(self.mean.value, 1e-12)).astype(np.float32)
-        return relative
+        if not self._has_scale:
+            return np.ones_like(losses)
+        relative = losses.astype(np.float64) / self.mean.value
+        return np.clip(relative, -MOST_RELATIVE, MOST_RELATIVE).astype(np.float32)
 
     def _told(self, ids: I64) -> F32:
         """What the Assistant's own classifier makes of each: log(1 + loss) and the probability missed, shape (k, 2), or

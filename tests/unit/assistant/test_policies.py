@@ -134,3 +134,33 @@ def test_the_same_window_draws_the_same_and_another_draws_anew() -> None:
 def test_the_drawing_keeps_the_share_that_it_is_asked_for() -> None:
     kept = np.concatenate([draw(3, window, np.full(500, 0.3, dtype=np.float32)) for window in range(100)])
     assert kept.mean() == pytest.approx(0.3, abs=0.01)
+
+
+def test_one_report_of_huge_losses_is_forgotten() -> None:
+    """Their sum is beyond float32, each of them within it."""
+    policy = AutoAssist(N, floor=0.1)
+    rng = np.random.default_rng(8)
+    losses = np.where(np.arange(N) % 2 == 0, 0.1, 1.0)
+    policy.observe(record(0, np.arange(2), np.full(2, 2e38), 0))
+    feed_epochs(policy, losses, 60, rng, permute=False)
+    assert all(np.isfinite(values).all() for values in policy.state_dict().values())
+    assert policy.keep_probability(np.arange(100), MIDDLE).mean() < 0.8
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, 1e28, -1e28, 1e-30])
+@pytest.mark.parametrize("gate", [True, False])
+def test_losses_without_a_positive_mean_shrink_nothing_and_leave_no_nan(scale: float, gate: bool) -> None:
+    policy = AutoAssist(N, floor=0.1, gate=gate)
+    rng = np.random.default_rng(9)
+    feed_epochs(
+        policy, scale * (1.0 + rng.random(N)) if scale < 1.0 else scale * rng.normal(size=N), 2, rng, permute=True
+    )
+    keep = policy.keep_probability(np.arange(N), MIDDLE)
+    assert np.isfinite(keep).all()
+    assert (keep == 1.0).all() or scale == 1e28
+    assert all(np.isfinite(values).all() for values in policy.state_dict().values())
+
+
+def test_the_state_of_another_data_set_is_refused() -> None:
+    with pytest.raises(ValueError, match="another data set"):
+        AutoAssist(N, floor=0.1).load_state_dict(AutoAssist(1, floor=0.1).state_dict())

@@ -16,6 +16,7 @@ from autoassist.remembered import Remembered
 from autoassist.roles import WorkloadSettings
 from autoassist.run_command import RunCommand
 from autoassist.translate_command import parts
+from protocol.errors import DataError
 from workloads.text.sizes import SIZES, Size
 from workloads.text.subwords import learn
 from workloads.text.transformer import Transformer
@@ -39,7 +40,7 @@ def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_each_line_gives_a_line_and_an_empty_one_an_empty_one(
     run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO("open the file\n\nthe open file"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"open the file\n\nthe open file")))
     assert main(["translate", str(run_dir), "--beam", "2"]) == 0
     lines = capsys.readouterr().out.split("\n")
     assert len(lines) == 4 and lines[1] == "" == lines[3] and lines[0]
@@ -69,7 +70,7 @@ def test_a_search_that_is_none_is_refused(
 
 
 def test_lines_are_taken_some_at_a_time() -> None:
-    assert list(parts(io.StringIO("a\nb \n\nc"), 3)) == [["a", "b", ""], ["c"]]
+    assert list(parts(io.BytesIO("ä\nb \n\nc".encode()), 3)) == [["ä", "b", ""], ["c"]]
 
 
 def test_a_run_is_scored_on_its_own_test_part_with_sacrebleus_signatures(
@@ -89,3 +90,8 @@ def test_a_run_is_scored_on_its_own_test_part_with_sacrebleus_signatures(
     report.dataset_id = "pairs-train:another"
     assert main(["translate", str(run_dir), "--score"]) == 2
     assert "was trained on pairs-train:another, the data is pairs-train:" in capsys.readouterr().err
+
+
+def test_a_line_that_is_not_utf_8_is_named() -> None:
+    with pytest.raises(DataError, match=r"standard input: line 2 is not UTF-8 .*iconv"):
+        list(parts(io.BytesIO(b"good\nb\xe4d\n"), 1))
