@@ -98,6 +98,11 @@ def test_a_boss_that_waits_for_long_is_told_and_that_it_goes_on(story: Story) ->
     assert not any(text(story, run(ready_batches=0)) for _ in range(2)) and text(story, run()) == ""
 
 
+def test_a_boss_that_evaluates_at_the_end_of_its_run_does_not_wait(story: Story) -> None:
+    for _ in range(round(LONG_S / PERIOD_S) * 2):
+        assert not text(story, run(ready_batches=0, progress=1.0))
+
+
 def test_no_boss_is_no_boss_that_waits(story: Story) -> None:
     assert not any("ready" in text(story, run(ready_batches=0, peers=[ASSISTANT])) for _ in range(20))
 
