@@ -234,9 +234,13 @@ def test_the_live_view_of_a_run_hears_them_too(broker: Broker, keys: Path, monke
         return Text("")
 
     monkeypatch.setattr(live, "render", drawn)
-    with live.LiveView(broker.statistics_address, enabled=True, keys=keys):
+    view = live.LiveView(enabled=True, keys=keys)
+    view.start(broker.statistics_address)
+    try:
         assert heard.get(timeout=DEADLINE_S) is None
         assert heard.get(timeout=DEADLINE_S) is not None
+    finally:
+        view.stop()
 
 
 def test_nobody_else_hears_the_statistics(broker: Broker, keys: Path) -> None:

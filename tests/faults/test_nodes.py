@@ -79,10 +79,10 @@ def test_when_a_node_dies_the_other_goes_on_alone_until_one_joins_and_ctrl_c_end
         broker.wait_for("epoch 1 is being cut")
         hosts["node-a"].kill()  # the one of rank 0
         b.wait_for("resuming from the checkpoint")
-        broker.wait_for("goes on from step")
+        broker.wait_for("the checkpoint of step")
         again = start_node(start, hosts["node-a"], *boss)
         again.wait_for("resuming from the checkpoint")
-        broker.wait_for("goes on from step")
+        broker.wait_for("the checkpoint of step")
         for node in (again, b):
             node.process.send_signal(signal.SIGINT)
         assert broker.end() == 0, broker.text

@@ -31,7 +31,9 @@ def test_a_run_trains_on_sentence_pairs_and_what_it_has_learned_translates(
     assert run.end() == 0, run.text
     report = read_report(run_dir)
     assert report.metric.name == "test_bleu" and report.dataset_id.startswith("pairs-train:")
-    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{source}\n" for source, _ in pairs)))
+    monkeypatch.setattr(
+        sys, "stdin", io.TextIOWrapper(io.BytesIO("".join(f"{source}\n" for source, _ in pairs).encode()))
+    )
     assert main(["translate", str(run_dir), "--device", "cpu"]) == 0
     found = capsys.readouterr().out.splitlines()
     assert sum(a == target for a, (_, target) in zip(found, pairs, strict=True)) > 50

@@ -87,7 +87,14 @@ def test_a_changed_setting_can_be_said_back_for_every_field() -> None:
         **{"prefetch_batches": 3, "stock_batches": 2, "staleness_bound": 77, "patience_s": 0.5, "lease_s": 1.5},
         **{"floor": 0.2, "drop_rate": 0.25, "deterministic": True, "assistants": 3, "gate": False},
         **{"warmup_epochs": 2, "anneal_share": 0.25, "power": 2.0, "irreducible_losses": "my losses.npy"},
-        **{"weights": "on", "weight_clip": 3.0, "class_floor": 0.5, "noise_guard": "auto"},
+        **{
+            "max_tokens": 512,
+            "pool_steps": 8,
+            "weights": "on",
+            "weight_clip": 3.0,
+            "class_floor": 0.5,
+            "noise_guard": "auto",
+        },
     }
     settings = RunSettings(**changed)
     names = {f.name for f in dataclasses.fields(RunSettings)} - {"boss_instances"}

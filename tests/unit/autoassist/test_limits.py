@@ -87,7 +87,7 @@ def test_sparklines_are_of_what_was_kept_and_judged_between_two_samples() -> Non
     rates.add(run(offered=100, kept=100, unfiltered=100), 5.0)
     rates.add(run(offered=200, kept=160, unfiltered=110), 6.0)
     rates.add(run(offered=200, kept=160, unfiltered=110), 7.0)
-    assert list(rates.history["kept, %"]) == [60.0] and list(rates.history["unfiltered, %"]) == [10.0]
+    assert list(rates.history["kept, share"]) == [0.6] and list(rates.history["unfiltered, share"]) == [0.1]
     assert list(rates.history["lift of assistant-0"]) == [0.5, 0.5, 0.5]
 
 
