@@ -18,8 +18,8 @@ import tyro
 
 from benchmarks.common import machine, mean_sd, print_table
 from protocol.report import Report, read_report
+from protocol.settings import RunSettings
 
-WARMUP_SHARE_EPOCHS = 1
 ANNEAL_FROM = 7 / 8
 
 
@@ -49,7 +49,7 @@ def run(settings: FirstTable, policy: str, seed: int, *extra: str) -> Report:
 
 def paired_drop_rate(settings: FirstTable, report: Report) -> float:
     """Drop rate with which random-drop trains as many instances as ``report`` did."""
-    filtered = (ANNEAL_FROM * settings.epochs - WARMUP_SHARE_EPOCHS) * report.n
+    filtered = (ANNEAL_FROM * settings.epochs - RunSettings(policy="random-drop").warmup) * report.n
     return max(0.0, min(0.95, (settings.epochs * report.n - report.boss.instances) / filtered))
 
 

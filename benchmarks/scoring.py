@@ -87,7 +87,8 @@ def main(settings: ScoringBenchmark) -> None:
     half = settings.n // 2
     unseen = [rng.integers(half, settings.n, settings.window) for _ in range(settings.windows)]
     seen = [rng.integers(0, half, settings.window) for _ in range(settings.windows)]
-    model, moment = policy.model, Moment(epoch=2, progress=0.5)
+    model, moment = policy.learned, Moment(epoch=2, progress=0.5)
+    assert model is not None
     features, labels = model.features, model.labels
     assert features is not None and labels is not None
     gathered = features[unseen[0]]
@@ -111,7 +112,7 @@ def main(settings: ScoringBenchmark) -> None:
     to_loop = [a / b for a, b in zip(measured["learned"], measured["loop"], strict=True)]
     rows = [
         ["learned policy (unseen instances), M instances/s", spread([v / 1e6 for v in measured["learned"]])],
-        ["loss table (seen instances), M instances/s", spread([v / 1e6 for v in measured["table"]])],
+        ["loss history (seen instances), M instances/s", spread([v / 1e6 for v in measured["table"]])],
         ["bare matrix product, M instances/s", spread([v / 1e6 for v in measured["product"]])],
         ["per-instance Python loop, M instances/s", spread([v / 1e6 for v in measured["loop"]])],
         ["ratio learned : matrix product", spread(to_product, ".3f")],
