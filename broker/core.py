@@ -62,6 +62,10 @@ MAX_FENCED = 1024
 MAX_SLOTS = 64
 """Most windows that one Assistant holds at once, whatever it asks for."""
 
+RETURN_S = 10.0
+"""How long after a restart a run that is over waits for the Assistants of the time before: whoever comes back to find
+nobody would look for its broker for ten minutes."""
+
 
 class BrokerCore:
     """The one run of a broker. ``handle`` is the only way to change it."""
@@ -79,7 +83,7 @@ class BrokerCore:
         supply(state, now)
         for member in state.assistants():
             catch_up(state, member)
-        self._finish_if_done()
+        self._finish_if_done(now)
         return effects
 
     def take(self, event: Event) -> list[Effect]:
@@ -184,6 +188,7 @@ class BrokerCore:
     def _join(self, hello: Hello, row: PeerRow) -> Member:
         state = self.state
         member = Member(row=row, slots=min(hello.slots, MAX_SLOTS))
+        state.returning.discard(hello.name)
         if row.role == "assistant":
             self._number(row)
         else:
@@ -275,6 +280,7 @@ class BrokerCore:
         row.figures = {name: value for name, value in message.figures.items() if math.isfinite(value)}
         ids = message.set_aside[:MOST_SET_ASIDE]
         row.set_aside = ids[(ids >= 0) & (ids < state.the_run.n)].tolist()
+        row.has_left = True
         state.touch("peer", name, row)
         self._lost(name)
         if row.role == "boss" and (row.rank == 0 or message.reason == "failed") and not state.the_run.ended:
@@ -299,9 +305,11 @@ class BrokerCore:
         for name in self.state.members:
             self.state.effects.append(Send(name, Stop(reason=reason, detail=detail)))
 
-    def _finish_if_done(self) -> None:
+    def _finish_if_done(self, now: float) -> None:
         state = self.state
-        if state.run is not None and state.run.ended and not state.members:
+        if state.run is None or not state.run.ended or state.members:
+            return
+        if not state.returning or now >= state.returning_until or state.run.ended == "stopped":
             state.effects.append(RunEnded(state.run.ended))
 
     # The run store
@@ -336,6 +344,7 @@ class BrokerCore:
         self.state.touch_run()
 
     def rebase_leases(self, now: float) -> None:
-        """After a restart: an Assistant that held a window has a whole lease from now to answer."""
+        """After a restart: an Assistant that held a window has a whole lease from now to answer, or to come back."""
         for row in sorted((w for w in self.state.windows.values() if w.state == "leased"), key=lambda w: w.window):
             self.state.lease_deadlines[row.window] = now + self.state.settings.lease_s
+        self.state.returning_until = now + RETURN_S

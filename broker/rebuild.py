@@ -21,6 +21,8 @@ def state_of(rows: list[tuple[str, Row]]) -> State:
                 state.steps[row.batch.step] = row
             case PeerRow():
                 state.peers[row.name] = row
+                if row.role == "assistant" and not row.has_left:
+                    state.returning.add(row.name)
             case EpochRow():
                 state.epochs[row.epoch] = row
             case _:

@@ -86,6 +86,7 @@ class PeerRow(msgspec.Struct, kw_only=True):
     counters: dict[str, float] = msgspec.field(default_factory=dict)
     figures: dict[str, float] = msgspec.field(default_factory=dict)
     set_aside: list[int] = msgspec.field(default_factory=list)  # IDs, as it said in its Goodbye
+    has_left: bool = False  # it has said Goodbye
 
 
 class EpochRow(msgspec.Struct, kw_only=True):

@@ -67,6 +67,10 @@ class State:
     """Off-plan steps that are not in the log: their number among the off-plan steps → their step."""
     ahead: dict[int, list[int]] = field(default_factory=dict)
     """Windows in stock of epochs after the one being cut."""
+    returning: set[str] = field(default_factory=set)
+    """Assistants that this process has not heard of since its start, though they have said no Goodbye."""
+    returning_until: float = 0.0
+    """When a run that is over waits for them no longer."""
     awaits_boss: bool = False
     """Whether a Boss has yet to come that may take the run back; what an Assistant learned before would be void."""
     lengths: I32 | None = None

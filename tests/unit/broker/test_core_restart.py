@@ -7,10 +7,10 @@ from typing import Any, Literal
 import msgspec
 import pytest
 
-from broker.core import BrokerCore
+from broker.core import RETURN_S, BrokerCore
 from broker.effects import Effect, HelloReceived, Send
 from broker.rows import decode_row, encode_row
-from protocol.messages import Batch, EpochEnd, EpochResult, Hello, Stop
+from protocol.messages import Batch, EpochEnd, EpochResult, Goodbye, Hello, Stop
 from tests.unit.broker.world import World, joined, train_through
 
 RUN: dict[str, Any] = {"epochs": 3, "batch_size": 10, "window_size": 10, "prefetch_batches": 3}
@@ -203,3 +203,33 @@ def test_a_world_without_faults_is_the_same_with_a_crash_after_every_event() -> 
 
     once, often = run(crashing=False), run(crashing=True)
     assert [b.ids.tolist() for b in once.audit.batches] == [b.ids.tolist() for b in often.audit.batches]
+
+
+def killed_just_before_its_end() -> World:
+    """The Boss is back and says Goodbye before the Assistant has come back."""
+    world = joined(10, **RUN | {"epochs": 1})
+    world.crash()
+    world.hello(world.boss.ranks[0])
+    world.say(world.boss.ranks[0], Goodbye(reason="finished"))
+    world.boss.ranks[0].connected = False
+    return world
+
+
+def test_an_assistant_that_comes_back_just_after_the_end_is_told_so() -> None:
+    """It would look for its broker for ten minutes."""
+    world = killed_just_before_its_end()
+    assert not world.ended
+    assistant = world.assistants[0].peer
+    assert told(world.hello(assistant), assistant.name) == ["stop finished"]
+    world.say(assistant, Goodbye(reason="finished"))
+    assert world.ended == "finished"
+    world.crash()
+    assert not world.core.state.returning, "who has said Goodbye is not waited for"
+
+
+def test_an_assistant_that_does_not_come_back_keeps_a_restarted_broker_for_some_seconds_only() -> None:
+    world = killed_just_before_its_end()
+    world.advance(0.9 * RETURN_S)
+    assert not world.ended
+    world.advance(0.1 * RETURN_S)
+    assert world.ended == "finished"

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from broker.core import BrokerCore
+from broker.core import RETURN_S, BrokerCore
 from broker.effects import (
     Admit,
     AppendBatch,
@@ -287,7 +287,9 @@ class World:
         self._pending: list[tuple[Event, list[Effect], list[tuple[str, str, bytes | None]]]] = []
         self._outgoing: list[Effect] = []
         self._todo: deque[tuple[Peer, AnyMessage, int]] = deque()
-        self._fresh: defaultdict[str, deque[bool]] = defaultdict(deque)
+        self._is_repeating = False
+        self._hellos: defaultdict[str, deque[tuple[bool, int]]] = defaultdict(deque)
+        """Whether each unanswered Hello was a fresh one, and of which process."""
 
     @property
     def peers(self) -> dict[str, Peer]:
@@ -367,22 +369,31 @@ class World:
             self.give_back()
             self.grant()
         self._check_never_blocked()
-        while self._todo and not self.holding:
-            peer, message, seq = self._todo.popleft()
-            if peer.connected:
-                self.handle(MessageReceived(peer.name, message, seq))
+        if self._is_repeating:
+            return
+        self._is_repeating = True
+        try:
+            while self._todo and not self.holding:
+                peer, message, seq = self._todo.popleft()
+                if peer.connected:
+                    self.handle(MessageReceived(peer.name, message, seq))
+        finally:
+            self._is_repeating = False
 
     def _deliver(self, effect: Effect) -> None:
         match effect:
             case Admit(name, committed=committed):
                 peer = self.peers[name]
+                fresh, incarnation = self._hellos[name].popleft()
+                if incarnation != peer.incarnation:
+                    return  # the process that asked is gone; nobody reads its line
                 peer.connected = True
-                if self._fresh[name].popleft():
+                if fresh:
                     self.audit.joins(name)
                 peer.outbox = [(seq, message) for seq, message in peer.outbox if seq > committed]
                 self._todo.extend((peer, message, seq) for seq, message in peer.outbox)
             case Refuse(name):
-                self._fresh[name].popleft()
+                self._hellos[name].popleft()
                 if name in self.peers:
                     self.peers[name].refusals.append(effect)
             case RunEnded(reason):
@@ -419,7 +430,7 @@ class World:
             told["restore_step"] = self.core.state.run.log_step - 1
         if fresh and peer is self.boss.ranks[0]:
             self._boss_joins()
-        self._fresh[peer.name].append(fresh)
+        self._hellos[peer.name].append((fresh, peer.incarnation))
         hello = Hello(**(told | changes))
         effects = self.handle(HelloReceived(hello, fresh=fresh, alive_elsewhere=alive_elsewhere, restored=resumes))
         if peer is self.boss.ranks[0] and self.tells_lengths and fresh:
@@ -480,7 +491,7 @@ class World:
                 self._commit()
         self._pending, self._outgoing = [], []
         self._todo.clear()
-        self._fresh.clear()
+        self._hellos.clear()
         for peer in self.peers.values():
             peer.connected = False
         self.boss.asked = None
@@ -603,6 +614,8 @@ class World:
             if peer.connected:
                 self.say(peer, Goodbye(reason="finished"))
                 peer.connected = False
+        if self.core.state.returning:
+            self.advance(RETURN_S)
         assert self.ended == "finished"
         self.audit.complete(self.core, self.losses, self.finished)
 

@@ -10,7 +10,7 @@ import torch
 from workloads.text.sizes import SIZES, Size
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -18,7 +18,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def little_size() -> Iterator[None]:
     """What ``tiny`` stands for here."""
     little = Size(width=32, heads=2, hidden=64, layers=1, subwords=400, peak_lr=1e-2, dropout=0.0)
