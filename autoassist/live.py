@@ -44,6 +44,8 @@ def render(statistics: RunStatistics | None) -> Group:
     figures.add_row("leased windows", f"{s.leased_windows}", "metric", metric)
     dropped = Text(f"{s.values_dropped} losses", limits.count(s.values_dropped))
     figures.add_row("dropped", dropped, "refused", Text(f"{refused} inputs", limits.count(refused)))
+    if s.tokens is not None and s.padded_tokens:
+        figures.add_row("padding", f"{1.0 - s.tokens / s.padded_tokens:.1%}", "of", f"{s.padded_tokens} tokens")
     stale = Text.assemble(f"{'staleness':<19}", (_staleness(s), limits.staleness(s)))
     bar = Table.grid()  # on its own, a bar does not end its line
     bar.add_row(ProgressBar(total=1.0, completed=s.progress, width=72))

@@ -49,6 +49,8 @@ class OracleCommand(RunCommand):
         require_unused(run_dir)
         ranks = self.run.world_size
         require(ranks == 1, "world_size", ranks, "the oracle trains in one process; leave it at 1")
+        tokens = self.run.max_tokens
+        require(tokens is None, "max_tokens", tokens, "the oracle cuts by the number of instances; leave it out")
         train = self._shared_train_settings()
         if train.threads:
             torch.set_num_threads(train.threads)

@@ -43,6 +43,7 @@ function figures(s) {
     ["Staleness, greatest", s.staleness_max === null ? "–" : `${s.staleness_max} of ${s.staleness_bound}`, ...staleLevel(s)],
     ["Lift", number(lift), "", ""],
     ["Values dropped", number(s.values_dropped), ...dropped],
+    ...(s.padded_tokens ? [["Padding", share(1 - s.tokens / s.padded_tokens), "", `of ${number(s.padded_tokens)} tokens`]] : []),
     [s.metric_name || "Metric", s.metric_value === null ? "–" : s.metric_value.toFixed(4), "", ""],
   ];
 }

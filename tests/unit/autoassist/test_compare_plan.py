@@ -197,6 +197,7 @@ def test_random_drop_is_run_again_where_its_pair_kept_at_another_rate_since(tmp_
         ({"only": ("autoassist=0.6",)}, "only autoassist=0.6: random-drop takes its rate from autoassist"),
         ({"policies": ("uniform", "oracle", "random-drop")}, "random-drop takes its rate from a policy that selects"),
         ({"policies": ("uniform", "oracle"), "options": ("oracle:floor=7",)}, "floor=7.0: must lie in"),
+        ({"policies": ("uniform", "oracle"), "options": ("max_tokens=99",)}, "max_tokens=99: the oracle cuts by"),
     ],
 )
 def test_mistakes_are_refused_before_anything_is_run(given: dict[str, object], message: str, tmp_path: Path) -> None:

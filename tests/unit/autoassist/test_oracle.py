@@ -157,6 +157,7 @@ def test_its_command_leaves_a_finished_run_which_a_comparison_does_not_run_again
         (OracleCommand(workload="digits", run=RunSettings(), run_dir="x"), "policy=autoassist: give --policy oracle"),
         (OracleCommand(workload="digits", run=settings()), "run_dir=None: is missing"),
         (OracleCommand(workload="digits", run=settings(world_size=2), run_dir="x"), "world_size=2: the oracle trains"),
+        (OracleCommand(workload="digits", run=settings(max_tokens=100), run_dir="x"), "max_tokens=100: the oracle"),
     ],
 )
 def test_its_command_refuses_what_it_cannot_do(command: OracleCommand, named: str) -> None:

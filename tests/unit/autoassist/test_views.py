@@ -109,6 +109,13 @@ def test_the_live_view_fits_eighty_columns_with_each_thing_on_its_own_line() -> 
     assert set(bar.strip()) <= {"━", "╸", "╺"}, bar
 
 
+def test_the_live_view_shows_the_padding_where_batches_are_cut_by_tokens() -> None:
+    by_number = RunStatistics(policy="uniform", epochs=3)
+    assert "padding" not in text_of(render(by_number))
+    by_tokens = msgspec.structs.replace(by_number, tokens=900, padded_tokens=1000)
+    assert "10.0%" in text_of(render(by_tokens))
+
+
 def test_the_live_view_says_how_the_run_has_ended() -> None:
     assert "step 7 · finished" in text_of(render(RunStatistics(policy="uniform", trained_steps=7, ended="finished")))
 
