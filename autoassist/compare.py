@@ -206,7 +206,7 @@ def _require_runnable(plan: Sequence[PlannedRun], workload: Workload) -> None:
         # The oracle is no run's policy, but has the options that all share.
         is_oracle = run.settings.policy == ORACLE
         tokens = run.settings.max_tokens
-        require(not is_oracle or tokens is None, "max_tokens", tokens, "the oracle cuts by instances; compare without it")
+        require(not is_oracle or tokens is None, "max_tokens", tokens, "the oracle cuts by instances; leave it out")
         shared = dataclasses.replace(run.settings, policy=DEFAULT_POLICY) if is_oracle else run.settings
         require_policy(shared, n, labels)
 
