@@ -16,6 +16,7 @@ import numpy as np
 from autoassist.compare_statistics import Curve, Interval, height, mean_sd, paired_difference, saving
 from protocol.errors import DataError
 from protocol.report import Report
+from protocol.settings import RunSettings
 
 RESULT_FILE = "compare.json"
 UNIFORM = "uniform"
@@ -272,8 +273,9 @@ def _worth(uniform: list[list[RunResult]], passes: float, sign: float) -> float:
 
 
 def _room(report: Report) -> float:
-    warmup = float(report.settings["warmup_epochs"] or 0) * report.n / max(1, report.boss.instances)
-    return max(0.0, 1.0 - float(report.settings["anneal_share"]) - warmup)
+    settings = RunSettings(**report.settings)
+    warmup = settings.warmup * report.n / max(1, report.boss.instances)
+    return max(0.0, 1.0 - settings.anneal_share - warmup)
 
 
 def _column(runs: list[RunResult], name: str) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -305,3 +305,9 @@ def test_the_plot_is_drawn_with_bands_and_without(tmp_path: Path) -> None:
     for seeds in (1, 3):
         path = plot(comparison_of(cells(seeds=seeds, random_drop=0.930, autoassist=0.955), seeds), tmp_path)
         assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_room_to_select_leaves_out_each_policys_own_warm_up_and_the_anneal() -> None:
+    """A quarter of an epoch for the default, a whole one for infobatch, of two epochs; an eighth anneals."""
+    for policy, room in (("autoassist", 0.75), ("infobatch", 0.375)):
+        assert RunResult.of(report_of(policy, n=500, passes=1000), budget=1.0, run_dir="x").room == pytest.approx(room)
