@@ -1,4 +1,4 @@
-"""Shared by all tests: nothing may be left behind."""
+"""Shared by all tests: nothing may be left behind, processes start quickly, and the long modules begin first."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
 import psutil
@@ -16,6 +17,22 @@ import zmq
 SHARED_MEMORY = Path("/dev/shm")
 SHARED_MEMORY_S = 60.0
 """How long shared memory may stay that a test beside this one has made."""
+
+QUICK_START = Path(__file__).parent / "harness" / "quick_start"
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(QUICK_START), os.environ.get("PYTHONPATH"))))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """xdist would hand out the modules by their number of tests, and those of one long test last."""
+    config.option.loadscopereorder = False
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Modules that start processes first, so that no worker is left alone with a long one at the end."""
+    modules = [list(tests) for _, tests in groupby(items, key=lambda item: item.nodeid.partition("::")[0])]
+    modules.sort(key=lambda tests: not any(item.get_closest_marker("processes") for item in tests))
+    items[:] = [item for tests in modules for item in tests]
 
 
 def _children() -> set[int]:
