@@ -98,7 +98,7 @@ def test_all_runs_are_cut_by_tokens_and_the_papers_policy_has_its_floor() -> Non
     words = words_of(TranslationBenchmark(device="cuda", bf16=True, size="base", seeds=2, options=("drop_rate=0.4",)))
     line = " ".join(words)
     assert line.startswith("compare translation --data ")
-    assert "--set max_tokens=2000 autoassist-paper:floor=0.5 drop_rate=0.4" in line
+    assert "--set max_tokens=512 autoassist-paper:floor=0.5 drop_rate=0.4" in line
     assert "--device cuda --bf16" in line and "--model base" in line
     assert "--only random-drop=0.6 autoassist-paper=0.6 infobatch=0.6" in line
 
