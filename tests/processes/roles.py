@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import queue
@@ -17,6 +18,8 @@ from typing import Any
 
 import zmq
 
+from autoassist.export import RECORDS, write
+from broker.store import RunStore
 from protocol.statistics import RunStatistics, decode_statistics
 
 DEADLINE_S = 90.0
@@ -152,12 +155,10 @@ class Statistics:
 
 
 def export(run_dir: Path, what: str = "batches") -> list[dict[str, Any]]:
-    """What ``autoassist export`` writes."""
-    done = subprocess.run(
-        [sys.executable, "-m", "autoassist", "export", str(run_dir), "--what", what],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=DEADLINE_S,
-    )
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    """What ``autoassist export`` writes, without a process for it."""
+    store, written = RunStore(run_dir, writable=False), io.StringIO()
+    try:
+        write(RECORDS[what](store), "jsonl", written)
+    finally:
+        store.close()
+    return [json.loads(line) for line in written.getvalue().splitlines()]

@@ -61,12 +61,9 @@ def assert_same_run(first: Path, second: Path) -> None:
         assert torch.equal(values, other[name]), name
 
 
-@pytest.mark.parametrize("seed", [11, 12])
-def test_a_killed_boss_is_resumed_and_the_run_is_the_same_to_the_bit(
-    tmp_path: Path, uninterrupted: Path, seed: int
-) -> None:
-    """kill -9 at a random moment; the launcher starts the Boss again from its newest checkpoint."""
-    rng = random.Random(seed)
+def test_a_killed_boss_is_resumed_and_the_run_is_the_same_to_the_bit(tmp_path: Path, uninterrupted: Path) -> None:
+    """kill -9 twice at random moments; the launcher starts the Boss again from its newest checkpoint."""
+    rng = random.Random(11)
     with roles() as start:
         run = start("run", SLOW, *DETERMINISTIC, "--run-dir", str(tmp_path))
         for epoch in sorted(rng.sample(range(4), 2)):
