@@ -24,15 +24,15 @@ LOSS_FEATURES = 2
 class OwnClassifier:
     """Softmax regression of the labels on the features, trained on what the Boss reports, weighed by 1/π.
 
-    ``features`` has shape (n, d) float32, ``labels`` (n,) int64. Scoring costs about a microsecond an instance for ten
-    classes and 784 features, learning 1.5.
+    ``features`` has shape (n, d) float32, ``labels`` (n,) int64. For ten classes and 784 features scoring costs a
+    third of a microsecond an instance beside the fetching of its row, learning two thirds.
     """
 
     def __init__(self, features: NDArray[np.float32], labels: NDArray[np.int64]) -> None:
         self.features = features
         self.labels = labels
         classes, width = int(labels.max()) + 1, features.shape[1]
-        self.weights: F32 = np.zeros((width, classes), dtype=np.float32)
+        self.weights: F32 = np.zeros((classes, width), dtype=np.float32).T  # as a step's gradient lies
         self.biases: F32 = np.zeros(classes, dtype=np.float32)
         self._rate = np.float32(LEARNING_RATE / max(1.0, width**0.5))
         self._weight_squares = np.full_like(self.weights, 1e-3)
@@ -61,32 +61,55 @@ class OwnClassifier:
         self.weights[...], self.biases[...] = state["weights"], state["biases"]
         self._weight_squares[...], self._bias_squares[...] = state["weight_squares"], state["bias_squares"]
 
+    @property
+    def classes(self) -> int:
+        """How many there are."""
+        return len(self.biases)
+
     def losses(self, ids: I64) -> F32:
         """Its cross entropy on each instance, nats, at most 16; shape ``(k,)``."""
-        found = self._probabilities(self.features[ids])[np.arange(len(ids)), self.labels[ids]]
-        losses: F32 = -np.log(np.maximum(found, np.float32(np.exp(-MOST_LOSS))))
+        return self.losses_of((self.features.take(ids, axis=0) @ self.weights).T, ids)
+
+    def losses_of(self, products: F32, ids: I64) -> F32:
+        """The same from ``weights.T @ x``, shape ``(classes, k)``."""
+        logits = self._logits(products)
+        found = np.log(np.exp(logits).sum(axis=0))
+        found -= logits[self.labels.take(ids), np.arange(len(ids))]
+        losses: F32 = np.minimum(found, np.float32(MOST_LOSS), out=found)
         return losses
 
     def loss_features(self, ids: I64) -> F32:
-        """What the learned model takes of it: log(1 + loss), and the probability missed; shape ``(k, 2)``."""
-        losses = self.losses(ids)
-        return np.stack([np.log1p(losses), -np.expm1(-losses)], axis=1)
+        """``columns_of`` its losses."""
+        return columns_of(self.losses(ids))
 
     def learn(self, ids: I64, weights: F32) -> None:
         """One SGD step on a report; ``weights`` are 1/π and are normalised here."""
-        x = self.features[ids]
-        residuals = self._probabilities(x)
-        residuals[np.arange(len(ids)), self.labels[ids]] -= 1.0
-        residuals *= (weights / weights.sum())[:, None].astype(np.float32)
-        _step(self.weights, self._weight_squares, x.T @ residuals, self._rate)
-        _step(self.biases, self._bias_squares, residuals.sum(axis=0), np.float32(LEARNING_RATE))
+        x = self.features.take(ids, axis=0)
+        self.learn_from(x, (x @ self.weights).T, ids, weights)
 
-    def _probabilities(self, x: F32) -> F32:
-        logits = x @ self.weights + self.biases
-        logits -= logits.max(axis=1, keepdims=True)
-        exponentials = np.exp(logits)
-        found: F32 = exponentials / exponentials.sum(axis=1, keepdims=True)
-        return found
+    def learn_from(self, x: F32, products: F32, ids: I64, weights: F32) -> None:
+        """The same with the rows of the features and ``weights.T @ x``, where they are there already."""
+        residuals = np.exp(self._logits(products))
+        residuals /= residuals.sum(axis=0)
+        residuals[self.labels.take(ids), np.arange(len(ids))] -= 1.0
+        residuals *= (weights / weights.sum()).astype(np.float32)
+        _step(self.weights, self._weight_squares, (residuals @ x).T, self._rate)
+        _step(self.biases, self._bias_squares, residuals.sum(axis=1), np.float32(LEARNING_RATE))
+
+    def _logits(self, products: F32) -> F32:
+        """Shape ``(classes, k)``, the greatest of each instance 0."""
+        logits: F32 = products + self.biases[:, None]
+        logits -= logits.max(axis=0)
+        return logits
+
+
+def columns_of(losses: F32) -> F32:
+    """What the learned model takes of a loss: log(1 + loss), and the probability missed; shape ``(k, 2)``."""
+    columns = np.empty((LOSS_FEATURES, len(losses)), dtype=np.float32)
+    np.log1p(losses, out=columns[0])
+    np.expm1(-losses, out=columns[1])
+    np.negative(columns[1], out=columns[1])
+    return columns.T
 
 
 def _step(values: F32, squares: F32, gradient: F32, rate: np.float32) -> None:

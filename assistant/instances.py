@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,47 +13,62 @@ LOSS_SMOOTHING = 0.5
 """Weight of the newest loss in an instance's own average; the prototype's table used it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """Of some instances; all of shape ``(k,)``."""
+
+    mean_loss: F32
+    """Exponential average of its own losses, in their unit; the last one alone at smoothing 1; 0 for none."""
+    last_loss: F32
+    """Its last loss; 0 for none."""
+    last_epoch: NDArray[np.int32]
+    """Epoch of its last loss; -1 for none."""
+
+    @property
+    def is_seen(self) -> NDArray[np.bool_]:
+        """Whether a loss was ever reported."""
+        return self.last_epoch >= 0
+
+
 class InstanceStore:
-    """Per-instance loss history, 16 bytes an instance, 12 at smoothing 1. All arrays have shape ``(n,)``."""
+    """Per-instance loss history, 12 bytes an instance, 8 at smoothing 1.
+
+    All that is known of one lies together, so that it costs one miss of the cache however many instances there are.
+    """
 
     def __init__(self, n: int, smoothing: float = LOSS_SMOOTHING) -> None:
         self.smoothing = smoothing
-        self.mean_loss: F32 = np.zeros(n, dtype=np.float32)
-        """Exponential average of the instance's own losses, in their unit; the last one alone at smoothing 1."""
-        self.last_loss: F32 = self.mean_loss if smoothing == 1.0 else np.zeros(n, dtype=np.float32)
-        """Its last loss."""
-        self.last_epoch: NDArray[np.int32] = np.full(n, -1, dtype=np.int32)
-        """Epoch of its last loss; -1 for none."""
-        self.seen: NDArray[np.int32] = np.zeros(n, dtype=np.int32)
-        """How often a loss was reported."""
+        # mean, last loss (not at smoothing 1), and the bits of the whole number 1 + epoch of the last loss: zeros know
+        # nothing, and memory that was never written to costs nothing
+        self._rows: F32 = np.zeros((n, 2 if smoothing == 1.0 else 3), dtype=np.float32)
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Everything that ``record`` has changed."""
-        return {name: values.copy() for name, values in self._arrays().items()}
+        return {"rows": self._rows.copy()}
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
         """The inverse of ``state_dict``."""
-        for name, values in self._arrays().items():
-            if state[name].shape != values.shape:
-                raise ValueError(f"{name} of shape {state[name].shape}, not {values.shape}: of another data set")
-            values[...] = state[name]
-
-    def _arrays(self) -> dict[str, np.ndarray]:
-        last = {} if self.last_loss is self.mean_loss else {"last_loss": self.last_loss}
-        return {"mean_loss": self.mean_loss, **last, "last_epoch": self.last_epoch, "seen": self.seen}
+        if state["rows"].shape != self._rows.shape:
+            raise ValueError(f"rows of shape {state['rows'].shape}, not {self._rows.shape}: of another data set")
+        self._rows[...] = state["rows"]
 
     @property
     def n(self) -> int:
         """Number of instances."""
-        return len(self.mean_loss)
+        return len(self._rows)
+
+    def look_up(self, ids: I64) -> Remembered:
+        """What is known of these."""
+        rows = self._rows.take(ids, axis=0)
+        return Remembered(rows[:, 0], rows[:, -2], rows.view(np.int32)[:, -1] - np.int32(1))
 
     def record(self, ids: I64, losses: F32, epoch: int) -> None:
         """Take in finite losses; an ID that occurs twice, where two epochs meet in a step, counts once."""
-        first = self.seen[ids] == 0
-        before = self.mean_loss[ids]
-        smoothed = (1.0 - self.smoothing) * before + self.smoothing * losses
-        self.mean_loss[ids] = np.where(first, losses, smoothed)
-        if self.last_loss is not self.mean_loss:
-            self.last_loss[ids] = losses
-        self.last_epoch[ids] = epoch
-        self.seen[ids] += 1
+        rows = self._rows.take(ids, axis=0)
+        epochs = rows.view(np.int32)[:, -1]
+        smoothed = (1.0 - self.smoothing) * rows[:, 0] + self.smoothing * losses
+        rows[:, 0] = np.where(epochs == 0, losses, smoothed)
+        if self.smoothing != 1.0:
+            rows[:, 1] = losses
+        epochs[...] = epoch + 1
+        self._rows[ids] = rows

@@ -17,7 +17,9 @@ PAPER_WEIGHT_DECAY = 1e-3
 
 def sigmoid(logits: F32) -> F32:
     """Stable for any finite input."""
-    probabilities: F32 = (0.5 * (1.0 + np.tanh(0.5 * logits))).astype(np.float32)
+    probabilities: F32 = np.tanh(np.float32(0.5) * logits)
+    probabilities += np.float32(1.0)
+    probabilities *= np.float32(0.5)
     return probabilities
 
 
@@ -59,26 +61,36 @@ class LogisticModel:
             self._squares[name][...] = state[f"squares_{name}"]
         self.updates = int(state["updates"][0])
 
-    def logits(self, ids: I64, history: F32) -> F32:
-        """Shape ``(k,)``."""
-        found = self.u[self.labels[ids]] if self.labels is not None else np.full(len(ids), self.u[0])
-        found = found + history @ self.v
+    def logits(self, ids: I64, history: F32, products: F32 | None = None) -> F32:
+        """Shape ``(k,)``; ``products`` are w·x where they are there already."""
+        found = self.u.take(self.labels.take(ids)) if self.labels is not None else np.full(len(ids), self.u[0])
+        if len(self.v):
+            found += history @ self.v
         if self.features is not None:
-            found = found + self.features[ids] @ self.w
-        return found.astype(np.float32)
+            found += self.features[ids] @ self.w if products is None else products
+        return found
 
-    def predict(self, ids: I64, history: F32) -> F32:
-        """Probability that each instance's loss is above the threshold, shape ``(k,)``."""
-        return sigmoid(self.logits(ids, history))
+    def predict(self, ids: I64, history: F32, products: F32 | None = None) -> F32:
+        """Probability that each instance's loss is above the threshold, shape ``(k,)``; see ``logits``."""
+        return sigmoid(self.logits(ids, history, products))
 
-    def learn(self, ids: I64, history: F32, targets: F32, weights: F32) -> None:
-        """One SGD step on a report; ``weights`` are 1/π and are normalised here."""
-        x = self.features[ids] if self.features is not None else None
-        y = self.labels[ids] if self.labels is not None else np.zeros(len(ids), dtype=np.int64)
-        logits = self.u[y] + history @ self.v
-        if x is not None:
-            logits = logits + x @ self.w
-        residual = (sigmoid(logits.astype(np.float32)) - targets) * (weights / weights.sum())
+    def learn(
+        self,
+        ids: I64,
+        history: F32,
+        targets: F32,
+        weights: F32,
+        *,
+        rows: Features | None = None,
+        products: F32 | None = None,
+    ) -> None:
+        """One SGD step on a report; ``weights`` are 1/π and are normalised here. ``rows`` are the instances' features,
+        and ``products`` w·x, where they are there already."""
+        x = self.features[ids] if rows is None and self.features is not None else rows
+        y = self.labels.take(ids) if self.labels is not None else np.zeros(len(ids), dtype=np.int64)
+        if products is None and x is not None:
+            products = x @ self.w
+        residual = (self.predict(ids, history, products) - targets) * (weights / weights.sum())
         if x is not None:
             self._step("w", residual @ x)
         self._step("u", np.bincount(y, weights=residual, minlength=len(self.u)).astype(np.float32))

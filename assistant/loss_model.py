@@ -49,7 +49,8 @@ class LossModel:
     def predict(self, history: F32) -> F32:
         """Expected loss of each instance in units of T̄, shape ``(k,)``."""
         logarithms = history @ self.coefficients.astype(np.float32)
-        predicted: F32 = np.exp(np.clip(logarithms, LEAST_LOGARITHM, MOST_LOGARITHM))
+        limited = np.minimum(np.maximum(logarithms, np.float32(LEAST_LOGARITHM)), np.float32(MOST_LOGARITHM))
+        predicted: F32 = np.exp(limited, out=limited)
         return predicted
 
     def learn(self, history: F32, relative_losses: F32, weights: F32) -> None:

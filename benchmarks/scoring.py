@@ -87,10 +87,10 @@ def main(settings: ScoringBenchmark) -> None:
     half = settings.n // 2
     unseen = [rng.integers(half, settings.n, settings.window) for _ in range(settings.windows)]
     seen = [rng.integers(0, half, settings.window) for _ in range(settings.windows)]
-    model, moment = policy.learned, Moment(epoch=2, progress=0.5)
-    assert model is not None
-    features, labels = model.features, model.labels
-    assert features is not None and labels is not None
+    own, moment = policy.own, Moment(epoch=2, progress=0.5)
+    assert own is not None
+    model, features, labels = own.learned, own.features, own.learned.labels
+    assert isinstance(features, np.ndarray) and labels is not None
     gathered = features[unseen[0]]
 
     def loop(ids: np.ndarray) -> list[float]:

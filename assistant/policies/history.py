@@ -63,9 +63,10 @@ class LastLossPolicy(Policy):
         """By the rule where there is a last loss."""
         del moment
         keep = np.ones(len(ids), dtype=np.float32)
-        known = self.instances.seen[ids] > 0
+        found = self.instances.look_up(ids)
+        known = found.is_seen
         if known.any():
-            keep[known] = self.rule(ids[known], self.instances.mean_loss[ids[known]])
+            keep[known] = self.rule(ids[known], found.last_loss[known])
         return keep
 
 
@@ -89,8 +90,9 @@ class TableMean:
         _, from_behind = np.unique(ids[::-1], return_index=True)
         places = len(ids) - 1 - from_behind
         found, new = ids[places], losses[places].astype(np.float64)
-        known = instances.seen[found] > 0
-        self._sum += float(new.sum() - instances.mean_loss[found][known].sum(dtype=np.float64))
+        before = instances.look_up(found)
+        known = before.is_seen
+        self._sum += float(new.sum() - before.last_loss[known].sum(dtype=np.float64))
         self._count += int((~known).sum())
 
     @property

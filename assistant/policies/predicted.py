@@ -7,10 +7,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from assistant.classifier import LOSS_FEATURES, OwnClassifier
 from assistant.estimates import Lift, RunningMean, RunningQuantile, State, Stateful, gather, scatter
-from assistant.instances import InstanceStore
-from assistant.learned import LogisticModel
+from assistant.instances import InstanceStore, Remembered
+from assistant.looks import Looks, OwnModels
 from assistant.loss_model import LossModel
 from assistant.policies.base import CLEARLY, Given, Moment, Policy
 from protocol.arrays import F32, I64
@@ -59,13 +58,9 @@ class AutoAssist(Policy):
         self.gate = gate
         self.instances = InstanceStore(n)
         """Losses in units of T̄ when they were reported."""
-        self.classifier = OwnClassifier.where_possible(features, labels)
-        is_told = features is not None or labels is not None
-        self.learned = (
-            LogisticModel(features, labels, LOSS_FEATURES if self.classifier is not None else 0) if is_told else None
-        )
-        classifier_columns = CLASSIFIER_COLUMNS if self.classifier is not None else 0
-        self.model = LossModel(SEEN_COLUMNS + UNSEEN_COLUMNS + classifier_columns)
+        self.own = OwnModels(features, labels) if features is not None or labels is not None else None
+        has_classifier = self.own is not None and self.own.classifier is not None
+        self.model = LossModel(SEEN_COLUMNS + UNSEEN_COLUMNS + (CLASSIFIER_COLUMNS if has_classifier else 0))
         self.mean = RunningMean()
         self.threshold = RunningQuantile(THRESHOLD_QUANTILE)
         self.own_lift = Lift()
@@ -84,10 +79,8 @@ class AutoAssist(Policy):
             "threshold": self.threshold,
             "lift": self.own_lift,
         }
-        if self.learned is not None:
-            parts["learned"] = self.learned
-        if self.classifier is not None:
-            parts["classifier"] = self.classifier
+        if self.own is not None:
+            parts["own"] = self.own
         return parts
 
     def state_dict(self) -> State:
@@ -112,17 +105,15 @@ class AutoAssist(Policy):
     def observe(self, record: LossRecord) -> None:
         """Judge the prediction on the record, then learn from it."""
         ids, losses, weights = record.ids, record.losses, 1.0 / record.keep_probabilities
-        told = self._told(ids)
-        known = self._known(ids, record.epoch, told)
+        looks = self.own.look(ids) if self.own is not None else None
+        known = self._known(ids, record.epoch, looks)
         if self._has_scale:
             self.own_lift.add(self._clipped(self.model.predict(known)), losses, weights)
             self.model.learn(known, self._relative(losses), weights)
         self.mean.add(losses, weights)
         self.threshold.add(losses, weights)
-        if self.learned is not None:
-            self.learned.learn(ids, told, (losses > self.threshold.value).astype(np.float32), weights)
-        if self.classifier is not None:
-            self.classifier.learn(ids, weights)
+        if self.own is not None and looks is not None:
+            self.own.learn(looks, (losses > self.threshold.value).astype(np.float32), weights)
         self.instances.record(ids, self._relative(losses), record.epoch)
 
     def keep_probability(self, ids: I64, moment: Moment) -> F32:
@@ -132,7 +123,7 @@ class AutoAssist(Policy):
         return self._clipped(self.model.predict(self._known(ids, moment.epoch)))
 
     def _clipped(self, values: F32) -> F32:
-        clipped: F32 = np.clip(values, self.floor, 1.0).astype(np.float32)
+        clipped: F32 = np.minimum(np.maximum(values, np.float32(self.floor)), np.float32(1.0))
         return clipped
 
     @property
@@ -146,51 +137,58 @@ class AutoAssist(Policy):
         relative = losses.astype(np.float64) / self.mean.value
         return np.clip(relative, -MOST_RELATIVE, MOST_RELATIVE).astype(np.float32)
 
-    def _told(self, ids: I64) -> F32:
-        """What the Assistant's own classifier makes of each: log(1 + loss) and the probability missed, shape (k, 2), or
-        (k, 0) without one."""
-        if self.classifier is None:
-            return np.zeros((len(ids), 0), dtype=np.float32)
-        return self.classifier.loss_features(ids)
-
-    def _known(self, ids: I64, epoch: int, told: F32 | None = None) -> F32:
+    def _known(self, ids: I64, epoch: int, looks: Looks | None = None) -> F32:
         """The regression's columns, shape (k, 7 or 9): five of what has been seen, the others of what has not; 0 where
-        they do not apply. ``told`` of all of ``ids`` where it is there already."""
-        is_seen = self.instances.seen[ids] > 0
-        known = np.zeros((len(ids), len(self.model.coefficients)), dtype=np.float32)
-        known[is_seen, :SEEN_COLUMNS] = self._seen(ids[is_seen], epoch)
-        if not is_seen.all():
-            unseen = ids[~is_seen]
-            known[~is_seen, SEEN_COLUMNS:] = self._unseen(
-                unseen, self._told(unseen) if told is None else told[~is_seen]
-            )
-        return known
+        they do not apply. ``looks`` at all of ``ids`` where they are there already; else only the unseen are looked at.
+        """
+        found = self.instances.look_up(ids)
+        seen = found.is_seen
+        count = int(np.count_nonzero(seen))
+        known = np.zeros((len(self.model.coefficients), len(ids)), dtype=np.float32)
+        if count:
+            _write_seen(known[:SEEN_COLUMNS], found, epoch)
+        if count == 0:
+            self._write_unseen(known[SEEN_COLUMNS:], ids, looks)
+        elif count < len(ids):
+            known[:SEEN_COLUMNS] *= seen
+            unseen = np.flatnonzero(~seen) if looks is None else np.arange(len(ids))
+            columns = np.empty((len(known) - SEEN_COLUMNS, len(unseen)), dtype=np.float32)
+            self._write_unseen(columns, ids[unseen], looks)
+            known[SEEN_COLUMNS:, unseen] = columns
+            known[SEEN_COLUMNS:] *= ~seen
+        return known.T
 
-    def _seen(self, ids: I64, epoch: int) -> F32:
-        last, mean = _logarithm(self.instances.last_loss[ids]), _logarithm(self.instances.mean_loss[ids])
-        age = np.log1p(np.maximum(0, epoch - self.instances.last_epoch[ids]))
-        return np.stack([np.ones_like(last), last, mean, _easiness(mean), age], axis=1)
+    def _write_unseen(self, columns: F32, ids: I64, looks: Looks | None) -> None:
+        """Into shape (2 or 4, k)."""
+        columns[0] = 1.0
+        if self.own is None:
+            columns[1] = 0.0
+            return
+        looks = looks or self.own.look(ids)
+        columns[1] = _logarithm(self.own.predict(looks) * np.float32(1.0 / (1.0 - THRESHOLD_QUANTILE)))
+        if looks.losses is not None:
+            columns[2] = _logarithm(looks.losses)
+            columns[3] = _easiness(columns[2] + np.float32(1.0))
 
-    def _unseen(self, ids: I64, told: F32) -> F32:
-        columns = [np.ones(len(ids), dtype=np.float32), self._learned(ids, told)]
-        if self.classifier is not None:
-            own = _logarithm(np.expm1(told[:, 0]))
-            columns += [own, _easiness(own + 1.0)]
-        return np.stack(columns, axis=1)
 
-    def _learned(self, ids: I64, told: F32) -> F32:
-        """Logarithm of q_i in units of its mean."""
-        if self.learned is None:
-            return np.zeros(len(ids), dtype=np.float32)
-        return _logarithm(self.learned.predict(ids, told) / np.float32(1.0 - THRESHOLD_QUANTILE))
+def _write_seen(columns: F32, found: Remembered, epoch: int) -> None:
+    """Into shape (5, k)."""
+    columns[0] = 1.0
+    columns[1] = _logarithm(found.last_loss)
+    columns[2] = _logarithm(found.mean_loss)
+    columns[3] = _easiness(columns[2])
+    columns[4] = np.log1p(np.maximum(0, epoch - found.last_epoch).astype(np.float32))
 
 
 def _logarithm(relative: F32) -> F32:
-    logarithm: F32 = np.log(np.clip(relative, LEAST, MOST))
+    limited = np.minimum(np.maximum(relative, np.float32(LEAST)), np.float32(MOST))
+    logarithm: F32 = np.log(limited, out=limited)
     return logarithm
 
 
 def _easiness(logarithm: F32) -> F32:
     """How far it lies below the mean, squared: the loss of what is easy falls no further."""
-    easiness: F32 = np.float32(EASY) * np.minimum(logarithm, np.float32(0.0)) ** 2
+    below = np.minimum(logarithm, np.float32(0.0))
+    easiness: F32 = below * below
+    easiness *= np.float32(EASY)
     return easiness

@@ -1,0 +1,96 @@
+"""What instances look like to the Assistant's own models: all that can be said of one before it has a loss.
+
+Features of many instances do not fit a processor's cache, so that fetching a row costs as much as all that is done with
+it. Each report and each window therefore fetches its rows once, and one matrix product serves both models.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from assistant.classifier import LOSS_FEATURES, OwnClassifier, columns_of
+from assistant.estimates import State, Stateful, gather, scatter
+from assistant.learned import LogisticModel
+from protocol.arrays import F32, I64, empty_f32
+from protocol.sparse import Features
+
+FEW, MANY = 4, 16
+"""Columns that a product is made for: one of 11 takes longer than one of 16."""
+
+
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """Of k instances."""
+
+    ids: I64
+    rows: Features | None
+    """Their features, shape ``(k, d)``; None without any."""
+    logits: F32
+    """Of the classifier, shape ``(classes, k)``; empty without one."""
+    products: F32 | None
+    """w·x of the learned model, shape ``(k,)``; None without features."""
+    losses: F32 | None
+    """Under the classifier; None without one."""
+    told: F32
+    """What the learned model takes of them, shape ``(k, 2)``; ``(k, 0)`` without a classifier."""
+
+
+class OwnModels:
+    """The learned model, and the classifier where there is something to classify; their weights lie in one matrix."""
+
+    def __init__(self, features: Features | None, labels: NDArray[np.int64] | None) -> None:
+        # The plain array of a memory map: numpy takes ten times as long to make a part of a map.
+        self.features = np.asarray(features) if isinstance(features, np.ndarray) else features
+        self.classifier = OwnClassifier.where_possible(self.features, labels)
+        self.learned = LogisticModel(self.features, labels, LOSS_FEATURES if self.classifier is not None else 0)
+        if self.classifier is not None:
+            width, classes = self.classifier.weights.shape
+            self._weights = np.zeros((padded(classes + 1), width), dtype=np.float32)
+            self.classifier.weights, self.learned.w = self._weights[:classes].T, self._weights[classes]
+
+    def _parts(self) -> dict[str, Stateful]:
+        return {"learned": self.learned} | ({} if self.classifier is None else {"classifier": self.classifier})
+
+    def state_dict(self) -> State:
+        """That of both."""
+        return gather(self._parts())
+
+    def load_state_dict(self, state: State) -> None:
+        """The inverse of ``state_dict``."""
+        scatter(self._parts(), state)
+
+    def look(self, ids: I64) -> Looks:
+        """At some instances, as the models are now."""
+        if self.features is None:
+            return Looks(ids, None, empty_f32(), None, None, np.zeros((len(ids), 0), dtype=np.float32))
+        if self.classifier is None or not isinstance(self.features, np.ndarray):
+            rows = self.features[ids]
+            products: F32 = rows @ self.learned.w
+            return Looks(ids, rows, empty_f32(), products, None, np.zeros((len(ids), 0), dtype=np.float32))
+        x: F32 = self.features.take(ids, axis=0)
+        # Each class's numbers side by side: sums over the classes are ten times as fast.
+        found: F32 = np.ascontiguousarray((x @ self._weights.T).T)
+        classes = self.classifier.classes
+        logits, products = found[:classes], found[classes]
+        losses = self.classifier.losses_of(logits, ids)
+        return Looks(ids, x, logits, products, losses, columns_of(losses))
+
+    def predict(self, looks: Looks) -> F32:
+        """q_i of the learned model, shape ``(k,)``."""
+        return self.learned.predict(looks.ids, looks.told, looks.products)
+
+    def learn(self, looks: Looks, targets: F32, weights: F32) -> None:
+        """One step of each; ``looks`` must be as the models are now, ``weights`` are 1/π."""
+        self.learned.learn(looks.ids, looks.told, targets, weights, rows=looks.rows, products=looks.products)
+        if self.classifier is not None:
+            assert isinstance(looks.rows, np.ndarray)
+            self.classifier.learn_from(looks.rows, looks.logits, looks.ids, weights)
+
+
+def padded(columns: int) -> int:
+    """Columns of a product that has at least these, and takes no longer."""
+    step = FEW if columns <= 2 * FEW else MANY
+    return -(-columns // step) * step
