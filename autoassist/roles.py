@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import logging
 import os
@@ -144,6 +145,7 @@ class BrokerCommand:
             if self.announce:
                 sys.stdout.write(json.dumps(line) + "\n")
                 sys.stdout.flush()
+            gc.freeze()  # what start-up has made stays; looking through it again and again would hold the loop up
             ended = broker.run(stop)
         log.info("the run is over: %s", ended)
         return 1 if ended == "failed" else 0
