@@ -219,10 +219,11 @@ class Feed:
         self._pairing.reported()
         batch = self._plan.reported()
         self._reporter.put(batch, losses)
-        self._line.wake()
         self.clocks.reported()
         self._instances += batch.instances
-        return mean_loss(losses, batch, self.settings, counts)
+        mean = mean_loss(losses, batch, self.settings, counts)
+        self._line.wake()  # last: the I/O thread wants the interpreter too
+        return mean
 
     @property
     def has_diverged(self) -> bool:

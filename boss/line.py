@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import threading
 import time
 from collections import deque
@@ -16,6 +15,7 @@ from boss.plan import BossPlan, Item
 from boss.ranks import RankGroup
 from boss.reporter import Reporter
 from boss.shared_stream import SharedStream
+from boss.wake import Wake
 from protocol.client import RoleClient
 from protocol.errors import AutoAssistError
 from protocol.messages import AnyMessage, Checkpoint, Credit, EpochResult, Goodbye, Return, Stop, Welcome
@@ -68,9 +68,7 @@ class BossLine:
         self._reporter = reporter
         self._outbox: deque[AnyMessage] = deque()
         self._changed = threading.Condition()
-        self._wake_reader, self._wake_writer = socket.socketpair()
-        self._wake_reader.setblocking(False)
-        self._wake_writer.setblocking(False)
+        self._wake = Wake()
         self._closing: Callable[[], Goodbye] | None = None
         self.all_acknowledged = False
         """Whether the broker had committed everything when this line was closed."""
@@ -150,10 +148,7 @@ class BossLine:
 
     def wake(self) -> None:
         """The I/O thread has something to do."""
-        try:
-            self._wake_writer.send(b"x")
-        except BlockingIOError:
-            return
+        self._wake()
 
     def cut(self, step: int, timeout_s: float) -> bool:
         """Send every report up to ``step`` and wait until the broker keeps the run so; False after ``timeout_s``.
@@ -243,8 +238,7 @@ class BossLine:
         self._closing = goodbye
         self.wake()
         self._thread.join(DRAIN_S + 5.0)
-        self._wake_reader.close()
-        self._wake_writer.close()
+        self._wake.close()
 
     # The I/O thread
 
@@ -273,8 +267,8 @@ class BossLine:
 
     def _turn(self) -> None:
         timeout_s = COPY_POLL_S if self._reporter.is_waiting else 0.0 if self._closing else IDLE_S
-        messages = self._client.poll(timeout_s, self._wake_reader.fileno())
-        self._empty_wake()
+        messages = self._client.poll(timeout_s, self._wake.fileno())
+        self._wake.clear()
         with self._changed:
             news = [self._take(message) for message in messages]
             if any(news):
@@ -319,10 +313,3 @@ class BossLine:
             self.welcome = message
             return True
         return self._plan.receive(message)
-
-    def _empty_wake(self) -> None:
-        try:
-            while self._wake_reader.recv(4096):
-                pass
-        except BlockingIOError:
-            return

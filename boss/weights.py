@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,10 +27,14 @@ def mean_loss(losses: Tensor, batch: RankBatch, settings: RunSettings, counts: T
     """
     if counts is not None:
         return _mean_per_token(losses, counts, batch, settings)
-    real = losses[: len(losses) - batch.padding]
+    real = losses[: len(losses) - batch.padding] if batch.padding else losses
+    weights = instance_weights(batch.keep_probabilities[: len(real)], settings) if settings.weighs else None
+    if weights is None and real.is_cpu and real.is_floating_point():
+        mean = real.mean()
+        if math.isfinite(mean.item()):  # the usual case in one operation; on a device, looking would wait for it
+            return mean if batch.share == 1.0 else batch.share * mean
     finite = torch.isfinite(real)
     clean = torch.where(finite, real, 0.0)
-    weights = instance_weights(batch.keep_probabilities[: len(real)], settings)
     if weights is None:
         return batch.share * clean.sum() / finite.sum().clamp(min=1)
     scale = torch.where(finite, torch.from_numpy(weights).to(real.device, non_blocking=True), 0.0)

@@ -1,0 +1,120 @@
+"""Losses on a device are reported without a wait for it. The device is a fake, which refuses to be waited for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from boss.plan import RankBatch
+from boss.reporter import Reporter
+from boss.weights import mean_loss
+from protocol.settings import RunSettings
+
+BATCH = 8
+SETTINGS = [RunSettings(), RunSettings(weights="on")]
+WAITS = ("item", "cpu", "numpy", "tolist", "__bool__", "__float__", "__int__", "__array__", "nonzero")
+
+
+class OnDevice(Tensor):
+    """A tensor on a fake device. It knows only copies in the background: from there the host has no way to a value."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (Tensor.is_cpu.__get__, Tensor.is_cuda.__get__):  # type: ignore[attr-defined]
+            return func == Tensor.is_cuda.__get__  # type: ignore[attr-defined]
+        copies = func.__name__ in ("copy_", "to") and _leaves(args)
+        if func.__name__ in WAITS or (copies and not kwargs.get("non_blocking")):
+            raise AssertionError(f"{func.__name__} waits for the device")
+        return super().__torch_function__(func, types, args, kwargs)  # type: ignore[no-untyped-call]
+
+
+def _leaves(args: Any) -> bool:
+    """Whether a copy goes from the device to the host: one of the values alone changes no place."""
+    to, *given = args
+    return not isinstance(to, OnDevice) or any(str(one).startswith("cpu") for one in given)
+
+
+class Event:
+    """Of a copy that goes on for ever."""
+
+    def record(self) -> None:
+        """See torch.cuda.Event."""
+
+    def query(self) -> bool:
+        """See torch.cuda.Event."""
+        return False
+
+
+@pytest.fixture
+def reporter(monkeypatch: pytest.MonkeyPatch) -> Reporter:
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(Reporter, "_pinned_buffer", lambda _, size: torch.empty(size))
+    return Reporter(rank=0)
+
+
+def on_device(values: Tensor) -> Tensor:
+    return values.as_subclass(OnDevice)
+
+
+def a_batch(padding: int) -> RankBatch:
+    keep = np.linspace(0.2, 1.0, BATCH, dtype=np.float32)
+    return RankBatch(0, 0, 0.0, np.arange(BATCH), keep, padding)
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("padding", [0, 2])
+@pytest.mark.parametrize("per_token", [False, True])
+def test_the_training_thread_never_waits_for_the_device(
+    reporter: Reporter, settings: RunSettings, padding: int, per_token: bool
+) -> None:
+    w = torch.ones((), requires_grad=True)
+    losses, batch = on_device(torch.ones(BATCH)) * w, a_batch(padding)
+    counts = on_device(torch.ones(BATCH, dtype=torch.int64)) if per_token else None
+    reporter.put(batch, losses)
+    mean = mean_loss(losses, batch, settings, counts)
+    mean.backward()  # type: ignore[no-untyped-call]
+    assert isinstance(mean, OnDevice) and w.grad is not None and w.grad.tolist() == pytest.approx(1.0)
+    assert reporter.take() == [] and reporter.is_waiting, "until the copy is done"
+
+
+@pytest.mark.parametrize("wait", [Tensor.item, Tensor.cpu, Tensor.numpy, Tensor.tolist, bool, float, np.asarray])
+def test_the_fake_refuses_to_be_waited_for(wait: Callable[[Tensor], Any]) -> None:
+    """Else the test above would say nothing."""
+    with pytest.raises(AssertionError, match="waits for the device"):
+        wait(on_device(torch.ones(BATCH)).mean())
+
+
+def test_the_fake_refuses_copies_that_are_waited_for() -> None:
+    """The same."""
+    losses = on_device(torch.ones(BATCH))
+    with pytest.raises(AssertionError, match="copy_ waits"):
+        torch.empty(BATCH).copy_(losses)
+    with pytest.raises(AssertionError, match="to waits"):
+        losses.to("cpu")
+
+
+def test_on_the_cpu_the_mean_of_finite_losses_is_one_operation() -> None:
+    """Of every step; the others come only where some loss is not finite."""
+    losses = torch.arange(float(BATCH), requires_grad=True)
+    mean = mean_loss(losses, a_batch(0), RunSettings())
+    assert mean.item() == 3.5 and mean.grad_fn is not None
+    assert [type(node).__name__ for node, _ in mean.grad_fn.next_functions] == ["AccumulateGrad"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_a_gpu_in_its_debug_mode_sees_no_wait(settings: RunSettings) -> None:
+    losses, reporter = torch.ones(BATCH, device="cuda", requires_grad=True) * 2, Reporter(rank=0)
+    reporter.put(a_batch(0), losses)  # the first one makes the buffer
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        reporter.put(a_batch(0), losses)
+        mean_loss(losses, a_batch(2), settings).backward()  # type: ignore[no-untyped-call]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
