@@ -170,6 +170,7 @@ class Lift:
         self._sums = np.zeros(6)
         # rows: both weights kept, one of each side, both shrunk; columns: Σw·w', Σw·w'·loss, Σw·w'·loss²
         self._squares = np.zeros((3, 3))
+        self._found: tuple[float, float] | None = None  # asked for with every window, changed with every report
 
     def state_dict(self) -> State:
         """Everything that ``add`` has changed."""
@@ -178,11 +179,13 @@ class Lift:
     def load_state_dict(self, state: State) -> None:
         """The inverse of ``state_dict``."""
         self._sums[...], self._squares[...] = state["sums"], state["squares"]
+        self._found = None
 
     def add(self, keep_probabilities: F32, losses: F32, weights: F32) -> None:
         """Take in a report judged before it was learned from; all of shape ``(k,)``."""
         if not len(losses):
             return
+        self._found = None
         w, loss = weights.astype(np.float64), losses.astype(np.float64)
         total, absolute = w.sum(), w @ np.abs(loss)
         loss -= (w @ loss) / total
@@ -196,14 +199,19 @@ class Lift:
     @property
     def value_and_error(self) -> tuple[float, float]:
         """Lift and its standard error, in the loss's unit; (0, inf) while a side is empty."""
-        k, k_loss, s, s_loss = self._sums[:4]
-        (kk, kk1, kk2), (ks, ks1, ks2), (ss, ss1, ss2) = self._squares
+        if self._found is None:
+            self._found = self._value_and_error()
+        return self._found
+
+    def _value_and_error(self) -> tuple[float, float]:
+        k, k_loss, s, s_loss = self._sums[:4].tolist()
+        (kk, kk1, kk2), (ks, ks1, ks2), (ss, ss1, ss2) = self._squares.tolist()
         if k <= 0.0 or s <= 0.0 or k * k < FEWEST * kk or s * s < FEWEST * ss:
             return 0.0, math.inf
         a, b = k_loss / k, s_loss / s
         variance = (kk2 - 2 * a * kk1 + a * a * kk) / k**2 + (ss2 - 2 * b * ss1 + b * b * ss) / s**2
         variance -= 2 * (ks2 - (a + b) * ks1 + a * b * ks) / (k * s)
-        return float(a - b), math.sqrt(max(0.0, variance))
+        return a - b, math.sqrt(max(0.0, variance))
 
     def is_clearly_positive(self, errors: float) -> bool:
         """Whether the lift is more than ``errors`` standard errors above zero, and large enough to matter."""

@@ -1,26 +1,41 @@
-"""Instances per second and core that the default policy scores, beside a bare matrix product and a Python loop.
+"""Instances per second of CPU that an Assistant of the default policy scores, beside bare products and a Python loop.
 
-The product multiplies a window's features, already gathered, with the weights: the least that a linear model costs. The
-loop scores one instance at a time, as the method's authors do. All on one thread, in one run.
+Ours is the whole of it: window in, selection out, with gate, guard and drawing. Seen are instances whose losses are
+known, as in the middle of a run; of the unseen the Assistant's own models must tell: for that their features are
+fetched. The bare product fetches a window's features too and multiplies them by one column, the least that a linear
+model costs; the wide one by as many columns as our models have. The loop does what the method's authors' sampler does:
+one instance at a time, out of a data set of tensors. All on one thread, in turn, in one run.
 
-    python -m benchmarks.scoring
+    python -m benchmarks.scoring [--json FILE]
 """
 
 from __future__ import annotations
 
-import math
 import os
+import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
+import msgspec
 import numpy as np
+import torch
 import tyro
+from torch.utils.data import TensorDataset
 
-from assistant.policies import AutoAssist, Moment
+from assistant.core import AssistantCore
+from assistant.policies import AutoAssist, make_policy
 from benchmarks.common import machine, print_table, spread
-from protocol.messages import LossRecord
+from protocol.arrays import F32, I64
+from protocol.messages import LossRecord, Selection, Window
+from protocol.settings import RunSettings
+
+CLASSES = 10
+REPORT = 60
+PASS = 0.3
+"""The authors' base probability: of so many they ask no model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,88 +52,176 @@ class ScoringBenchmark:
     """Candidates per window."""
 
     windows: int = 400
-    """Windows per repetition."""
+    """Windows per repetition; a twentieth of them for the loop."""
 
-    repetitions: int = 5
+    repetitions: int = 7
     """Repetitions of each, in turn."""
 
     seed: int = 1
-    """Seed of features, labels and losses."""
+    """Seed of features, labels, losses and windows."""
+
+    json: Path | None = None
+    """File for all values."""
 
 
-def trained_policy(settings: ScoringBenchmark) -> AutoAssist:
-    """A policy that has seen the first half of the instances, so that the second half needs the learned model."""
-    rng = np.random.default_rng(settings.seed)
-    features = rng.normal(size=(settings.n, settings.width)).astype(np.float32)
-    labels = rng.integers(0, 10, settings.n)
-    losses = np.exp(features[:, 0] + 0.5 * labels).astype(np.float32)
-    policy = AutoAssist(settings.n, floor=0.1, features=features, labels=labels)
+@dataclass(frozen=True)
+class Data:
+    """Instances that are told apart by a feature and by their label."""
+
+    features: F32
+    labels: I64
+    losses: F32
+
+    @classmethod
+    def drawn(cls, settings: ScoringBenchmark) -> Data:
+        """At random."""
+        rng = np.random.default_rng(settings.seed)
+        features = rng.normal(size=(settings.n, settings.width)).astype(np.float32)
+        labels = rng.integers(0, CLASSES, settings.n)
+        return cls(features, labels, np.exp(features[:, 0] + 0.5 * labels).astype(np.float32))
+
+
+def trained_core(settings: ScoringBenchmark, data: Data) -> AssistantCore:
+    """An Assistant that has seen the first half of the instances twice, so that the second half needs its models."""
+    run = RunSettings(seed=settings.seed)
+    core = AssistantCore(run, make_policy(run, settings.n, data.features, data.labels))
+    rng, half, position = np.random.default_rng(settings.seed), settings.n // 2, 0
     for epoch in range(2):
-        for position, ids in enumerate(np.split(rng.permutation(settings.n // 2), settings.n // 2 // 60)):
-            keep = np.ones(len(ids), dtype=np.float32)
-            policy.observe(
-                LossRecord(
-                    position=position,
-                    step=position,
-                    rank=0,
-                    learned_through=position,
-                    epoch=epoch,
-                    ids=ids,
-                    losses=losses[ids],
-                    keep_probabilities=keep,
-                )
+        for ids in np.array_split(rng.permutation(half), max(1, half // REPORT)):
+            record = LossRecord(
+                position=position,
+                step=position,
+                rank=0,
+                learned_through=position,
+                epoch=epoch,
+                ids=ids,
+                losses=data.losses[ids],
+                keep_probabilities=np.ones(len(ids), dtype=np.float32),
             )
-    return policy
+            core.receive(record)
+            core.work()
+            position += 1
+    return core
 
 
-def rate(score: Callable[[np.ndarray], object], windows: list[np.ndarray]) -> float:
-    """Instances per second."""
-    start = time.perf_counter()
+def select(core: AssistantCore, ids: I64) -> Selection:
+    """A window in the middle of the run, to its selection."""
+    core.receive(Window(window=0, attempt=1, epoch=2, progress=0.5, ids=ids))
+    (selection,) = core.work()
+    assert isinstance(selection, Selection)
+    return selection
+
+
+class AuthorsLoop:
+    """Paper section 4.1 as its authors' sampler for images does it, whatever the model's state."""
+
+    def __init__(self, data: Data, weights: F32, biases: F32) -> None:
+        self.dataset = TensorDataset(torch.from_numpy(data.features), torch.from_numpy(data.labels))
+        self.weights, self.biases = weights, biases
+
+    def __call__(self, ids: I64) -> list[int]:
+        """IDs that pass."""
+        kept = []
+        for i in ids.tolist():
+            coin = np.random.uniform()
+            x, label = self.dataset[i]
+            y = label.item()
+            if coin < PASS or (coin - PASS) / (1.0 - PASS) < self.importance(x, int(y)):
+                kept.append(i)
+        return kept
+
+    def importance(self, x: torch.Tensor, y: int) -> float:
+        """σ(w·x + u[y])."""
+        return float(1.0 / (1.0 + np.exp(-(self.weights.dot(x.view(-1).numpy()) + self.biases[y]))))
+
+
+def rate(score: Callable[[I64], object], windows: list[I64]) -> float:
+    """Instances per second of this thread's CPU time, which other processes do not lengthen by much."""
+    start = time.thread_time()
     for ids in windows:
         score(ids)
-    return sum(len(ids) for ids in windows) / (time.perf_counter() - start)
+    return sum(map(len, windows)) / (time.thread_time() - start)
+
+
+def measure(settings: ScoringBenchmark) -> dict[str, list[float]]:
+    """All values by name, one for each repetition."""
+    data = Data.drawn(settings)
+    core, rng, half = trained_core(settings, data), np.random.default_rng(settings.seed + 1), settings.n // 2
+    unseen = [rng.integers(half, settings.n, settings.window) for _ in range(settings.windows)]
+    seen = [rng.integers(0, half, settings.window) for _ in range(settings.windows)]
+    for ids in (seen[0], unseen[0]):
+        assert len(select(core, ids).kept_ids) < len(ids), "nothing is left out: the gate is closed"
+    one = rng.normal(size=settings.width).astype(np.float32)
+    wide = rng.normal(size=(settings.width, columns_of(core))).astype(np.float32)
+    loop = AuthorsLoop(data, one / settings.width, np.zeros(CLASSES, dtype=np.float32))
+    few, found = unseen[: max(1, settings.windows // 20)], dict[str, list[float]]()
+    for _ in range(settings.repetitions):
+        ours = rate(lambda ids: select(core, ids), seen)
+        new = rate(lambda ids: select(core, ids), unseen)
+        product = rate(lambda ids: data.features.take(ids, axis=0) @ one, unseen)
+        wider = rate(lambda ids: data.features.take(ids, axis=0) @ wide, unseen)
+        authors = rate(loop, few)
+        values = {
+            "seen_per_s": ours,
+            "unseen_per_s": new,
+            "matmul_per_s": product,
+            "wide_matmul_per_s": wider,
+            "loop_per_s": authors,
+            "ratio_to_matmul": ours / product,
+            "ratio_to_loop": ours / authors,
+            "unseen_ratio_to_matmul": new / product,
+            "unseen_ratio_to_wide_matmul": new / wider,
+            "unseen_ratio_to_loop": new / authors,
+        }
+        for name, value in values.items():
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def columns_of(core: AssistantCore) -> int:
+    """Numbers that our models need of an instance's features: one a class, and that of the logistic model."""
+    policy = getattr(core.policy, "policy", None)
+    assert isinstance(policy, AutoAssist) and policy.own is not None and policy.own.classifier is not None
+    return policy.own.classifier.classes + 1
+
+
+def rows_of(found: dict[str, list[float]]) -> list[list[str]]:
+    """The table."""
+    millions = {
+        "seen_per_s": "seen instances, M a second of CPU",
+        "unseen_per_s": "unseen instances",
+        "matmul_per_s": "rows gathered and a bare matrix product, one column",
+        "wide_matmul_per_s": "the same with as many columns as our models",
+        "loop_per_s": "the authors' loop",
+    }
+    ratios = {
+        "ratio_to_matmul": ("ratio seen : product", ".2f"),
+        "ratio_to_loop": ("ratio seen : loop", ".0f"),
+        "unseen_ratio_to_matmul": ("ratio unseen : product of one column", ".2f"),
+        "unseen_ratio_to_wide_matmul": ("ratio unseen : product of as many columns", ".2f"),
+        "unseen_ratio_to_loop": ("ratio unseen : loop", ".0f"),
+    }
+    rows = [[words, spread([value / 1e6 for value in found[name]])] for name, words in millions.items()]
+    return rows + [[words, spread(found[name], form)] for name, (words, form) in ratios.items()]
+
+
+def write(path: Path, found: dict[str, list[float]], settings: ScoringBenchmark) -> None:
+    """Medians by name; all values, the machine and the settings beside them."""
+    medians = {name: statistics.median(values) for name, values in found.items()}
+    given = {name: value for name, value in asdict(settings).items() if name != "json"}
+    beside = {"machine": machine(), "settings": given, "values": found}
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(medians | beside), indent=2) + b"\n")
 
 
 def main(settings: ScoringBenchmark) -> None:
     """Measure and print."""
+    torch.set_num_threads(1)
     print(machine())
     print(f"{settings.n} instances of {settings.width} features, windows of {settings.window}, seed {settings.seed}\n")
-    policy, rng = trained_policy(settings), np.random.default_rng(settings.seed + 1)
-    half = settings.n // 2
-    unseen = [rng.integers(half, settings.n, settings.window) for _ in range(settings.windows)]
-    seen = [rng.integers(0, half, settings.window) for _ in range(settings.windows)]
-    own, moment = policy.own, Moment(epoch=2, progress=0.5)
-    assert own is not None
-    model, features, labels = own.learned, own.features, own.learned.labels
-    assert isinstance(features, np.ndarray) and labels is not None
-    gathered = features[unseen[0]]
-
-    def loop(ids: np.ndarray) -> list[float]:
-        scores = []
-        for i in ids:
-            logit = float(features[i] @ model.w) + float(model.u[labels[i]])
-            scores.append(max(policy.floor, 1.0 / (1.0 + math.exp(-logit))))
-        return scores
-
-    few = unseen[: max(1, settings.windows // 20)]
-    assert policy.keep_probability(unseen[0], moment).min() < 1.0
-    measured: dict[str, list[float]] = {name: [] for name in ("learned", "table", "product", "loop")}
-    for _ in range(settings.repetitions):
-        measured["learned"].append(rate(lambda ids: policy.keep_probability(ids, moment), unseen))
-        measured["table"].append(rate(lambda ids: policy.keep_probability(ids, moment), seen))
-        measured["product"].append(rate(lambda _: gathered @ model.w, unseen))
-        measured["loop"].append(rate(loop, few))
-    to_product = [a / b for a, b in zip(measured["learned"], measured["product"], strict=True)]
-    to_loop = [a / b for a, b in zip(measured["learned"], measured["loop"], strict=True)]
-    rows = [
-        ["learned policy (unseen instances), M instances/s", spread([v / 1e6 for v in measured["learned"]])],
-        ["loss history (seen instances), M instances/s", spread([v / 1e6 for v in measured["table"]])],
-        ["bare matrix product, M instances/s", spread([v / 1e6 for v in measured["product"]])],
-        ["per-instance Python loop, M instances/s", spread([v / 1e6 for v in measured["loop"]])],
-        ["ratio learned : matrix product", spread(to_product, ".3f")],
-        ["ratio learned : Python loop", spread(to_loop, ".1f")],
-    ]
-    print_table(["scoring, one core", "median (least … greatest)"], rows)
+    found = measure(settings)
+    print_table(["scoring, one core", "median (least … greatest)"], rows_of(found))
+    if settings.json is not None:
+        write(settings.json, found, settings)
 
 
 if __name__ == "__main__":

@@ -93,12 +93,11 @@ class Guarded(Policy):
 
     def keep_probability(self, ids: I64, moment: Moment) -> F32:
         """See the class."""
-        keep = np.ones(len(ids), dtype=np.float32)
         if self._is_warming_up(moment):
-            return keep
-        if moment.progress <= 1.0 - self.settings.anneal_share and self._is_open:
-            keep = self._proposed(ids, moment)
-        if self.noise is not None:
+            return np.ones(len(ids), dtype=np.float32)
+        shrinks = moment.progress <= 1.0 - self.settings.anneal_share and self._is_open
+        keep = self._proposed(ids, moment) if shrinks else np.ones(len(ids), dtype=np.float32)
+        if self.noise is not None and self.noise.acts:
             limit = min(SET_ASIDE, self.floor or SET_ASIDE)
             keep = np.where(self.noise.is_set_aside(ids), np.minimum(keep, np.float32(limit)), keep)
         if self.labels is not None:
@@ -124,5 +123,7 @@ class Guarded(Policy):
             what = f"{keep.dtype} of shape {keep.shape}" + (", not all finite" if keep.shape == (len(ids),) else "")
             who = f"policy={self.settings.policy}: {type(self.policy).__name__}.keep_probability"
             raise SettingError(f"{who} gave {what}; it must give finite floats of shape ({len(ids)},)")
-        proposed: F32 = np.clip(keep, self.floor, 1.0).astype(np.float32)
+        proposed: F32 = np.minimum(np.maximum(keep, np.float32(self.floor)), np.float32(1.0)).astype(
+            np.float32, copy=False
+        )
         return proposed

@@ -112,3 +112,19 @@ def test_the_distribution_of_recent_losses_is_weighted_and_forgets() -> None:
     recent.add(f32([3.0, 4.0]), f32([1.0, 1.0]))
     assert recent.share_up_to(f32([4.0, 3.0])).tolist() == pytest.approx([1.0, 5 / 6])
     assert recent.quantile(0.4) == 1.0 and recent.quantile(0.6) == 2.0
+
+
+def test_a_lift_that_was_asked_for_before_is_that_of_all_reports_and_of_a_state_taken_over() -> None:
+    rng = np.random.default_rng(0)
+    ones = np.ones(64, dtype=np.float32)
+    asked, silent = Lift(), Lift()
+    for _ in range(4):
+        keep, losses = rng.random(64, dtype=np.float32), rng.random(64, dtype=np.float32)
+        asked.add(keep, losses, ones)
+        silent.add(keep, losses, ones)
+        before = asked.value_and_error
+    assert before == silent.value_and_error
+    fresh = Lift()
+    assert fresh.value_and_error == (0.0, math.inf)
+    fresh.load_state_dict(silent.state_dict())
+    assert fresh.value_and_error == before
