@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import zmq
 
 SHARED_MEMORY = Path("/dev/shm")
 SHARED_MEMORY_S = 60.0
-"""How long shared memory may stay that a test beside this one has made."""
+"""How long shared memory may stay that a test beside this one has made and does not use yet."""
 
 QUICK_START = Path(__file__).parent / "harness" / "quick_start"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(QUICK_START), os.environ.get("PYTHONPATH"))))
@@ -68,6 +70,16 @@ def _shared_memory() -> set[str]:
     return {entry.name for entry in SHARED_MEMORY.iterdir()} if SHARED_MEMORY.is_dir() else set()
 
 
+def _left_of(shared: set[str]) -> set[str]:
+    """What is there still, and not at work in a process of somebody else."""
+    mine, left = {os.getpid(), *_children()}, shared & _shared_memory()
+    others = (maps for maps in Path("/proc").glob("[0-9]*/maps") if left and int(maps.parent.name) not in mine)
+    for maps in others:
+        with suppress(OSError):  # it has ended, or is another user's
+            left.difference_update(re.findall(rf"{SHARED_MEMORY}/(\S+)", maps.read_text()))
+    return left
+
+
 @pytest.fixture(scope="session", autouse=True)
 def zero_copy_thread() -> None:
     """pyzmq keeps one thread, with sockets of its own, from the first message that is sent without a copy."""
@@ -88,8 +100,8 @@ def no_line_or_shared_memory_left_behind(request: pytest.FixtureRequest) -> Iter
         gc.collect()
         left = _open_lines() - lines
     assert not left, f"{request.node.name} left open {sorted(left)}"
-    new, deadline = _shared_memory() - shared, time.monotonic() + SHARED_MEMORY_S
-    while new & _shared_memory() and time.monotonic() < deadline:  # of a test that runs beside this one
-        threading.Event().wait(0.05)
-    new &= _shared_memory()
+    new, deadline = _left_of(_shared_memory() - shared), time.monotonic() + SHARED_MEMORY_S
+    while new and time.monotonic() < deadline:  # of a test that runs beside this one, and is about to use it
+        threading.Event().wait(0.2)
+        new = _left_of(new)
     assert not new, f"{request.node.name} left {sorted(new)} in {SHARED_MEMORY}"

@@ -23,6 +23,11 @@ class Ended:
         """Its lines."""
         return self.text.splitlines()
 
+    @property
+    def errors(self) -> list[str]:
+        """Those that say an error."""
+        return [line for line in self.said if "error:" in line]
+
 
 Here = Callable[..., Ended]
 """``here(*words, cwd=folder)`` runs ``autoassist *words``."""

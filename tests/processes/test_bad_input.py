@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.processes.conftest import Here
-from tests.processes.roles import HERE, Role, roles, start_broker
+from tests.processes.roles import DEADLINE_S, HERE, Role, roles, start_broker
 
 pytestmark = pytest.mark.processes
 
@@ -65,8 +65,7 @@ def test_a_mistake_gets_one_clear_error_and_code_2(
     before = sorted(tmp_path.rglob("*"))
     ended = here(*arguments, cwd=tmp_path)
     assert ended.code == 2, ended.text
-    errors = [line for line in ended.said if "error:" in line]
-    assert len(errors) == 1 and errors[0].startswith("error:") and named in errors[0], ended.text
+    assert len(ended.errors) == 1 and ended.errors[0].startswith("error:") and named in ended.errors[0], ended.text
     assert "Traceback" not in ended.text
     assert [path for path in sorted(tmp_path.rglob("*")) if "__pycache__" not in path.parts] == before
 
@@ -78,10 +77,10 @@ def test_a_mistake_is_the_exit_code_of_the_process_too(tmp_path: Path) -> None:
     assert error.startswith("error:") and "digitz" in error
 
 
-def test_debug_adds_the_traceback(tmp_path: Path) -> None:
-    role = Role("run", "digitz", "--debug", cwd=tmp_path)
-    assert role.end() == 2
-    assert "Traceback" in role.text
+def test_debug_adds_the_traceback(tmp_path: Path, here: Here) -> None:
+    ended = here("run", "digitz", "--debug", cwd=tmp_path)
+    assert ended.code == 2
+    assert "Traceback" in ended.text
 
 
 def test_a_broker_that_cannot_listen_leaves_the_run_directory_free(tmp_path: Path) -> None:
@@ -94,21 +93,21 @@ def test_a_broker_that_cannot_listen_leaves_the_run_directory_free(tmp_path: Pat
     assert not (tmp_path / "run").exists()
 
 
-def test_an_option_may_be_given_without_its_unit(tmp_path: Path) -> None:
-    boss = Role("boss", "digits", "--broker", "tcp://127.0.0.1:9", "--connect-timeout", "0.5", cwd=tmp_path)
-    assert boss.end() == 1
-    assert "no broker answers" in boss.text
+def test_an_option_may_be_given_without_its_unit(tmp_path: Path, here: Here) -> None:
+    ended = here("assistant", "--broker", "tcp://127.0.0.1:9", "--connect-timeout", "0.5", cwd=tmp_path)
+    assert ended.code == 1
+    assert "no broker answers" in ended.text
 
 
-def test_a_port_in_use_is_named(tmp_path: Path) -> None:
+def test_a_port_in_use_is_named(tmp_path: Path, here: Here) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        role = Role("run", "digits", "--port", str(port), "--run-dir", str(tmp_path / "runs" / "mine"))
-        assert role.end() == 2
-    errors = [line for line in role.said if "error:" in line]
-    assert len(errors) == 1 and f"127.0.0.1:{port} is in use" in errors[0], role.text
+        words = ("run", "digits", "--port", str(port), "--run-dir", str(tmp_path / "runs" / "mine"))
+        ended = here(*words, cwd=tmp_path)
+    assert ended.code == 2
+    assert len(ended.errors) == 1 and f"127.0.0.1:{port} is in use" in ended.errors[0], ended.text
     assert not (tmp_path / "runs").exists()
 
 
@@ -144,10 +143,13 @@ def test_two_brokers_cannot_use_one_run_directory(tmp_path: Path) -> None:
 def test_a_broker_follows_at_once_on_one_that_still_waits_for_goodbyes(tmp_path: Path) -> None:
     """Who kills a launcher and resumes its run must not have to wait for the broker that was left behind."""
     with roles() as start:
-        first, address, _ = start_broker(start, tmp_path, "--drain-s", "3")
+        first, address, _ = start_broker(start, tmp_path, "--drain-s", str(DEADLINE_S))
         boss = start("boss", "digits", "--broker", address, "--epochs", "50")
         first.wait_for("boss-0 has joined")
         boss.process.send_signal(signal.SIGSTOP)
         first.terminate()
-        second, _, _ = start_broker(start, tmp_path, "--resume")
-        assert "about to end" in second.text and first.end() == 0, first.text + second.text
+        second = start("broker", "--run-dir", str(tmp_path), "--port", "0", "--resume")
+        second.wait_for("about to end")
+        boss.process.send_signal(signal.SIGCONT)
+        second.wait_for("listening on")
+        assert first.end() == boss.end() == 0, first.text + boss.text

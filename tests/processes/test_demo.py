@@ -11,12 +11,12 @@ from protocol.report import Report, read_report
 from tests.processes.roles import Role, export
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(900)]
-EPOCHS = 3
+EPOCHS = 2
 ALL = 60_000
 
 
 def demo(run_dir: Path, *more: str) -> Report:
-    """The demo's command."""
+    """The demo's command, with an epoch less."""
     words = ("run", "fashion-mnist", "--epochs", str(EPOCHS), "--seed", "1", "--run-dir", str(run_dir), *more)
     role = Role(*words, environment={"OMP_NUM_THREADS": ""})
     assert role.end(600.0) == 0, role.text

@@ -9,7 +9,7 @@ import pytest
 from broker.run_lock import RunLock
 from protocol.report import read_report
 from tests.processes.conftest import Here
-from tests.processes.launching import child, errors
+from tests.processes.launching import child
 from tests.processes.roles import HERE, Role, roles, start_broker
 
 pytestmark = pytest.mark.processes
@@ -30,7 +30,7 @@ def assert_refused(here: Here, words: tuple[str, ...], run_dir: Path, *named: st
     before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*") if "sqlite-" not in path.name}
     ended = here(*words, cwd=run_dir.parent)
     assert ended.code == 2, ended.text
-    (error,) = [line for line in ended.said if "error:" in line]
+    (error,) = ended.errors
     assert all(word in error for word in named), ended.text
     assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*") if "sqlite-" not in path.name} == before
     assert read_report(run_dir).status == "finished"
@@ -41,25 +41,26 @@ def test_a_run_is_not_begun_again_in_its_directory(finished: Path, here: Here) -
     assert_refused(here, words, finished, f"run_dir={finished}", f"--resume {finished}", "another --run-dir")
 
 
-def test_an_interrupted_run_is_not_begun_again_but_resumed(tmp_path: Path) -> None:
+def test_an_interrupted_run_is_not_begun_again_but_resumed(tmp_path: Path, here: Here) -> None:
+    words = ("run", HEAVY, "--epochs", "4", "--run-dir", str(tmp_path), "--checkpoint-every", "20")
     with roles() as start:
-        run = start("run", HEAVY, "--epochs", "4", "--run-dir", str(tmp_path), "--checkpoint-every", "20")
+        run = start(*words)
         run.wait_for("epoch 1:")
         run.kill()
-        again = start("run", HEAVY, "--epochs", "4", "--run-dir", str(tmp_path), "--checkpoint-every", "20")
-        assert again.end() == 2, again.text
-        assert len(errors(again)) == 1 and f"--resume {tmp_path}" in errors(again)[0], again.text
+        again = here(*words, cwd=tmp_path)
+        assert again.code == 2, again.text
+        assert len(again.errors) == 1 and f"--resume {tmp_path}" in again.errors[0], again.text
         resumed = start("run", "--resume", str(tmp_path))
         assert resumed.end() == 0, resumed.text
     assert read_report(tmp_path).status == "finished"
 
 
-def test_the_directory_of_a_broker_started_by_hand_is_not_taken(tmp_path: Path) -> None:
+def test_the_directory_of_a_broker_started_by_hand_is_not_taken(tmp_path: Path, here: Here) -> None:
     with roles() as start:
         broker, _, _ = start_broker(start, tmp_path)
-        run = start("run", "digits", "--run-dir", str(tmp_path))
-        assert run.end() == 2, run.text
-        assert len(errors(run)) == 1 and f"run_dir={tmp_path}: holds a run already" in errors(run)[0], run.text
+        run = here("run", "digits", "--run-dir", str(tmp_path), cwd=tmp_path)
+        assert run.code == 2, run.text
+        assert len(run.errors) == 1 and f"run_dir={tmp_path}: holds a run already" in run.errors[0], run.text
         broker.terminate()
         assert broker.end() == 0, broker.text
 
@@ -83,13 +84,13 @@ def test_options_that_a_resume_would_ignore_are_refused(
     assert_refused(here, ("run", *typed, "--resume", str(finished)), finished, *named)
 
 
-def test_a_run_that_is_going_on_is_not_resumed_beside_it(tmp_path: Path) -> None:
+def test_a_run_that_is_going_on_is_not_resumed_beside_it(tmp_path: Path, here: Here) -> None:
     with roles() as start:
         run = start("run", HEAVY, "--epochs", "500", "--run-dir", str(tmp_path))
         run.wait_for("epoch 0:")
-        second = start("run", "--resume", str(tmp_path))
-        assert second.end() == 2, second.text
-        assert len(errors(second)) == 1, second.text
+        second = here("run", "--resume", str(tmp_path), cwd=tmp_path)
+        assert second.code == 2, second.text
+        assert len(second.errors) == 1, second.text
         assert f"its run is still going on, by the broker with process ID {child(run, 'broker').pid}" in second.text
         assert f"autoassist top {tmp_path} shows it" in second.text
         run.terminate()

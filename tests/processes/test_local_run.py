@@ -108,23 +108,26 @@ def test_the_same_port_can_be_used_again_at_once(tmp_path: Path) -> None:
         assert run.end() == 0, run.text
 
 
-def test_deterministic_runs_of_one_seed_are_the_same_to_the_bit(tmp_path: Path) -> None:
-    """The second run has another number of Assistants' worth of luck: what counts is the seed alone."""
-    for name in ("first", "second"):
-        run = Role(
-            *("run", "digits", "--epochs", "4", "--deterministic", "--seed", "1", "--run-dir", str(tmp_path / name))
-        )
+@pytest.fixture(scope="module")
+def repeated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two deterministic runs of one seed, another one than that of the finished run."""
+    folders = (tmp_path_factory.mktemp("first"), tmp_path_factory.mktemp("second"))
+    for run_dir in folders:
+        run = Role("run", "digits", "--epochs", "4", "--deterministic", "--seed", "1", "--run-dir", str(run_dir))
         assert run.end() == 0, run.text
-    first, second = export(tmp_path / "first"), export(tmp_path / "second")
+    return folders
+
+
+def test_deterministic_runs_of_one_seed_are_the_same_to_the_bit(repeated: tuple[Path, Path]) -> None:
+    """The second run has another number of Assistants' worth of luck: what counts is the seed alone."""
+    first, second = (export(run_dir) for run_dir in repeated)
     assert first == second
-    assert export(tmp_path / "first", "losses") == export(tmp_path / "second", "losses")
+    assert export(repeated[0], "losses") == export(repeated[1], "losses")
     assert any(p < 1.0 for batch in first for p in batch["keep_probabilities"])
 
 
-def test_another_seed_gives_another_order(finished: tuple[Path, Role], tmp_path: Path) -> None:
-    other = Role("run", "digits", "--epochs", "1", "--seed", "4", "--run-dir", str(tmp_path))
-    assert other.end() == 0, other.text
-    assert export(tmp_path)[0]["ids"] != export(finished[0])[0]["ids"]
+def test_another_seed_gives_another_order(finished: tuple[Path, Role], repeated: tuple[Path, Path]) -> None:
+    assert export(repeated[0])[0]["ids"] != export(finished[0])[0]["ids"]
 
 
 def test_a_budget_in_boss_instances_is_met_exactly(tmp_path: Path) -> None:

@@ -44,8 +44,7 @@ LATE = {
 def assert_a_mistake(ended: Ended, named: str) -> None:
     """Code 2 and one error that says this."""
     assert ended.code == 2, ended.text
-    errors = [line for line in ended.said if line.startswith("error:")]
-    assert len(errors) == 1 and named in errors[0], ended.text
+    assert len(ended.errors) == 1 and ended.errors[0].startswith("error:") and named in ended.errors[0], ended.text
     assert "Traceback" not in ended.text
 
 

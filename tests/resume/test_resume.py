@@ -12,6 +12,7 @@ import psutil
 import pytest
 import torch
 
+from autoassist.cli import main
 from boss.checkpoint import CheckpointDir
 from protocol.report import read_report
 from tests.processes.roles import HERE, Role, export, roles
@@ -130,7 +131,7 @@ def test_a_run_without_a_checkpoint_begins_again(tmp_path: Path, uninterrupted: 
     assert_same_run(uninterrupted, tmp_path)
 
 
-def test_a_directory_without_a_run_cannot_be_resumed(tmp_path: Path) -> None:
-    run = Role("run", "--resume", str(tmp_path))
-    assert run.end() == 2
-    assert "command.json" in run.text and "Traceback" not in run.text
+def test_a_directory_without_a_run_cannot_be_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--resume", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "command.json" in said and "Traceback" not in said
