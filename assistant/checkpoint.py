@@ -29,13 +29,15 @@ class AssistantCheckpoint:
     position: int
     learned_through: int
     policy: State
+    mark: int = 0
+    """By which its tables' journal knows it; 0 where all of them are in ``policy``."""
 
     def write(self, path: Path) -> None:
         """Write atomically; raises OSError."""
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".{os.getpid()}.part")
         arrays: dict[str, Any] = {f"policy.{name}": values for name, values in self.policy.items()}
-        arrays["counts"] = np.array([self.position, self.learned_through])
+        arrays["counts"] = np.array([self.position, self.learned_through, self.mark])
         arrays["history"] = np.array(self.history)
         with part.open("wb") as file:
             np.savez(file, **arrays)
@@ -48,9 +50,9 @@ def read_checkpoint(path: Path) -> AssistantCheckpoint | None:
         return None
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
-            position, learned_through = (int(v) for v in found["counts"])
+            position, learned_through, mark = (int(v) for v in found["counts"])
             policy = {k.removeprefix("policy."): found[k] for k in found.files if k.startswith("policy.")}
-            return AssistantCheckpoint(str(found["history"]), position, learned_through, policy)
+            return AssistantCheckpoint(str(found["history"]), position, learned_through, policy, mark)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         log.warning("%s is damaged (%s); rebuilding from the loss log instead", path, error)
         return None

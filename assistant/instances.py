@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from assistant.tables import Tables
 from protocol.arrays import F32, I64
 
 LOSS_SMOOTHING = 0.5
@@ -36,39 +37,38 @@ class InstanceStore:
     All that is known of one lies together, so that it costs one miss of the cache however many instances there are.
     """
 
-    def __init__(self, n: int, smoothing: float = LOSS_SMOOTHING) -> None:
+    def __init__(self, n: int, smoothing: float = LOSS_SMOOTHING, tables: Tables | None = None) -> None:
         self.smoothing = smoothing
-        # mean, last loss (not at smoothing 1), and the bits of the whole number 1 + epoch of the last loss: zeros know
-        # nothing, and memory that was never written to costs nothing
-        self._rows: F32 = np.zeros((n, 2 if smoothing == 1.0 else 3), dtype=np.float32)
+        # Mean, last loss (not at smoothing 1), and the bits of the whole number 1 + epoch of the last loss: zeros know
+        # nothing, and rows that were never written cost no memory.
+        columns = 2 if smoothing == 1.0 else 3
+        self._table = (Tables() if tables is None else tables).make("instances", n, columns, np.float32)
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Everything that ``record`` has changed."""
-        return {"rows": self._rows.copy()}
+        """Everything that ``record`` has changed; see ``Table.state``."""
+        return self._table.state()
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
         """The inverse of ``state_dict``."""
-        if state["rows"].shape != self._rows.shape:
-            raise ValueError(f"rows of shape {state['rows'].shape}, not {self._rows.shape}: of another data set")
-        self._rows[...] = state["rows"]
+        self._table.load(state)
 
     @property
     def n(self) -> int:
         """Number of instances."""
-        return len(self._rows)
+        return len(self._table.rows)
 
     def look_up(self, ids: I64) -> Remembered:
         """What is known of these."""
-        rows = self._rows.take(ids, axis=0)
+        rows = self._table.rows.take(ids, axis=0)
         return Remembered(rows[:, 0], rows[:, -2], rows.view(np.int32)[:, -1] - np.int32(1))
 
     def record(self, ids: I64, losses: F32, epoch: int) -> None:
         """Take in finite losses; an ID that occurs twice, where two epochs meet in a step, counts once."""
-        rows = self._rows.take(ids, axis=0)
+        rows = self._table.rows.take(ids, axis=0)
         epochs = rows.view(np.int32)[:, -1]
         smoothed = (1.0 - self.smoothing) * rows[:, 0] + self.smoothing * losses
         rows[:, 0] = np.where(epochs == 0, losses, smoothed)
         if self.smoothing != 1.0:
             rows[:, 1] = losses
         epochs[...] = epoch + 1
-        self._rows[ids] = rows
+        self._table.put(ids, rows)

@@ -14,6 +14,7 @@ from assistant.checkpoint import AssistantCheckpoint, read_checkpoint
 from assistant.core import AssistantCore
 from assistant.policies import make_policy
 from assistant.preview import Previews, Show
+from assistant.tables import MAP_FROM, Tables
 from protocol.client import ConnectSettings, RoleClient, new_incarnation
 from protocol.errors import DataError, PeerFenced
 from protocol.messages import MOST_SET_ASIDE, AnyMessage, Goodbye, Hello, Preview, Stop, Welcome, history_id
@@ -43,12 +44,17 @@ class AssistantSettings:
     state_dir: Path | None = None
     """Directory for its checkpoint; without one, a restart rebuilds what it knew from the broker's loss log."""
 
+    map_from: int = MAP_FROM
+    """Instances from which on what is remembered of them, 16 bytes of each, lies in mapped files (in the state
+    directory; without one in the folder for temporary files, without a name) instead of memory."""
+
     previews: bool = True
     """Show instances, small, to whoever looks at the run's page (autoassist monitor), with their labels and losses."""
 
     def __post_init__(self) -> None:
         require(bool(self.name) and len(self.name) <= 100, "name", self.name, "must have 1 to 100 characters")
         require(1 <= self.slots <= 64, "slots", self.slots, "must lie in 1 … 64")
+        require(self.map_from >= 0, "map_from", self.map_from, "must not be negative")
 
     @property
     def checkpoint_path(self) -> Path | None:
@@ -94,6 +100,7 @@ class Assistant:
         self.history = ""
         self._written = 0
         path = self.settings.checkpoint_path
+        self.tables = Tables(path.with_suffix("") if path is not None else None, self.settings.map_from)
         self.saved = read_checkpoint(path) if path is not None else None
         hello = Hello(
             role="assistant",
@@ -122,6 +129,7 @@ class Assistant:
                 log.log(level, "joining the run anew: %s", error)
             finally:
                 self.client.close()
+                self.tables.close()
             self._begin()
 
     def _serve(self, stop: StopSignal) -> str:
@@ -163,7 +171,8 @@ class Assistant:
         if self.core is None:
             settings = welcome.settings
             log.info("joined the run: policy %s, seed %d", settings.policy, settings.seed)
-            self.core = AssistantCore(settings, make_policy(settings, welcome.n, self.features, self.labels))
+            policy = make_policy(settings, welcome.n, self.features, self.labels, tables=self.tables)
+            self.core = AssistantCore(settings, policy)
             self._load(self.core, welcome)
             if self.settings.previews:
                 self.previews = Previews(welcome.n, self.labels, self.show)
@@ -177,11 +186,13 @@ class Assistant:
 
     def _load(self, core: AssistantCore, welcome: Welcome) -> None:
         """Take up what was learned before; the broker judges by the same rule what it need not send again."""
-        saved = self.saved
+        saved, self.saved = self.saved, None
         if saved is None or saved.history != self.history or saved.position > welcome.position:
+            self.tables.begin()
             return
         try:
             core.policy.load_state_dict(saved.policy)
+            self.tables.go_back(saved.mark)
         except (KeyError, ValueError) as error:
             path = self.settings.checkpoint_path
             assert path is not None
@@ -195,12 +206,14 @@ class Assistant:
     def _save(self, every_records: int) -> None:
         """Write a checkpoint if so many records were applied since the last one."""
         core, path = self.core, self.settings.checkpoint_path
-        if core is None or path is None or core.applied - self._written < every_records:
+        if core is None or path is None or core.applied - self._written < every_records or not self.tables.can_be_kept:
             return
         self._written = core.applied
-        checkpoint = AssistantCheckpoint(self.history, core.applied, core.learned_through, core.policy.state_dict())
+        state = core.policy.state_dict()
         try:
-            checkpoint.write(path)
+            mark = self.tables.prepare()
+            AssistantCheckpoint(self.history, core.applied, core.learned_through, state, mark).write(path)
+            self.tables.commit()
         except OSError as error:
             log.warning("%s cannot be written (%s); a restart will rebuild from the loss log", path, error)
 

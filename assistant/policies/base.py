@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from numpy import int64
 from numpy.typing import NDArray
 
 from assistant.estimates import State
+from assistant.tables import Tables
 from protocol.arrays import F32, I64, empty_i64
 from protocol.messages import LossRecord
 from protocol.settings import RunSettings
@@ -42,6 +43,8 @@ class Given:
     """Shape (n, d), dense or sparse; None without a workload that has some."""
     labels: NDArray[int64] | None = None
     """Shape (n,); None without a workload that has some."""
+    tables: Tables = field(default_factory=Tables)
+    """Where arrays of shape (n, …) are to lie; of large ones ``state_dict`` holds the shape alone."""
 
 
 class Policy(ABC):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from assistant.estimates import RecentLosses, RunningMean, RunningQuantile, State, Stateful, gather, scatter
 from assistant.instances import InstanceStore
 from assistant.policies.base import Given, Moment, Policy
+from assistant.tables import Tables
 from protocol.arrays import F32, I64
 from protocol.errors import SettingError
 from protocol.messages import LossRecord
@@ -28,8 +29,8 @@ class LastLossPolicy(Policy):
 
     wants_noise_guard: ClassVar[bool] = False
 
-    def __init__(self, n: int) -> None:
-        self.instances = InstanceStore(n, smoothing=1.0)
+    def __init__(self, n: int, tables: Tables | None = None) -> None:
+        self.instances = InstanceStore(n, smoothing=1.0, tables=tables)
 
     @abstractmethod
     def rule(self, ids: I64, last_losses: F32) -> F32:
@@ -111,15 +112,15 @@ class InfoBatch(LastLossPolicy):
 
     default_floor = 0.0
 
-    def __init__(self, n: int, *, drop_rate: float) -> None:
-        super().__init__(n)
+    def __init__(self, n: int, *, drop_rate: float, tables: Tables | None = None) -> None:
+        super().__init__(n, tables)
         self.drop_rate = drop_rate
         self.mean = TableMean()
 
     @classmethod
     def make(cls, given: Given) -> InfoBatch:
         """With the run's drop rate."""
-        return cls(given.n, drop_rate=given.settings.drop_rate)
+        return cls(given.n, drop_rate=given.settings.drop_rate, tables=given.tables)
 
     def estimator(self) -> Stateful:
         """The mean of all last losses."""
@@ -143,15 +144,15 @@ class SelectiveBackprop(LastLossPolicy):
     with last losses instead of a forward pass, which is their "StaleSB". β = 1 keeps half, 2 a third.
     """
 
-    def __init__(self, n: int, *, power: float) -> None:
-        super().__init__(n)
+    def __init__(self, n: int, *, power: float, tables: Tables | None = None) -> None:
+        super().__init__(n, tables)
         self.power = power
         self.recent = RecentLosses(CDF_SAMPLE)
 
     @classmethod
     def make(cls, given: Given) -> SelectiveBackprop:
         """With the run's power."""
-        return cls(given.n, power=given.settings.power)
+        return cls(given.n, power=given.settings.power, tables=given.tables)
 
     def estimator(self) -> Stateful:
         """The recent losses."""
@@ -177,8 +178,15 @@ class Rho(LastLossPolicy):
     the quantile is that of the last 4,096 reducible losses, 1/π-weighted. The gate judges by the reducible loss too.
     """
 
-    def __init__(self, irreducible_losses: NDArray[np.float32], *, drop_rate: float, floor: float) -> None:
-        super().__init__(len(irreducible_losses))
+    def __init__(
+        self,
+        irreducible_losses: NDArray[np.float32],
+        *,
+        drop_rate: float,
+        floor: float,
+        tables: Tables | None = None,
+    ) -> None:
+        super().__init__(len(irreducible_losses), tables)
         self.irreducible_losses = irreducible_losses
         self.floor = floor
         self.threshold = RunningQuantile(drop_rate)
@@ -188,7 +196,7 @@ class Rho(LastLossPolicy):
         """With the run's file of irreducible losses; raises SettingError."""
         settings = given.settings
         irreducible = read_irreducible_losses(settings.irreducible_losses, given.n)
-        return cls(irreducible, drop_rate=settings.drop_rate, floor=given.floor)
+        return cls(irreducible, drop_rate=settings.drop_rate, floor=given.floor, tables=given.tables)
 
     def utility(self, ids: I64, losses: F32) -> F32:
         """The reducible loss."""
@@ -233,15 +241,15 @@ class Importance(LastLossPolicy):
     of at most 1 - r, it is unbiased up to the clip of the weights, and exactly so while γ ≥ 1 / clip.
     """
 
-    def __init__(self, n: int, *, drop_rate: float) -> None:
-        super().__init__(n)
+    def __init__(self, n: int, *, drop_rate: float, tables: Tables | None = None) -> None:
+        super().__init__(n, tables)
         self.drop_rate = drop_rate
         self.mean = RunningMean()
 
     @classmethod
     def make(cls, given: Given) -> Importance:
         """With the run's drop rate."""
-        return cls(given.n, drop_rate=given.settings.drop_rate)
+        return cls(given.n, drop_rate=given.settings.drop_rate, tables=given.tables)
 
     def importance(self, losses: F32) -> F32:
         """What π is proportional to, shape ``(k,)``."""

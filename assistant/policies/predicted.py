@@ -12,6 +12,7 @@ from assistant.instances import InstanceStore, Remembered
 from assistant.looks import Looks, OwnModels
 from assistant.loss_model import LossModel
 from assistant.policies.base import CLEARLY, Given, Moment, Policy
+from assistant.tables import Tables
 from protocol.arrays import F32, I64
 from protocol.messages import LossRecord
 from protocol.sparse import Features
@@ -53,10 +54,11 @@ class AutoAssist(Policy):
         features: Features | None = None,
         labels: NDArray[np.int64] | None = None,
         gate: bool = True,
+        tables: Tables | None = None,
     ) -> None:
         self.floor = floor
         self.gate = gate
-        self.instances = InstanceStore(n)
+        self.instances = InstanceStore(n, tables=tables)
         """Losses in units of T̄ when they were reported."""
         self.own = OwnModels(features, labels) if features is not None or labels is not None else None
         has_classifier = self.own is not None and self.own.classifier is not None
@@ -68,8 +70,14 @@ class AutoAssist(Policy):
     @classmethod
     def make(cls, given: Given) -> AutoAssist:
         """With all that there is to know of the instances."""
-        gate = given.settings.gate
-        return cls(given.n, floor=given.floor, features=given.features, labels=given.labels, gate=gate)
+        return cls(
+            given.n,
+            floor=given.floor,
+            features=given.features,
+            labels=given.labels,
+            gate=given.settings.gate,
+            tables=given.tables,
+        )
 
     def _parts(self) -> dict[str, Stateful]:
         parts: dict[str, Stateful] = {

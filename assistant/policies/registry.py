@@ -26,6 +26,7 @@ from assistant.policies.history import (
 from assistant.policies.paper import AutoAssistPaper
 from assistant.policies.predicted import AutoAssist
 from assistant.policies.shared import Guarded
+from assistant.tables import Tables
 from protocol.errors import SettingError
 from protocol.settings import RunSettings, require
 from protocol.sparse import Features
@@ -89,10 +90,13 @@ def make_policy(
     n: int,
     features: Features | None = None,
     labels: NDArray[np.int64] | None = None,
+    *,
+    tables: Tables | None = None,
 ) -> Guarded:
     """The policy that the run's settings name, under the run's shared options; raises SettingError."""
     require_policy(settings, n, labels)
     kind = find_policy(settings.policy)
     floor = kind.default_floor if settings.floor is None else settings.floor
-    given = Given(settings=settings, n=n, floor=floor, features=features, labels=labels)
+    tables = Tables() if tables is None else tables
+    given = Given(settings=settings, n=n, floor=floor, features=features, labels=labels, tables=tables)
     return Guarded(kind.make(given), given)

@@ -37,7 +37,7 @@ class Guarded(Policy):
         self.gate = Lift() if settings.gate and policy.wants_gate else None
         guard = settings.noise_guard
         wanted = guard == "on" or (guard == "auto" and policy.wants_noise_guard)
-        self.noise = NoiseGuard(given.n, by_itself=guard == "auto") if wanted else None
+        self.noise = NoiseGuard(given.n, by_itself=guard == "auto", tables=given.tables) if wanted else None
         self.labels = given.labels if settings.class_floor > 0.0 else None
 
     def _parts(self) -> dict[str, Stateful]:
