@@ -270,7 +270,7 @@ class World:
         lengths: I32 | None = None,
     ) -> None:
         self.settings, self.n, self.dataset_id, self.lengths = settings, n, dataset_id, lengths
-        self.kept_lengths = np.zeros(n, np.int32)
+        self.kept_lengths = np.zeros(0 if lengths is None else n, np.int32)
         self.tells_lengths = lengths is not None
         self.core = BrokerCore("run-1")
         self.now = 100.0
