@@ -22,6 +22,7 @@ SHARED_MEMORY_S = 60.0
 
 QUICK_START = Path(__file__).parent / "harness" / "quick_start"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(QUICK_START), os.environ.get("PYTHONPATH"))))
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that wait for each other spin, and the test beside has no core
 
 
 def pytest_configure(config: pytest.Config) -> None:
