@@ -153,8 +153,8 @@ class Project:
         return to / name
 
     def remove(self) -> None:
-        """Containers, networks, volumes."""
-        self.compose("down", "--volumes", "--timeout", "1", "--remove-orphans")
+        """Containers, networks, volumes; compose v2 leaves services of profiles that are not named."""
+        self.compose("--profile", "page", "--profile", "monitoring", "down", "--volumes", "--timeout", "1", "--remove-orphans")
 
 
 @contextmanager
