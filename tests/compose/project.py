@@ -154,7 +154,8 @@ class Project:
 
     def remove(self) -> None:
         """Containers, networks, volumes; compose v2 leaves services of profiles that are not named."""
-        self.compose("--profile", "page", "--profile", "monitoring", "down", "--volumes", "--timeout", "1", "--remove-orphans")
+        profiles = ("--profile", "page", "--profile", "monitoring")
+        self.compose(*profiles, "down", "--volumes", "--timeout", "1", "--remove-orphans")
 
 
 @contextmanager
