@@ -57,6 +57,12 @@ class InstanceStore:
         """Number of instances."""
         return len(self._table.rows)
 
+    @property
+    def rows(self) -> F32:
+        """All that is remembered, shape ``(n, 3)``, ``(n, 2)`` at smoothing 1."""
+        rows: F32 = self._table.rows
+        return rows
+
     def look_up(self, ids: I64) -> Remembered:
         """What is known of these."""
         rows = self._table.rows.take(ids, axis=0)

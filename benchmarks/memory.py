@@ -1,9 +1,10 @@
-"""Memory of the broker over a million messages, with consumers that stall: an Assistant, a subscriber, a Boss.
+"""Memory of broker and Assistant: with very many instances, and over a million messages that nobody reads.
 
-Stalled means: its process lives and gives signs of life, and it reads nothing. Growth is counted from a tenth of the
-messages on, when all buffers are as full as they get.
+Many instances: a broker of a billion, over some thousand steps with an Assistant; an Assistant of a hundred million
+beside one of a million (``benchmarks.memory_many``). Stalled means of a consumer: its process lives and gives signs of
+life, and it reads nothing. Growth is counted from a tenth of the messages on, when all buffers are as full as they get.
 
-    python -m benchmarks.memory
+    python -m benchmarks.memory [--json FILE]
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -23,6 +25,7 @@ import tyro
 import zmq
 
 from benchmarks.common import machine, print_table
+from benchmarks.memory_many import AssistantFigures
 from protocol.client import ConnectSettings, RoleClient, new_incarnation
 from protocol.codec import decode, encode
 from protocol.messages import (
@@ -36,6 +39,7 @@ from protocol.messages import (
     LossReport,
     Selection,
     Welcome,
+    Window,
 )
 from protocol.settings import RunSettings
 
@@ -58,6 +62,24 @@ class MemoryBenchmark:
 
     limit_mb: float = 16.0
     """Growth above which the exit code is 1."""
+
+    broker_instances: int = 1_000_000_000
+    """Instances of the broker's run."""
+
+    broker_steps: int = 2000
+    """Steps of it, at 64 instances."""
+
+    assistant_instances: int = 100_000_000
+    """Instances of the large Assistant; 16 bytes of each on disk."""
+
+    few_instances: int = 1_000_000
+    """Instances of the small one."""
+
+    folder: Path = Path(tempfile.gettempdir())
+    """Where the Assistants' tables lie for the time."""
+
+    json: Path | None = None
+    """File for all values."""
 
 
 @dataclass
@@ -124,17 +146,83 @@ def _forever(hello: Hello, credit: Credit) -> Iterator[AnyMessage]:
         yield Heartbeat(seq=0)
 
 
-def boss_hello(policy: str) -> Hello:
+def boss_hello(policy: str, n: int = N) -> Hello:
     """A Boss without a budget that would end soon."""
     run = RunSettings(policy=policy, boss_instances=FAR, batch_size=BATCH_SIZE)  # type: ignore[arg-type]
     incarnation = new_incarnation()
-    return Hello(role="boss", name="boss-0", incarnation=incarnation, dataset_id="none", n=N, settings=run)
+    return Hello(role="boss", name="boss-0", incarnation=incarnation, dataset_id="none", n=n, settings=run)
 
 
-def assistant_hello() -> Hello:
+def assistant_hello(n: int = N) -> Hello:
     """An Assistant of the same data set."""
     incarnation = new_incarnation()
-    return Hello(role="assistant", name="assistant-0", incarnation=incarnation, dataset_id="none", n=N, slots=2)
+    return Hello(role="assistant", name="assistant-0", incarnation=incarnation, dataset_id="none", n=n, slots=2)
+
+
+def broker_of_many(settings: MemoryBenchmark) -> float:
+    """The greatest memory, in MB, of a broker with so many instances while a Boss trains and an Assistant selects."""
+    n, step, most_mb = settings.broker_instances, -1, 0.0
+    losses = np.ones(BATCH_SIZE, dtype=np.float32)
+    with a_broker() as site:
+        boss, assistant = (
+            RoleClient(hello, ConnectSettings(broker=site.address))
+            for hello in (boss_hello("autoassist", n), assistant_hello(n))
+        )
+        while not (boss.is_open and assistant.is_open):
+            boss.poll(0.1)
+            assistant.poll(0.1)
+        boss.send(Credit(limit=CREDIT, yielded=-1))
+        assistant.send(Credit(limit=FAR))
+        while step < settings.broker_steps:
+            for message in assistant.poll(0.0):
+                if isinstance(message, Window):
+                    assistant.send(_half_of(message, step))
+            for message in boss.poll(0.01):
+                if isinstance(message, Batch):
+                    step = message.step
+                    boss.send(LossReport(step=step, through=step, rank=0, losses=losses))
+                    boss.send(Credit(limit=step + CREDIT, yielded=step))
+                    most_mb = max(most_mb, site.rss_mb)
+        boss.send(Goodbye(reason="stopped"))
+        boss.drain(30.0)
+        boss.close()
+        assistant.close()
+    return most_mb
+
+
+def _half_of(window: Window, step: int) -> Selection:
+    kept = window.ids[::2]
+    return Selection(
+        window=window.window,
+        attempt=window.attempt,
+        kept_ids=kept,
+        keep_probabilities=np.full(len(kept), 0.5, dtype=np.float32),
+        learned_through=step,
+    )
+
+
+def assistant_of_many(instances: int, folder: Path) -> AssistantFigures:
+    """What an Assistant of so many instances costs, in a process of its own."""
+    words = ["-m", "benchmarks.memory_many", "--instances", str(instances), "--folder", str(folder)]
+    found = subprocess.run([sys.executable, *words], check=True, stdout=subprocess.PIPE)
+    return msgspec.json.decode(found.stdout, type=AssistantFigures)
+
+
+def print_assistants(many: AssistantFigures, few: AssistantFigures, settings: MemoryBenchmark) -> None:
+    """One column each."""
+    names = {
+        "begun_anon_mb": "anonymous memory before there are instances, MB",
+        "anon_mb": "the most of it, MB",
+        "file_mb": "files' pages in memory, which the kernel may drop, MB",
+        "disk_bytes_per_instance": "bytes an instance in mapped files",
+        "window_us": "CPU a window of 256, µs",
+        "record_us": "CPU a record of 128 learned, µs",
+        "checkpoint_ms": "a checkpoint, ms",
+        "checkpoint_mb": "its file, MB",
+        "restart_ms": "back at it after 2,000 records more, ms",
+    }
+    rows = [[words, f"{getattr(few, name):.1f}", f"{getattr(many, name):.1f}"] for name, words in names.items()]
+    print_table(["an Assistant of", f"{settings.few_instances:.0e}", f"{settings.assistant_instances:.0e}"], rows)
 
 
 def with_a_stalled_assistant_and_subscriber(settings: MemoryBenchmark) -> list[float]:
@@ -207,10 +295,8 @@ def _read_all(line: zmq.Socket[bytes]) -> None:
         line.recv_multipart()
 
 
-def main(settings: MemoryBenchmark) -> int:
-    """Measure and print; returns 1 where memory has grown beyond the limit."""
-    print(machine())
-    print(f"{settings.messages} messages in each scenario\n")
+def stalled_growth(settings: MemoryBenchmark) -> float:
+    """The most that the broker's memory grows by in either scenario, MB."""
     scenarios = {
         "Assistant and statistics subscriber stalled": with_a_stalled_assistant_and_subscriber(settings),
         "Boss stalled": with_a_stalled_boss(settings),
@@ -220,7 +306,33 @@ def main(settings: MemoryBenchmark) -> int:
         grown = max(seen_mb[10:]) - seen_mb[9]
         worst = max(worst, grown)
         rows.append([name, f"{seen_mb[9]:.0f}", f"{seen_mb[-1]:.0f}", f"{grown:.1f}"])
+    print(f"\n{settings.messages} messages in each scenario\n")
     print_table(["broker's memory, MB", "after a tenth", "at the end", "most growth between"], rows)
+    return worst
+
+
+def main(settings: MemoryBenchmark) -> int:
+    """Measure and print; returns 1 where memory has grown beyond the limit."""
+    print(machine() + "\n")
+    broker_mb = broker_of_many(settings)
+    print(f"A broker of {settings.broker_instances:.0e} instances, most resident memory: {broker_mb:.1f} MB\n")
+    few = assistant_of_many(settings.few_instances, settings.folder)
+    many = assistant_of_many(settings.assistant_instances, settings.folder)
+    print_assistants(many, few, settings)
+    worst = stalled_growth(settings)
+    if settings.json is not None:
+        given = {name: str(value) if name == "folder" else value for name, value in asdict(settings).items()}
+        found = {
+            "broker_mb": broker_mb,
+            "assistant_bytes_per_instance": many.disk_bytes_per_instance,
+            "assistant_anon_mb": many.anon_mb,
+            "ratio_window_many_to_few": many.window_us / few.window_us,
+            "stalled_growth_mb": worst,
+            "values": {"few": few, "many": many},
+            "settings": {name: value for name, value in given.items() if name != "json"},
+            "machine": machine(),
+        }
+        settings.json.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
     return int(worst > settings.limit_mb)
 
 
