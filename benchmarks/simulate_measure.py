@@ -191,10 +191,25 @@ class RealEngine:
 
 def measured(seed: int) -> tuple[Costs, list[float]]:
     """The prices on this machine, and for each of the runs how the priced time stands to the measured one."""
-    runs: list[Timed] = []
-    statistics_us = 0.0
     gc.collect()
     gc.freeze()  # what this process has imported, torch for one, the broker's has not to look through
+    try:
+        runs, statistics_us = _timed_runs(seed)
+    finally:
+        gc.unfreeze()
+    costs = fitted(runs)
+    ratios = [sum(_priced(costs, counts) for counts in run.counts) / sum(run.cpu_us) for run in runs]
+    received_us, sent_us = _socket_us()
+    prices = dict(zip(NAMES, costs.prices(), strict=True)) | {"statistics_role_us": statistics_us}
+    prices["received_us"] += received_us
+    prices["sent_us"] += sent_us
+    return Costs(**prices), ratios
+
+
+def _timed_runs(seed: int) -> tuple[list[Timed], float]:
+    """Their iterations, and what the statistics cost in the last and largest of them, for each role."""
+    runs: list[Timed] = []
+    statistics_us = 0.0
     for ranks, assistants, batch_size in WORLDS:
         with TemporaryDirectory(prefix="autoassist-") as folder:
             engine = RealEngine(Path(folder))
@@ -206,13 +221,7 @@ def measured(seed: int) -> tuple[Costs, list[float]]:
             engine.close()
     for run in runs:
         del run.counts[:SKIPPED], run.cpu_us[:SKIPPED]
-    costs = fitted(runs)
-    ratios = [1e6 * sum(_priced(costs, c) for c in r.counts) / sum(r.cpu_us) for r in runs]
-    received_us, sent_us = _socket_us()
-    prices = dict(zip(NAMES, costs.prices(), strict=True)) | {"statistics_role_us": statistics_us}
-    prices["received_us"] += received_us
-    prices["sent_us"] += sent_us
-    return Costs(**prices), ratios
+    return runs, statistics_us
 
 
 def _is_over(world: World) -> bool:
@@ -220,7 +229,7 @@ def _is_over(world: World) -> bool:
 
 
 def _priced(costs: Costs, counts: list[float]) -> float:
-    return sum(price * count for price, count in zip(costs.prices(), counts, strict=True)) / 1e6
+    return sum(price * count for price, count in zip(costs.prices(), counts, strict=True))
 
 
 def fitted(runs: list[Timed]) -> Costs:

@@ -49,14 +49,14 @@ class RoleTimes:
     straggler_factor: float = 3.0
     """How much longer those take."""
 
-    score_us: float = 1.05
-    """An Assistant's, for a candidate."""
+    score_us: float = 0.12
+    """An Assistant's, for a candidate; by losses alone. With 784 features about 1.05."""
 
-    learn_us: float = 50.0
-    """An Assistant's, for a loss record."""
+    learn_us: float = 100.0
+    """An Assistant's, for a loss record; by losses alone. With 784 features about 200."""
 
-    learn_instance_us: float = 0.5
-    """The same, for each instance in it."""
+    learn_instance_us: float = 0.2
+    """The same, for each instance in it; with 784 features about 1.6."""
 
     keep: float = 0.6
     """Share of a window that an Assistant keeps."""

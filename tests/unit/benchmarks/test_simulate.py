@@ -11,23 +11,15 @@ import pytest
 
 from assistant.core import AssistantCore
 from benchmarks import simulate_measure
-from benchmarks.simulate import (
-    Figures,
-    Pair,
-    SimulateBenchmark,
-    cell_rows,
-    limit_rows,
-    most_ranks,
-    pair_of,
-    simulate,
-    write,
-)
+from benchmarks.simulate import all_pairs, pair_of, simulate
 from benchmarks.simulate_costs import NAMES, Costs, Work, size_of
+from benchmarks.simulate_figures import Figures, Pair, SimulateBenchmark
 from benchmarks.simulate_measure import RealEngine, Timed, fitted
 from benchmarks.simulate_roles import LightCore, RoleTimes, Steady
+from benchmarks.simulate_tables import BEGIN, END, cell_rows, limit_rows, most_ranks, put_into, tables, write
 from benchmarks.simulate_world import ENDLESS, CountedEngine, Engine, Network, World
 from protocol.codec import encode
-from protocol.errors import SettingError
+from protocol.errors import SettingError, UserError
 from protocol.messages import (
     AnyMessage,
     Batch,
@@ -177,7 +169,7 @@ def test_prices_are_found_again_from_iterations_that_cost_them() -> None:
 
 def test_measuring_gives_a_price_to_what_was_done_and_none_below_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(simulate_measure, "WORLDS", ((1, 1, 8), (3, 2, 8)))
-    monkeypatch.setattr(simulate_measure, "ITERATIONS", 120)
+    monkeypatch.setattr(simulate_measure, "ITERATIONS", 70)
     monkeypatch.setattr(simulate_measure, "MESSAGES", 500)
     costs, ratios = simulate_measure.measured(seed=1)
     assert min(costs.prices()) >= 0
@@ -214,6 +206,31 @@ def test_the_most_ranks_are_the_most_of_those_that_hold() -> None:
     cells = [replace(good, ranks=4), replace(good, ranks=8), replace(good, ranks=16, utilisation=0.9)]
     pairs = [Pair(ranks=c.ranks, assistants=1, cells=[c], limit=None) for c in cells]
     assert most_ranks(pairs, replace(SHORT, ranks=(4, 8, 16))) == [["1", "8"]]
+
+
+def test_the_pairs_come_in_the_order_asked_for() -> None:
+    settings = replace(SHORT, ranks=(1, 2), assistants=(2, 1), steps=1, least_steps=1, warm_up_steps=1)
+    found = all_pairs(settings)
+    assert [(p.ranks, p.assistants) for p in found] == [(1, 2), (1, 1), (2, 2), (2, 1)]
+
+
+def test_the_page_gets_the_tables_between_its_marks_each_time_anew(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    pair = Pair(ranks=2, assistants=1, cells=[simulate(SHORT, 2, 1, 10.0)], limit=None)
+    for _ in range(2):
+        put_into(page, tables([pair], SHORT))
+    text = page.read_text()
+    assert text.startswith(f"before\n{BEGIN}\n") and text.endswith(f"{END}\nafter\n")
+    assert text.count("| 2 | 1 | 10 |") == 1 and "old" not in text
+
+
+def test_a_page_without_the_marks_is_left_alone(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("nothing\n")
+    with pytest.raises(UserError, match=r"page\.md: has no lines"):
+        put_into(page, "tables")
+    assert page.read_text() == "nothing\n"
 
 
 def test_the_file_has_every_figure(tmp_path: Path) -> None:
