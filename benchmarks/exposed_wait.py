@@ -10,6 +10,7 @@ feed of a quarter of a second: they hide a wait, so they are counted too.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -106,15 +107,19 @@ class Training:
 
 @contextmanager
 def replaced(address: str, every_s: float) -> Iterator[None]:
-    """An Assistant that is killed, and followed by another, again and again."""
+    """An Assistant that is killed, and followed by another, again and again.
+
+    Each has a name of its own: a killed one's would be let in only once the broker misses that one.
+    """
     over = threading.Event()
 
     def replace() -> None:
-        one = Assistant(address)
-        while not over.wait(every_s):
+        for number in itertools.count(1):
+            one = Assistant(address, "--name", f"assistant-{number}")
+            is_last = over.wait(every_s)
             one.kill()
-            one = Assistant(address)
-        one.kill()
+            if is_last:
+                return
 
     thread = threading.Thread(target=replace)
     thread.start()
