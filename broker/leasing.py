@@ -66,7 +66,7 @@ def _fallback_reason(state: State, now: float) -> str | None:
         return "uniform"
     if settings.deterministic:
         return None
-    if all(m.stalled for m in state.assistants()):
+    if all(m.stalled for m in state.assistants()) or not (state.lease_deadlines or _free_assistant(state)):
         return "no_assistant"
     pulled = boss.yielded if boss is not None else 0
     in_hand = state.the_run.next_step - 1 - pulled - state.off_plan_after(pulled)

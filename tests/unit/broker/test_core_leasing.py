@@ -163,6 +163,15 @@ def test_an_assistant_that_lags_gets_no_window_whose_selection_would_be_too_stal
     assert held(late) != []
 
 
+def test_nobody_waits_for_an_assistant_that_lags_too_far_to_be_given_a_window() -> None:
+    """A new one in the place of one that was killed: the Boss has all that it asks for, and not just what is urgent."""
+    world = joined(4000, assistants=0, **SMALL, staleness_bound=20, prefetch_batches=8)
+    train_through(world, 40)
+    late = join(world, "late")
+    train_through(world, 60)
+    assert held(late) == [] and passed(world).keys() == {"no_assistant"}
+
+
 def test_a_selection_that_would_be_too_stale_when_it_is_trained_is_refused_and_its_window_is_free_again() -> None:
     """The Assistant was suspended between scoring and sending."""
     world = joined(4000, **SMALL, staleness_bound=20, prefetch_batches=2, lease_s=1000.0)
