@@ -6,9 +6,12 @@ CPU_INDEX := https://download.pytorch.org/whl/cpu
 # Another index for torch; its build is taken where the version is the same.
 TORCH_INDEX ?=
 
+BENCH ?= runs/bench
+BENCHMARKS := startup scoring boss_overhead exposed_wait transport memory
+
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
-.PHONY: demo test test-compose compose-image check install clean torch-note
+.PHONY: demo test bench test-compose compose-image check install clean torch-note
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -37,6 +40,11 @@ test: $(STAMP)  ## the whole suite
 
 test-compose: $(STAMP)  ## the roles in containers, where a Docker engine answers
 	$(BIN)/python -m pytest tests/compose -m compose -rs
+
+bench: $(STAMP)  ## what the system costs, each figure beside its limit; a quarter of an hour, on a machine that does nothing else
+	mkdir -p $(BENCH)
+	set -e; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name --json $(BENCH)/$$name.json; done
+	$(BIN)/python -m benchmarks.limits $(BENCH)
 
 compose-image:  ## the images of docker-compose.yml; BASE_IMAGE=... takes another base
 	$(COMPOSE) --profile page build
