@@ -225,6 +225,11 @@ def test_the_page_gets_the_tables_between_its_marks_each_time_anew(tmp_path: Pat
     assert text.count("| 2 | 1 | 10 |") == 1 and "old" not in text
 
 
+def test_the_page_about_scaling_has_a_place_for_the_tables() -> None:
+    text = (Path(__file__).resolve().parents[3] / "docs" / "SCALING.md").read_text()
+    assert text.count(BEGIN) == text.count(END) == 1 and text.index(BEGIN) < text.index(END)
+
+
 def test_a_page_without_the_marks_is_left_alone(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("nothing\n")
