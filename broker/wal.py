@@ -1,7 +1,7 @@
-"""Empties SQLite's write-ahead log in a thread of its own: the fsync that it takes would hold the broker's loop up.
+"""Empties SQLite's write-ahead log in a thread of its own, which would hold the broker's loop up.
 
-Left to itself SQLite moves the log into the database within some commit, every thousand pages, and waits for the disk
-there: a commit of 50 ms now and then, behind which all Boss ranks queue. What is safe against what is the same.
+Left to itself SQLite moves the log into the database within some commit, every thousand pages: a long commit now and
+then, behind which all Boss ranks queue. What is safe against what is the same.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 EVERY_S = 1.0
-"""How often what is in the log moves into the database, beside the commits. The first commit after that waits some
-milliseconds where the log begins anew, whose head is written to the disk then."""
+"""How often what is in the log moves into the database, beside the commits."""
 MOST_BYTES = 64 << 20
 """A log of this size is begun anew unless somebody reads, for which one commit may have to wait. It seldom comes to
 that: where nothing is committed while it is emptied, the next commit begins it anew by itself."""
@@ -44,6 +43,7 @@ class WalEmptier:
         try:
             # It waits for nobody: what is read or written just now moves the next time.
             with closing(sqlite3.connect(self._database, timeout=0.0, isolation_level=None)) as db:
+                db.execute("PRAGMA synchronous=OFF")
                 while not self._ends.wait(self._every_s):
                     self._empty(db)
         except (sqlite3.Error, OSError) as error:
