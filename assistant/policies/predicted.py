@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -30,6 +31,17 @@ EASY = 0.25
 """Scale of the squares, so that all columns are of the same order."""
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is known of some instances."""
+
+    remembered: Remembered
+    unseen: NDArray[np.intp]
+    """Places of those of which nothing is remembered."""
+    looks: Looks | None
+    """At those; None where there are none, or nothing to look at."""
+
+
 class AutoAssist(Policy):
     """Our default: π_i = clip(E[loss_i] / T̄, γ, 1), T̄ the running mean of the unbiased stream.
 
@@ -37,8 +49,8 @@ class AutoAssist(Policy):
     the Assistant knows of each instance. Of one that has been trained: its last loss and the average of its losses,
     each in units of T̄ **at the time**, for losses fall while it waits, and the epochs since then. Of one that has not:
     q_i of the learned model, z_i = 1[loss_i > T], T the 0.7 quantile of the unbiased stream, and, where there are
-    features and labels, its loss under a classifier of the Assistant's own. While the lift of the whole is not clearly
-    positive nothing is shrunk.
+    features and labels, its loss under a classifier of the Assistant's own; these learn from each instance's first
+    report, which is what they are asked about. While the lift of the whole is not clearly positive nothing is shrunk.
 
     Ours, on top of Zhang, Yu, Dhillon (NeurIPS 2019), section 4.1, whose logistic model and z_i the learned model has;
     the soft proportional rule and γ = 0.1 are from the prototype's measurements (docs/RESULTS.md).
@@ -113,22 +125,24 @@ class AutoAssist(Policy):
     def observe(self, record: LossRecord) -> None:
         """Judge the prediction on the record, then learn from it."""
         ids, losses, weights = record.ids, record.losses, 1.0 / record.keep_probabilities
-        looks = self.own.look(ids) if self.own is not None else None
-        known = self._known(ids, record.epoch, looks)
+        found = self._look_up(ids)
+        known = self._known(found, record.epoch)
         if self._has_scale:
             self.own_lift.add(self._clipped(self.model.predict(known)), losses, weights)
             self.model.learn(known, self._relative(losses), weights)
         self.mean.add(losses, weights)
         self.threshold.add(losses, weights)
-        if self.own is not None and looks is not None:
-            self.own.learn(looks, (losses > self.threshold.value).astype(np.float32), weights)
+        if self.own is not None and found.looks is not None:
+            # Of what it is asked about: in later epochs there is less and less of it, and of this work.
+            is_lossy = losses[found.unseen] > self.threshold.value
+            self.own.learn(found.looks, is_lossy.astype(np.float32), weights[found.unseen])
         self.instances.record(ids, self._relative(losses), record.epoch)
 
     def keep_probability(self, ids: I64, moment: Moment) -> F32:
         """See the class."""
         if not self._has_scale or (self.gate and not self.own_lift.is_clearly_positive(CLEARLY)):
             return np.ones(len(ids), dtype=np.float32)
-        return self._clipped(self.model.predict(self._known(ids, moment.epoch)))
+        return self._clipped(self.model.predict(self._known(self._look_up(ids), moment.epoch)))
 
     def _clipped(self, values: F32) -> F32:
         clipped: F32 = np.minimum(np.maximum(values, np.float32(self.floor)), np.float32(1.0))
@@ -145,34 +159,34 @@ class AutoAssist(Policy):
         relative = losses.astype(np.float64) / self.mean.value
         return np.clip(relative, -MOST_RELATIVE, MOST_RELATIVE).astype(np.float32)
 
-    def _known(self, ids: I64, epoch: int, looks: Looks | None = None) -> F32:
+    def _look_up(self, ids: I64) -> Found:
+        remembered = self.instances.look_up(ids)
+        unseen = np.flatnonzero(~remembered.is_seen)
+        looks = self.own.look(ids[unseen]) if self.own is not None and len(unseen) else None
+        return Found(remembered, unseen, looks)
+
+    def _known(self, found: Found, epoch: int) -> F32:
         """The regression's columns, shape (k, 7 or 9): five of what has been seen, the others of what has not; 0 where
-        they do not apply. ``looks`` at all of ``ids`` where they are there already; else only the unseen are looked at.
-        """
-        found = self.instances.look_up(ids)
-        seen = found.is_seen
-        count = int(np.count_nonzero(seen))
-        known = np.zeros((len(self.model.coefficients), len(ids)), dtype=np.float32)
-        if count:
-            _write_seen(known[:SEEN_COLUMNS], found, epoch)
-        if count == 0:
-            self._write_unseen(known[SEEN_COLUMNS:], ids, looks)
-        elif count < len(ids):
-            known[:SEEN_COLUMNS] *= seen
-            unseen = np.flatnonzero(~seen) if looks is None else np.arange(len(ids))
+        they do not apply."""
+        count, unseen = len(found.remembered.last_epoch), found.unseen
+        known = np.zeros((len(self.model.coefficients), count), dtype=np.float32)
+        if len(unseen) < count:
+            _write_seen(known[:SEEN_COLUMNS], found.remembered, epoch)
+        if len(unseen) == count:
+            self._write_unseen(known[SEEN_COLUMNS:], found.looks)
+        elif len(unseen):
+            known[:SEEN_COLUMNS, unseen] = 0.0
             columns = np.empty((len(known) - SEEN_COLUMNS, len(unseen)), dtype=np.float32)
-            self._write_unseen(columns, ids[unseen], looks)
+            self._write_unseen(columns, found.looks)
             known[SEEN_COLUMNS:, unseen] = columns
-            known[SEEN_COLUMNS:] *= ~seen
         return known.T
 
-    def _write_unseen(self, columns: F32, ids: I64, looks: Looks | None) -> None:
+    def _write_unseen(self, columns: F32, looks: Looks | None) -> None:
         """Into shape (2 or 4, k)."""
         columns[0] = 1.0
-        if self.own is None:
+        if self.own is None or looks is None:
             columns[1] = 0.0
             return
-        looks = looks or self.own.look(ids)
         columns[1] = _logarithm(self.own.predict(looks) * np.float32(1.0 / (1.0 - THRESHOLD_QUANTILE)))
         if looks.losses is not None:
             columns[2] = _logarithm(looks.losses)
