@@ -152,10 +152,26 @@ class Translation(Workload):
         """BLEU of greedy translations of the test part, or of the validation part, by the averaged weights; 0 … 100."""
         from workloads.text.decoding import Search
 
+        self._average_best(boss, device)
         name, part = ("validation", self.corpus.validation) if self.validation else ("test", self.corpus.test)
         found = self._translated(boss, part, Search(beam=1), device)
         log.info("%s: %s, %s", name, found.bleu_words, found.chrf_words)
         return Metric(f"{name}_bleu", found.bleu)
+
+    def _average_best(self, boss: nn.Module, device: torch.device) -> None:
+        """Keep the running average if it is among the best, and choose between it and the best ones' mean."""
+        from workloads.text.transformer import Transformer
+
+        assert isinstance(boss, Transformer)
+        boss.best.is_chosen = False
+        if not self.corpus.validation:
+            return
+        loss = self.loss_per_token(boss, self.corpus.validation, device)
+        boss.best.offer(loss, boss.average.copied(boss))
+        boss.best.is_chosen = True
+        of_mean = self.loss_per_token(boss, self.corpus.validation, device)
+        boss.best.is_chosen = of_mean < loss
+        log.info("validation loss per token: running average %.4f, mean of the best %.4f", loss, of_mean)
 
     def scores(self, boss: nn.Module, search: Search, device: torch.device | str) -> dict[str, float | str]:
         """BLEU and chrF of the test part with sacrebleu's signatures, the loss per token; by the averaged weights."""

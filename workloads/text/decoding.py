@@ -39,11 +39,12 @@ def most_tokens(source_tokens: int) -> int:
 
 @contextmanager
 def averaged(boss: nn.Module) -> Iterator[Transformer]:
-    """A Transformer with its averaged weights, in ``eval()`` and off gradients meanwhile."""
+    """A Transformer with its averaged weights, in ``eval()`` and off gradients meanwhile: the running average, or the
+    best evaluations' mean where that is the better one."""
     assert isinstance(boss, Transformer)
     was_training = boss.training
     boss.eval()
-    with torch.no_grad(), boss.average.in_place_of(boss):
+    with torch.no_grad(), (boss.best if boss.best.is_chosen else boss.average).in_place_of(boss):
         yield boss
     boss.train(was_training)
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from workloads.text.averaging import WeightAverage
+from workloads.text.averaging import BestAverages, WeightAverage
 from workloads.text.sizes import DEFAULT_SIZE, SIZES, Size
 from workloads.text.subwords import PAD, Subwords
 
@@ -121,7 +121,7 @@ class Transformer(nn.Module):
         nn.init.normal_(self.embedding.weight, std=size.width**-0.5)
         with torch.no_grad():
             self.embedding.weight[PAD].zero_()
-        self.average = WeightAverage(self)
+        self.average, self.best = WeightAverage(self), BestAverages()
         # The same on every rank without being sent.
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
 

@@ -206,3 +206,47 @@ def test_the_average_is_in_the_state_that_a_checkpoint_holds(workload: Translati
     with boss.average.in_place_of(boss):
         assert torch.equal(boss.embedding.weight, averaged)
     assert torch.equal(other.embedding.weight, boss.embedding.weight)
+
+
+def evaluated(workload: Translation, losses: list[tuple[float, float]]) -> Transformer:
+    """A Boss after so many evaluations, whose averaged weights are 1, 2, 3 …; at each of them the running average and
+    the best ones' mean lose so much."""
+    boss = workload.boss()
+    assert isinstance(boss, Transformer)
+    for number, pair in enumerate(losses, start=1):
+        for buffer in boss.average.buffers():
+            buffer.fill_(float(number))
+        given = iter(pair)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Translation, "loss_per_token", lambda *_, given=given: next(given))
+            workload.evaluate(boss, torch.device("cpu"))
+    return boss
+
+
+def test_the_mean_of_the_three_best_evaluations_translates_where_it_loses_less(workload: Translation) -> None:
+    """Training goes on too long: the second, third and fourth of five evaluations are the best ones."""
+    from workloads.text.decoding import averaged
+
+    boss = evaluated(workload, [(3.0, 3.0), (2.0, 2.5), (1.0, 2.0), (1.5, 1.2), (4.0, 1.1)])
+    assert [loss for loss, _ in boss.best.kept] == [1.0, 1.5, 2.0]
+    with averaged(boss) as model:
+        assert model.embedding.weight.unique().tolist() == [3.0]
+    assert boss.embedding.weight.unique().numel() > 1
+
+
+def test_the_running_average_translates_where_the_mean_of_the_best_loses_more(workload: Translation) -> None:
+    from workloads.text.decoding import averaged
+
+    boss = evaluated(workload, [(3.0, 3.0), (2.0, 2.5), (1.0, 2.0)])
+    with averaged(boss) as model:
+        assert model.embedding.weight.unique().tolist() == [3.0]
+
+
+def test_the_best_evaluations_are_in_the_state_that_a_checkpoint_holds(workload: Translation, tmp_path: Path) -> None:
+    boss, other = evaluated(workload, [(1.0, 1.0), (2.0, 1.5)]), workload.boss()
+    assert isinstance(other, Transformer)
+    torch.save(boss.state_dict(), tmp_path / "boss.pt")
+    other.load_state_dict(torch.load(tmp_path / "boss.pt", weights_only=True))
+    assert other.best.is_chosen and [loss for loss, _ in other.best.kept] == [1.0, 2.0]
+    with boss.best.in_place_of(boss), other.best.in_place_of(other):
+        assert torch.equal(boss.embedding.weight, other.embedding.weight)
