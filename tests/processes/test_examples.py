@@ -58,7 +58,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, dict[str, torc
     return read_report(directory / "run").boss.steps, weights
 
 
-@pytest.mark.parametrize("ranks", [4])
+@pytest.mark.parametrize("ranks", [2, 4])
 def test_ranks_train_together_what_one_rank_with_as_large_a_batch_trains(
     tmp_path: Path, alone: tuple[int, dict[str, torch.Tensor]], ranks: int
 ) -> None:
