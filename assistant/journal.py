@@ -45,8 +45,9 @@ class Journal:
 
     def prepare(self) -> int:
         """Before a checkpoint is written: the mark that it shall have. Raises OSError."""
-        if self._next >= 0:
+        if self._next >= 0:  # the checkpoint that was prepared has not come about
             os.close(self._next)
+            self.path(self._next_mark).unlink(missing_ok=True)
         mark = secrets.randbits(52)  # in a folder that several runs had, no two checkpoints have the same
         self._next = os.open(self.path(mark), os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND, 0o600)
         self._next_mark = mark
@@ -82,7 +83,7 @@ class Journal:
         try:
             content = self.path(mark).read_bytes()
         except OSError as error:
-            raise ValueError(f"its tables are not there: {error}") from None
+            raise ValueError(f"the old rows of its tables are not there: {error}") from None
         places = [0]
         while places[-1] + ENTRY.size <= len(content):
             end = places[-1] + _length(content, places[-1], tables)

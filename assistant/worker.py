@@ -197,7 +197,8 @@ class Assistant:
             path = self.settings.checkpoint_path
             assert path is not None
             path.unlink(missing_ok=True)
-            raise PeerFenced(f"{path} is of another policy or data set ({error}) and is removed") from error
+            why = f"{path} cannot be taken up ({error}) and is removed; rebuilding from the loss log"
+            raise PeerFenced(why) from error
         core.position = core.applied = saved.position
         core.learned_through = saved.learned_through
         self._written = saved.position

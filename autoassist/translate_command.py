@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,13 +17,15 @@ from autoassist.remembered import WEIGHTS_FILE, Remembered
 from autoassist.roles import Flat, LogSettings
 from boss.train import DeviceName, TrainSettings
 from protocol.errors import DataError
-from protocol.report import read_report
+from protocol.report import REPORT_FILE, read_report
 from protocol.settings import require
 
 if TYPE_CHECKING:
     from workloads.text.subwords import Subwords
     from workloads.text.transformer import Transformer
     from workloads.translation import Translation
+
+log = logging.getLogger("autoassist.translate")
 
 LINES_AT_A_TIME = 512
 
@@ -51,6 +54,7 @@ class TranslateCommand:
         require(0.0 <= self.length_penalty <= 5.0, "length_penalty", self.length_penalty, "must lie in 0 … 5")
         device = TrainSettings(device=self.device).resolved_device()
         model, subwords = read_translator(self.run_dir)
+        warn_if_unfinished(self.run_dir)
         model.to(device)
         search = Search(beam=self.beam, length_penalty=self.length_penalty)
         if self.score:
@@ -61,6 +65,12 @@ class TranslateCommand:
                 print(line)
             sys.stdout.flush()
         return 0
+
+
+def warn_if_unfinished(run_dir: Path) -> None:
+    """A run that was stopped has left its weights, too."""
+    if (run_dir / REPORT_FILE).is_file() and (status := read_report(run_dir).status) != "finished":
+        log.warning("%s: the run is %s, not finished; these are its weights so far", run_dir, status)
 
 
 def parts(stream: Iterable[bytes], at_a_time: int) -> Iterator[Sequence[str]]:

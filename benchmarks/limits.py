@@ -51,9 +51,9 @@ LIMITS = (
     Limit("transport", "ratio_keyed", "with CURVE : without, cycles/s", "≥", 0.5),
     Limit("transport", "ratio_to_queue", "batches coded and sent : torch.multiprocessing.Queue", "≥", 2),
     Limit("scoring", "ratio_to_matmul", "scoring seen instances : matrix product, rows gathered", "≥", 0.67),
-    Limit("scoring", "unseen_ratio_to_matmul", "unseen instances : that product", "≥", 0.67),
+    Limit("scoring", "unseen_ratio_to_matmul", "unseen instances : the matrix product", "≥", 0.67),
     Limit("scoring", "ratio_to_loop", "seen : the authors' loop over instances", "≥", 20, ".0f"),
-    Limit("scoring", "unseen_ratio_to_loop", "unseen : that loop", "≥", 20, ".0f"),
+    Limit("scoring", "unseen_ratio_to_loop", "unseen : the authors' loop", "≥", 20, ".0f"),
     Limit("boss_overhead", "first_learn_percent", "Assistant's training, first epoch, % of the Boss's step", "<", 2),
     Limit("boss_overhead", "learn_percent", "the same in later epochs", "<", 2),
     Limit("boss_overhead", "bosses_by_learning", "CPU Bosses for which one core's training suffices", "≥", 25, ".0f"),
@@ -65,12 +65,13 @@ LIMITS = (
     Limit("boss_overhead", "cnn_ratio_2", "the same, two workers", "≥", 0.97, ".3f"),
     Limit("exposed_wait", "spinning_calm_wait_percent", "exposed wait at 1 ms steps, one Assistant, %", "≤", 0.5),
     Limit("exposed_wait", "spinning_killed_wait_percent", "the same, Assistants killed every 2 s, %", "≤", 0.5),
+    Limit("exposed_wait", "spinning_killed_scored_percent", "batches that any of them has scored, %", "", 0, ".0f"),
     Limit("memory", "broker_mb", "broker of 10^9 instances, MB", "≤", 64, ".1f"),
     Limit("memory", "assistant_bytes_per_instance", "Assistant of 10^8: bytes of history an instance", "≤", 16, ".1f"),
     Limit("memory", "ratio_window_many_to_few", "time of a window, 10^8 : 10^6 instances"),
     Limit("startup", "broker_s", "broker listens after, s", "<", 0.5),
-    Limit("startup", "assistant_s", "Assistant has joined after, s", "<", 3),
-    Limit("startup", "filtered_s", "first filtered batch, all being up, s", "<", 5),
+    Limit("startup", "assistant_s", "Assistant without a WORKLOAD has joined after, s", "<", 3),
+    Limit("startup", "filtered_s", "first batch that random-drop filters, all being up, s", "<", 5),
 )  # fmt: skip
 
 

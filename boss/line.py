@@ -177,7 +177,7 @@ class BossLine:
         with self._changed:
             while not is_done() and self._error is None:
                 left = deadline - time.monotonic()
-                if left <= 0 or self._plan.is_stopping:
+                if left <= 0:
                     return False
                 self._changed.wait(left)
         return self._error is None

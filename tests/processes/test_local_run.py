@@ -89,7 +89,8 @@ def test_a_signal_drains_the_run_and_leaves_nothing_behind(tmp_path: Path, numbe
     assert report.loss_reports.sent == report.loss_reports.delivered
 
 
-def test_a_killed_launcher_takes_its_children_with_it(tmp_path: Path) -> None:
+def test_a_killed_launcher_takes_its_children_with_it_and_the_boss_leaves_a_checkpoint(tmp_path: Path) -> None:
+    """Broker and Boss are told to end at the same moment; the broker serves the Boss's last cut all the same."""
     with roles() as start:
         run = start("run", "digits", "--epochs", "2000", "--run-dir", str(tmp_path))
         run.wait_for("epoch 1:")
@@ -97,6 +98,7 @@ def test_a_killed_launcher_takes_its_children_with_it(tmp_path: Path) -> None:
         run.kill()
         _, alive = psutil.wait_procs(children, timeout=DEADLINE_S)
         assert len(children) >= 3 and not alive
+    assert list((tmp_path / "checkpoints").glob("boss-*.pt"))
 
 
 def test_the_same_port_can_be_used_again_at_once(tmp_path: Path) -> None:

@@ -134,6 +134,14 @@ def test_killed_while_a_checkpoint_is_written_the_one_that_is_there_counts(tmp_p
     assert len(list(tmp_path.glob("a.undo-*"))) == 1
 
 
+def test_a_checkpoint_that_cannot_be_written_leaves_no_file_of_its_own_behind(tmp_path: Path) -> None:
+    tables, path = Tables(tmp_path / "a", map_from=0), tmp_path / "a.npz"
+    saved(tables, policy_on(tables), path)
+    for _ in range(3):
+        tables.prepare()
+    assert len(list(tmp_path.glob("a.undo-*"))) == 2, "of the last checkpoint, and of the one that is being written"
+
+
 def test_a_checkpoint_whose_tables_are_gone_or_of_another_run_is_refused(tmp_path: Path) -> None:
     tables, path = Tables(tmp_path / "a", map_from=0), tmp_path / "a.npz"
     policy = policy_on(tables)

@@ -17,6 +17,8 @@ from autoassist.roles import WorkloadSettings
 from autoassist.run_command import RunCommand
 from autoassist.translate_command import parts
 from protocol.errors import DataError
+from protocol.report import REPORT_FILE, encode_report
+from tests.unit.autoassist.made_up import report_of
 from workloads.text.sizes import SIZES, Size
 from workloads.text.subwords import learn
 from workloads.text.transformer import Transformer
@@ -52,6 +54,16 @@ def test_an_unfinished_run_is_refused_with_the_way_to_finish_it(
     (run_dir / "boss.pt").unlink()
     assert main(["translate", str(run_dir)]) == 2
     assert f"the run is not finished; autoassist run --resume {run_dir} goes on" in capsys.readouterr().err
+
+
+def test_the_weights_of_a_stopped_run_translate_with_a_warning(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for status, warned in (("finished", False), ("stopped", True)):
+        (run_dir / REPORT_FILE).write_bytes(encode_report(report_of("autoassist", status=status)))
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"open the file")))
+        assert main(["translate", str(run_dir), "--beam", "1"]) == 0
+        assert ("the run is stopped, not finished" in caplog.text) == warned
 
 
 def test_a_run_of_another_workload_is_refused_by_name(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,4 +44,4 @@ def test_the_table_names_the_machine_once(tmp_path: Path, capsys: pytest.Capture
         (tmp_path / f"{file}.json").write_bytes(msgspec.json.encode(content))
     assert main(tmp_path) == 0
     said = capsys.readouterr().out
-    assert said.count("two cores") == 1 and "first filtered batch" in said
+    assert said.count("two cores") == 1 and "first batch that random-drop filters" in said
