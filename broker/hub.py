@@ -215,6 +215,7 @@ class Hub:
         conversation = self.by_name.pop(name, None)
         if conversation is not None and self.by_line.get(conversation.routing_id) is conversation:
             del self.by_line[conversation.routing_id]
+            self.strangers.gone(conversation.routing_id)
 
     def next_deadline(self) -> float | None:
         """When ``tick`` is due."""

@@ -16,15 +16,25 @@ class Strangers:
     patience_s: float
     _waiting: dict[bytes, tuple[float, int]] = field(default_factory=dict)
     """Line → when it spoke first, and how often it has since; in the order of the former."""
+    _gone: dict[bytes, None] = field(default_factory=dict)
+    """Lines of roles that are gone, the newest last: what was on its way when they left is no stranger's."""
 
     def heard(self, line: bytes, now: float) -> None:
         """A message without a Hello before it."""
+        if line in self._gone:
+            return
         since, count = self._waiting.get(line, (now, 0))
         self._waiting[line] = since, count + 1
 
     def known(self, line: bytes) -> None:
         """A role of this run is on this line."""
         self._waiting.pop(line, None)
+
+    def gone(self, line: bytes) -> None:
+        """A role of this run was on this line."""
+        self._gone[line] = None
+        if len(self._gone) > MOST_LINES:
+            del self._gone[next(iter(self._gone))]
 
     def overdue(self, now: float) -> Iterator[int]:
         """How many messages each line has sent that nobody will own up to."""

@@ -131,6 +131,15 @@ def test_roles_that_do_not_know_yet_that_their_broker_is_another_are_no_stranger
     assert hub.refused == {}
 
 
+def test_what_was_on_its_way_when_a_role_left_is_no_strangers(hub: Hub) -> None:
+    """A heartbeat crosses the last word."""
+    join(hub, hello())
+    hub.forget("boss-0")
+    hub.receive(A, report(2), 1.0)
+    hub.tick(60.0)
+    assert hub.refused == {}
+
+
 def test_strangers_without_end_are_counted_before_their_time_and_not_kept(hub: Hub) -> None:
     for number in range(MOST_LINES + 10):
         hub.receive(number.to_bytes(5, "big"), report(1), 0.0)
