@@ -146,6 +146,7 @@ class Statistics:
                 self.last = decode_statistics(self._socket.recv())
                 if is_true(self.last):
                     return self.last
+        self.close()
         raise AssertionError(f"never saw {what}; last: {self.last}")
 
     def close(self) -> None:
