@@ -15,7 +15,8 @@ from benchmarks.simulate_costs import Costs, Work, size_of
 from benchmarks.simulate_roles import LightCore, RoleTimes, SimAssistant, SimBoss, Steady
 from broker.core import BrokerCore
 from broker.effects import AppendLoss, Effect, HelloReceived, MessageReceived, Send, SendRecords, Tick
-from broker.loop import BUSY, GATHER_S, MAX_DRAIN, STATISTICS_EVERY_S
+from broker.loop import MAX_DRAIN, STATISTICS_EVERY_S
+from broker.waiting import GATHER_S
 from protocol.message_base import Delivery
 from protocol.messages import AnyMessage, Heartbeat, Hello, LossRecord
 from protocol.session import SessionTimes
@@ -128,7 +129,6 @@ class SimBroker:
     iterations: int = 0
     _is_called: bool = False
     _is_busy: bool = False
-    _drained: int = 0
     _alarms: int = 0
     _line_free: float = 0.0
 
@@ -142,17 +142,16 @@ class SimBroker:
         return self.busy_s - max(0.0, self.busy_until - now)
 
     def _call(self) -> None:
-        """The next iteration begins, after a moment for what belongs together to arrive."""
+        """Where the thread lies idle the next iteration begins, after a moment for what belongs together to arrive."""
         if self._is_called or self._is_busy:
             return
         self._is_called = True
-        gathers = self._drained < BUSY and self.engine.core.state.hungry_since is None
+        gathers = self.engine.core.state.hungry_since is None
         self.world.at(self.world.now + (GATHER_S if gathers else 0.0), self._iterate)
 
     def _iterate(self) -> None:
         self._is_called, self._is_busy = False, True
         heard = [self.inbox.popleft() for _ in range(min(MAX_DRAIN, len(self.inbox)))]
-        self._drained = len(heard)
         self.iterations += 1
         took_s, sent = self.engine.serve(heard, self.world.now)
         self.busy_s += took_s
@@ -167,7 +166,7 @@ class SimBroker:
         for name, messages in bundles.items():
             self._transmit(name, messages)
         if self.inbox:
-            self._call()
+            self._iterate()
         else:
             self._set_alarm()
 

@@ -48,6 +48,7 @@ from broker.sending import let_roles_hang_up, transmit
 from broker.settings import BrokerSettings
 from broker.store import RunStore
 from broker.story import say_taken_back
+from broker.waiting import Alarm
 from protocol.channels import ZmqBrokerChannel
 from protocol.codec import decode
 from protocol.errors import AutoAssistError, ProtocolError, UserError
@@ -62,11 +63,6 @@ MAX_DRAIN = 512
 """Messages taken in one iteration, so that a flood cannot keep the others waiting."""
 MAX_DRAIN_S = 0.05
 """Time for them, so that few costly ones cannot either."""
-GATHER_S = 0.0005
-"""Time for what belongs together to arrive, a report and the credit behind it: an iteration for each costs more than
-both. A Boss with a batch in hand does not notice."""
-BUSY = 16
-"""Messages in an iteration from which on the next one begins at once."""
 STATISTICS_EVERY_S = 0.5
 
 
@@ -103,7 +99,6 @@ class Broker:
         self._out: list[Outgoing] = []
         self._farewells: dict[str, list[Outgoing]] = {}
         self._report_is_due = False
-        self._drained = 0
         self._hello: tuple[bytes, Envelope]
 
     def _write_addresses(self) -> None:
@@ -142,17 +137,10 @@ class Broker:
 
         Raises StoreError where the store cannot be written; what was acknowledged until then is safe.
         """
-        poller = zmq.Poller()
-        poller.register(self.channel.socket, zmq.POLLIN)
-        poller.register(stop.fileno(), zmq.POLLIN)
-        if self.previews is not None:
-            poller.register(self.previews.channel.socket, zmq.POLLIN)
-        if self.guard is not None:
-            poller.register(self.guard.socket, zmq.POLLIN)
+        alarm = Alarm(self._sources(stop))
         try:
             while not self._is_over():
-                if poller.poll(self._timeout_ms()) and self._may_gather():
-                    time.sleep(GATHER_S)
+                alarm.wait(self._timeout_ms, may_gather=self.core.state.hungry_since is None)
                 stop.drain()
                 self._iterate(stop)
             self._next_statistics = 0.0
@@ -162,9 +150,14 @@ class Broker:
         finally:
             self._close()
 
-    def _may_gather(self) -> bool:
-        """Whether more messages may be waited for: not where many come anyway, nor where the Boss lacks a batch."""
-        return self._drained < BUSY and self.core.state.hungry_since is None
+    def _sources(self, stop: StopSignal) -> list[zmq.Socket[bytes] | int]:
+        """What wakes the loop."""
+        sources: list[zmq.Socket[bytes] | int] = [self.channel.socket, stop.fileno()]
+        if self.previews is not None:
+            sources.append(self.previews.channel.socket)
+        if self.guard is not None:
+            sources.append(self.guard.socket)
+        return sources
 
     def _iterate(self, stop: StopSignal) -> None:
         now = time.monotonic()
@@ -174,12 +167,7 @@ class Broker:
             self._ended_at = now
             self.store.say_ending()
             self._apply(self.core.take(StopRequested()), now)
-        self._drained = 0
-        while self._drained < MAX_DRAIN and (received := self.channel.receive()) is not None:
-            self._drained += 1
-            self._receive(*received, now)
-            if time.monotonic() - now > MAX_DRAIN_S:
-                break
+        self._drain(now)
         if self.previews is not None:
             self._out.extend(self.previews.ask(self.hub, self.guard, now))
         lost, beats = self.hub.tick(now)
@@ -199,6 +187,14 @@ class Broker:
         self._say_farewell(now)
         self._transmit()
         self._publish(now)
+
+    def _drain(self, now: float) -> None:
+        for _ in range(MAX_DRAIN):
+            if (received := self.channel.receive()) is None:
+                return
+            self._receive(*received, now)
+            if time.monotonic() - now > MAX_DRAIN_S:
+                return
 
     def _receive(self, line: bytes, frames: list[bytes], now: float) -> None:
         try:

@@ -17,13 +17,15 @@ from benchmarks.simulate_figures import Figures, Pair, SimulateBenchmark
 from benchmarks.simulate_measure import RealEngine, Timed, fitted
 from benchmarks.simulate_roles import LightCore, RoleTimes, Steady
 from benchmarks.simulate_tables import BEGIN, END, cell_rows, limit_rows, most_ranks, put_into, tables, write
-from benchmarks.simulate_world import ENDLESS, CountedEngine, Engine, Network, World
+from benchmarks.simulate_world import ENDLESS, CountedEngine, Engine, Network, Said, World
+from broker.waiting import GATHER_S
 from protocol.codec import encode
 from protocol.errors import SettingError, UserError
 from protocol.messages import (
     AnyMessage,
     Batch,
     Envelope,
+    Heartbeat,
     LossRecord,
     LossReport,
     RecordsDropped,
@@ -79,6 +81,23 @@ def test_a_straggling_rank_holds_all_ranks_up() -> None:
 def test_what_the_broker_sends_takes_its_time_on_its_line() -> None:
     narrow = simulate(replace(SHORT, network=Network(gigabits_per_s=1e-4)), 2, 1, 10.0)
     assert narrow.exposed_wait > simulate(SHORT, 2, 1, 10.0).exposed_wait
+
+
+def test_what_comes_while_the_thread_is_busy_is_taken_as_soon_as_it_is_free() -> None:
+    """What comes while it lies idle is taken a moment later, with what belongs to it."""
+    taken: list[tuple[float, int]] = []
+
+    class Slow(CountedEngine):
+        def serve(self, heard: list[Said], now: float) -> tuple[float, list[tuple[str, AnyMessage]]]:
+            taken.append((now, len(heard)))
+            return 1.0, []
+
+    simulated = world(Slow(FREE))
+    said = Said("boss-0", Heartbeat(seq=0), 0)
+    for moment in (0.0, GATHER_S / 2, 0.5, 0.75):
+        simulated.at(moment, lambda: simulated.broker.hear(said))
+    simulated.run(until=lambda: len(taken) == 2)
+    assert taken == [(GATHER_S, 2), (GATHER_S + 1.0, 2)]
 
 
 def test_the_brokers_own_loop_leads_to_the_same_steps_as_the_counted_one(tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import zmq
 
-from broker.loop import BUSY, Broker
+from broker.loop import Broker
 from broker.sending import FULL_LINE_WAITS
 from broker.settings import BrokerSettings
+from broker.waiting import GATHER_S, Alarm
 from protocol.channels import Frames
 from protocol.codec import encode
 from protocol.messages import Credit, Envelope, Goodbye, Heartbeat, Hello
@@ -110,22 +111,45 @@ def test_lines_that_stay_full_cost_an_iteration_a_few_waits_altogether(
     assert line.tries == FULL_LINE_WAITS + 2
 
 
-def test_more_messages_are_waited_for_while_few_come_and_the_boss_has_batches(
-    broker: Broker, monkeypatch: pytest.MonkeyPatch
+class Slept(list[float]):
+    """In the place of ``time``: what was slept."""
+
+    sleep = list.append
+
+
+@pytest.mark.parametrize(
+    ("has_waited", "may_gather", "slept"),
+    [(False, True, [GATHER_S]), (True, True, []), (False, False, [])],
+    ids=["it comes while the loop is idle", "it came during the last iteration", "the Boss lacks a batch"],
+)
+def test_the_loop_waits_for_more_messages_only_where_the_first_has_not_waited_yet(
+    has_waited: bool, may_gather: bool, slept: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    line = at(broker, monkeypatch, Line())
-    say(line, hello("uniform"), Credit(limit=3))
-    iterate(broker)
-    assert broker._may_gather()
-    say(line, *[Credit(limit=3)] * BUSY)
-    iterate(broker)
-    assert not broker._may_gather()
+    monkeypatch.setattr("broker.waiting.time", found := Slept())
+    with zmq.Context() as context, context.socket(zmq.PAIR) as here, context.socket(zmq.PAIR) as there:
+        here.bind("inproc://here")
+        there.connect("inproc://here")
+        alarm = Alarm([here])
+
+        def say() -> int:
+            there.send(b"")
+            return 1000
+
+        if has_waited:
+            say()
+        alarm.wait(say, may_gather=may_gather)
+        assert here.poll(0)
+    assert found == slept
 
 
 def test_no_message_is_waited_for_while_the_boss_lacks_a_batch(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    gathers: list[bool] = []
+    monkeypatch.setattr(Alarm, "wait", lambda _, timeout_ms, *, may_gather: gathers.append(may_gather))
     deterministic = RunSettings(epochs=1, batch_size=4, deterministic=True)  # no batch without an Assistant
     line = at(broker, monkeypatch, Line())
     say(line, Hello(role="boss", name="boss-0", incarnation="i", dataset_id="d", n=4000, settings=deterministic))
     say(line, Credit(limit=3))
-    iterate(broker)
-    assert not broker._may_gather()
+    monkeypatch.setattr(broker, "_is_over", lambda: len(gathers) == 2)
+    with StopSignal() as stop:
+        broker.run(stop)
+    assert gathers == [True, False]
