@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from autoassist.why_whole import why_whole
 from protocol.report import Report
 
 MOST_NOTICES = 12
@@ -74,9 +75,11 @@ def verdict(report: Report) -> str:
     if report.status != "finished":
         how = {"stopped": "was stopped", "failed": "failed"}.get(report.status, "has not ended")
         return f"The run {how} after {report.boss.instances} {_of_budget(report)}: its figures are those of a part."
+    why = why_whole(report)
     if report.policy == "uniform" or report.selection.kept == report.selection.offered:
-        return "Nothing was left out; compare with another policy at the same seed."
-    return f"{_saving(report)} Whether that costs accuracy shows only beside the same run with --policy uniform."
+        return f"Nothing was left out{f'. {why}' if why else '; compare with another policy at the same seed.'}"
+    beside = "Whether that costs accuracy shows only beside the same run with --policy uniform."
+    return " ".join(filter(None, (_saving(report), why, beside)))
 
 
 def _of_budget(report: Report) -> str:

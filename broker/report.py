@@ -15,6 +15,7 @@ from broker.hub import Hub
 from broker.rows import PeerRow
 from broker.state import State
 from broker.store import unwritable
+from broker.whole import PREFIX
 from protocol.report import (
     REPORT_FILE,
     AssistantReport,
@@ -150,6 +151,7 @@ def _selection(state: State) -> SelectionReport:
         ],
         unfiltered_windows={k.removeprefix(prefix): int(v) for k, v in run.counters.items() if k.startswith(prefix)},
         reopened_windows=int(run.counters.get("reopened_windows", 0)),
+        passed_whole={k.removeprefix(PREFIX): int(v) for k, v in run.counters.items() if k.startswith(PREFIX)},
     )
 
 

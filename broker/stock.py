@@ -7,6 +7,7 @@ import numpy as np
 from broker.effects import AppendWindow, Send
 from broker.rows import EpochRow, StepRow, WindowRecord, WindowRow
 from broker.state import State
+from broker.whole import PREFIX, STALE, count_whole
 from protocol.arrays import F32, I64
 from protocol.messages import Batch, EpochEnd, Segment
 from protocol.off_plan import even_counts
@@ -23,6 +24,7 @@ def put_in_stock(
     offered = state.window_ids(row.window) if offered is None else offered
     state.lease_deadlines.pop(row.window, None)
     row.state, row.kept_ids, row.keep_probabilities, row.taken = "stocked", ids, keep_probabilities, 0
+    count_whole(state, row, len(offered), reason)
     if len(ids) == 0:
         drop_window(state, row.window)
     else:
@@ -93,6 +95,8 @@ def reopen_if_stale(state: State, row: WindowRow, step: int) -> None:
     counts = state.epoch(state.epoch_of(row.window))
     counts.kept += len(rest) - (len(row.kept_ids) - row.taken)
     counts.unfiltered += len(rest)
+    if regained := len(rest) - (len(row.kept_ids) - row.taken):
+        state.count(PREFIX + STALE, regained)
     row.assistant, row.learned_through, row.version = "", None, 0
     row.kept_ids, row.keep_probabilities, row.taken = rest, np.ones(len(rest), dtype=np.float32), 0
     state.count("reopened_windows")

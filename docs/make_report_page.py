@@ -5,6 +5,7 @@ python -m docs.make_report_page
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
@@ -29,9 +30,10 @@ def page() -> str:
         "said, and what is whole is shown. Of a comparison's directory it makes one of the comparison.",
     ]
     for name, body in re.findall(r"^class (\w+)\(msgspec.*?\):\n(.*?)(?=^\S)", SOURCE.read_text(), re.M | re.S):
-        docstring = re.search(r'"""(.*?)"""', body, re.S)
-        assert docstring is not None
-        lines += ["", f"## {name}", "", docstring.group(1).strip(), "", "| field | type | meaning |", "|---|---|---|"]
+        found = re.search(r'"""(.*?)"""', body, re.S)
+        assert found is not None
+        docstring = inspect.cleandoc(found.group(1))
+        lines += ["", f"## {name}", "", docstring, "", "| field | type | meaning |", "|---|---|---|"]
         for field, kind, meaning in re.findall(r"^    (\w+): ([^=#\n]+?)(?: = [^#\n]+)?(?:  # (.*))?$", body, re.M):
             lines.append(f"| `{field}` | `{kind.strip().replace('|', 'or')}` | {meaning} |")
     return "\n".join(lines) + "\n"

@@ -54,7 +54,13 @@ class EpochSelection(msgspec.Struct, kw_only=True):
 
 
 class SelectionReport(msgspec.Struct, kw_only=True):
-    """What was offered and what was kept."""
+    """What was offered and what was kept.
+
+    Causes in ``passed_whole``: what the warm-up or the anneal would have passed anyway is ``warmup``, ``anneal``, even
+    where nobody selected; of the rest ``uniform``, ``no_assistant``, ``urgent`` and ``patience`` are the reasons of
+    unfiltered windows, ``gate`` is a window that an Assistant judged and left nothing out of, ``stale`` what was left
+    out at first and passed when its window was reopened.
+    """
 
     offered: int  # instances of all epochs' windows that were decided, each once an epoch
     kept: int  # instances of the offered that went into batches or wait for it
@@ -64,6 +70,7 @@ class SelectionReport(msgspec.Struct, kw_only=True):
     epochs: list[EpochSelection]  # the same figures epoch by epoch, in order
     unfiltered_windows: dict[str, int]  # windows that passed whole, by reason: uniform, no_assistant, urgent, patience
     reopened_windows: int  # windows whose selection became too stale in stock: what was untrained of them passed whole
+    passed_whole: dict[str, int] = {}  # instances that passed whatever they were worth, by cause
 
 
 class LossReportsReport(msgspec.Struct, kw_only=True):

@@ -12,6 +12,7 @@ from assistant.policies.guards import SET_ASIDE, NoiseGuard, with_class_floor
 from protocol.arrays import F32, I64
 from protocol.errors import SettingError
 from protocol.messages import LossRecord
+from protocol.schedule import phase_of
 
 MID_RUN = 0.5
 """Progress at which a rule is judged: a loss record does not say its own."""
@@ -93,9 +94,10 @@ class Guarded(Policy):
 
     def keep_probability(self, ids: I64, moment: Moment) -> F32:
         """See the class."""
-        if self._is_warming_up(moment):
+        phase = phase_of(self.settings, self.n, moment.epoch, moment.progress)
+        if phase == "warmup":
             return np.ones(len(ids), dtype=np.float32)
-        shrinks = moment.progress <= 1.0 - self.settings.anneal_share and self._is_open
+        shrinks = not phase and self._is_open
         keep = self._proposed(ids, moment) if shrinks else np.ones(len(ids), dtype=np.float32)
         if self.noise is not None and self.noise.acts:
             limit = min(SET_ASIDE, self.floor or SET_ASIDE)
@@ -103,14 +105,6 @@ class Guarded(Policy):
         if self.labels is not None:
             keep = with_class_floor(keep, self.labels[ids], self.settings.class_floor)
         return keep
-
-    def _is_warming_up(self, moment: Moment) -> bool:
-        whole = int(self.settings.warmup)
-        if moment.epoch != whole or whole == self.settings.warmup:
-            return moment.epoch < whole
-        # Within an epoch the run's progress tells; until then all has passed, so a pass is an offer.
-        epochs = self.settings.epoch_budget or (self.settings.boss_instances or 0) / self.n
-        return moment.progress * epochs <= self.settings.warmup
 
     @property
     def _is_open(self) -> bool:

@@ -1,0 +1,69 @@
+"""Why a run has left out little or nothing, as its summary says it."""
+
+from __future__ import annotations
+
+import pytest
+
+from autoassist.summary import verdict
+from autoassist.why_whole import why_whole
+from protocol.report import Report
+from tests.unit.autoassist.test_views import changed
+
+ASSISTANT = {
+    **{"name": "assistant-0", "starts": 1, "offered": 0, "kept": 0, "selections_late": 0, "selections_stale": 0},
+    **{"selections_refused": 0, "leases_expired": 0, "records_dropped": 0, "figures": {}},
+}
+
+
+def kept(share: float, causes: dict[str, int], *, windows: int | None = None, **fields: object) -> Report:
+    """Of 200 that were offered; ``windows`` is what the Assistant has judged, None where there was none."""
+    selection = {"kept": int(200 * share), "kept_fraction": share, "passed_whole": causes}
+    assistants = [] if windows is None else [ASSISTANT | {"windows": windows}]
+    return changed(selection=selection, boss={"instances": int(200 * share)}, assistants=assistants, **fields)
+
+
+def test_a_run_without_an_assistant_says_so_and_how_to_start_one() -> None:
+    text = verdict(kept(1.0, {"warmup": 30, "no_assistant": 100, "urgent": 50, "anneal": 20}))
+    assert text == (
+        "Nothing was left out. Of what was offered, 75.0% passed unfiltered as no Assistant had joined, 15.0% came in "
+        "the warm-up and 10.0% came in the anneal at the end: start one (autoassist assistant --broker …)."
+    )
+
+
+def test_a_run_that_was_over_before_its_assistant_had_begun_asks_for_more_epochs() -> None:
+    text = why_whole(kept(1.0, {"no_assistant": 200}, windows=0))
+    assert "as no Assistant had scored them in time: the run was over before its Assistant had begun" in text
+    assert text.endswith("train for more --epochs.")
+    budget = {"epochs": 0, "boss_instances_budget": 200}
+    assert why_whole(kept(1.0, {"no_assistant": 200}, windows=0, **budget)).endswith("(--boss-instances).")
+
+
+@pytest.mark.parametrize(
+    ("causes", "remedy"),
+    [
+        ({"warmup": 150, "gate": 50}, "--warmup-epochs"),
+        ({"anneal": 150, "gate": 50}, "--anneal-share"),
+        ({"stale": 150, "gate": 50}, "--staleness-bound"),
+        ({"gate": 150, "anneal": 50}, "there is nothing to leave out"),
+        ({"patience": 80, "urgent": 70, "gate": 50}, "add an Assistant"),
+    ],
+)
+def test_the_remedy_is_that_of_the_greatest_cause(causes: dict[str, int], remedy: str) -> None:
+    text = why_whole(kept(1.0, causes, windows=5))
+    assert text.startswith("Of what was offered, 75.0% ") and remedy in text.partition(": ")[2]
+
+
+def test_a_rule_without_a_gate_is_not_said_to_have_one() -> None:
+    report = kept(1.0, {"gate": 200}, windows=5, settings={"gate": False})
+    assert "gate" not in why_whole(report) and "the policy left nothing out of it" in why_whole(report)
+
+
+def test_little_is_explained_beside_what_was_saved_and_much_is_not() -> None:
+    little = verdict(kept(0.95, {"gate": 150}, windows=5))
+    assert "5.0% fewer" in little and "75.0% passed while the Assistant's gate stood closed" in little
+    assert "--policy uniform" in little
+    assert "gate" not in verdict(kept(0.5, {"gate": 80}, windows=5))
+
+
+def test_a_report_of_an_earlier_version_has_no_causes() -> None:
+    assert why_whole(kept(1.0, {}, windows=5)) == ""
