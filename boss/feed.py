@@ -222,7 +222,7 @@ class Feed:
         self.clocks.reported()
         self._instances += batch.instances
         mean = mean_loss(losses, batch, self.settings, counts)
-        self._line.wake()  # last: the I/O thread wants the interpreter too
+        self._line.reported()  # last: the I/O thread wants the interpreter too
         return mean
 
     @property
@@ -235,7 +235,7 @@ class Feed:
         self._pairing.reported()
         batch = self._plan.reported()
         self._reporter.put(batch, torch.full((len(batch.ids),), float("nan")), is_skipped=True)
-        self._line.wake()
+        self._line.reported()
 
     # The run
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from boss.plan import BossPlan, Item
 from boss.ranks import RankGroup
 from boss.reporter import Reporter
+from boss.rest import COPY_POLL_S, IDLE_S, Rest
 from boss.shared_stream import SharedStream
 from boss.wake import Wake
 from protocol.client import RoleClient
@@ -25,8 +26,6 @@ log = logging.getLogger("autoassist.boss")
 
 ONCE_VARIABLE = "AUTOASSIST_RANKS_ONCE"
 """Set where ranks that fail by themselves are not started again."""
-IDLE_S = 1.0
-COPY_POLL_S = 0.001
 DRAIN_S = 10.0
 Ended = Literal["finished", "stopped", "failed"]
 
@@ -69,6 +68,7 @@ class BossLine:
         self._outbox: deque[AnyMessage] = deque()
         self._changed = threading.Condition()
         self._wake = Wake()
+        self._rest = Rest(reporter, self._wake, lambda seconds: client.wait(seconds, self._wake.fileno()))
         self._closing: Callable[[], Goodbye] | None = None
         self.all_acknowledged = False
         """Whether the broker had committed everything when this line was closed."""
@@ -149,6 +149,13 @@ class BossLine:
     def wake(self) -> None:
         """The I/O thread has something to do."""
         self._wake()
+
+    def reported(self) -> None:
+        """A report lies ready; where few batches are left, the broker must hear of it at once."""
+        if self._is_low:
+            self._wake()
+        else:
+            self._wake.soon()
 
     def cut(self, step: int, timeout_s: float) -> bool:
         """Send every report up to ``step`` and wait until the broker keeps the run so; False after ``timeout_s``.
@@ -266,7 +273,7 @@ class BossLine:
             self._changed.notify_all()
 
     def _turn(self) -> None:
-        timeout_s = COPY_POLL_S if self._reporter.is_waiting else 0.0 if self._closing else IDLE_S
+        timeout_s = self._rest() if self._closing is None else COPY_POLL_S if self._reporter.is_waiting else 0.0
         messages = self._client.poll(timeout_s, self._wake.fileno())
         self._wake.clear()
         with self._changed:
@@ -275,7 +282,9 @@ class BossLine:
                 self._changed.notify_all()
             credit = self._plan.credit()
             returned, self._plan.to_return = self._plan.to_return, []
-        for report in self._reporter.take():
+        if reports := self._reporter.take():
+            self._rest.later()
+        for report in reports:
             self._client.send(report)
         if returned:
             self._client.send(Return(steps=returned))

@@ -99,6 +99,11 @@ class Reporter:
         """Whether a copy is still on its way."""
         return bool(self._ring)
 
+    @property
+    def has_values(self) -> bool:
+        """Whether the oldest copy is done."""
+        return bool(self._ring) and _is_done(self._ring[0])
+
     def take(self) -> list[LossReport | OffPlanReport]:
         """Reports whose copies are done, in order."""
         reports: list[LossReport | OffPlanReport] = []

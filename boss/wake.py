@@ -1,4 +1,4 @@
-"""Wakes a thread that waits in a poll, at the price of a system call only where it has not been woken already."""
+"""Wakes a thread that waits in a poll, at the price of a system call only where it does not look by itself."""
 
 from __future__ import annotations
 
@@ -15,12 +15,20 @@ class Wake:
         self._reader = os.fdopen(reader, "rb", buffering=0)
         self._writer = os.fdopen(writer, "wb", buffering=0)
         self._is_set = False
+        self.looks_soon = False
+        """Whether the thread will look by itself within a moment. It takes that back before it looks for the last
+        time, so what is set aside in between is either seen or called for."""
 
     def __call__(self) -> None:
         """From any thread; returns at once."""
         if not self._is_set:
             self._is_set = True
             self._writer.write(b"x")
+
+    def soon(self) -> None:
+        """Like a call, where the thread does not look by itself."""
+        if not self.looks_soon:
+            self()
 
     @property
     def is_set(self) -> bool:

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 import zmq
@@ -134,7 +135,7 @@ class RoleClient:
         Raises PeerRefused where the broker refuses this role, BrokerUnreachable after ``connect_timeout_s``.
         """
         now = self.polled_at = self.clock()
-        self._wait(max(0.0, min(timeout_s, self.session.next_deadline(now) - now)), wake_fd)
+        self.wait(max(0.0, min(timeout_s, self.session.next_deadline(now) - now)), wake_fd)
         delivered: list[AnyMessage] = []
         now = self.clock()
         while (frames := self.channel.receive()) is not None:
@@ -149,14 +150,14 @@ class RoleClient:
         self._give_up_or_notice(now)
         return delivered
 
-    def _wait(self, timeout_s: float, wake_fd: int | None) -> None:
+    def wait(self, timeout_s: float, wake_fd: int | None = None) -> bool:
+        """Wait for at most ``timeout_s``; whether there may be something to ``poll``, or ``wake_fd`` is readable."""
         if not isinstance(self.channel, ZmqRoleChannel):
-            return
-        poller = zmq.Poller()
-        poller.register(self.channel.socket, zmq.POLLIN)
+            return True
+        watched: list[tuple[Any, int]] = [(self.channel.socket, zmq.POLLIN)]
         if wake_fd is not None:
-            poller.register(wake_fd, zmq.POLLIN)
-        poller.poll(int(timeout_s * 1000 + 0.999))
+            watched.append((wake_fd, zmq.POLLIN))
+        return bool(zmq.zmq_poll(watched, int(timeout_s * 1000 + 0.999)))
 
     def _refresh_vitals(self, now: float) -> None:
         if now >= self._next_vitals:

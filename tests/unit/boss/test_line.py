@@ -108,6 +108,22 @@ def test_a_pull_is_told_at_once_only_where_few_batches_are_left() -> None:
         assert woken == [False, False, False, True, True, True, True, True]
 
 
+def test_a_report_is_told_at_once_where_few_batches_are_left_though_the_thread_looks_by_itself() -> None:
+    hub = MemoryHub()
+    with boss_line(hub) as (line, client):
+        for step in range(8):
+            say(hub, step + 1, batch(step))
+        client.turn()
+        line._wake.looks_soon = True
+        woken = []
+        for _ in range(8):
+            line.pull()
+            line._wake.clear()
+            line.reported()
+            woken.append(_was_woken(line))
+        assert woken == [False, False, False, True, True, True, True, True]
+
+
 def test_who_waits_until_all_is_committed_asks_the_broker_once_all_is_said() -> None:
     hub = MemoryHub()
     with boss_line(hub) as (line, client):
