@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from protocol.statistics import PeerStatistics, RunStatistics
+
+BARS = "▁▂▃▄▅▆▇█"
 
 
 @dataclass(frozen=True)
@@ -116,3 +118,9 @@ def _two(pair: Pair, name: str) -> tuple[PeerStatistics | None, PeerStatistics |
 def _share_of_growth(before: object, now: object, part: str, whole: str) -> float | None:
     grown = getattr(now, whole) - getattr(before, whole)
     return (getattr(now, part) - getattr(before, part)) / grown if grown > 0 else None
+
+
+def sparkline(values: Collection[float], top: float = 0.0) -> str:
+    """One bar for each value, the highest for the greatest, or for ``top`` where that is more."""
+    top = max(*values, top, 1e-12)
+    return "".join(BARS[min(len(BARS) - 1, max(0, int(value / top * len(BARS))))] for value in values)

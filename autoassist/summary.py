@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from autoassist.figures import sparkline
 from autoassist.why_whole import why_whole
 from protocol.report import Report
 
 MOST_NOTICES = 12
+MOST_EPOCHS = 12
+"""Epochs whose shares are told one by one."""
+MOST_BARS = 24
+"""Bars for more of them."""
 
 
 def print_summary(report: Report, run_dir: Path, notices: Sequence[str] = ()) -> None:
@@ -43,7 +49,7 @@ def rows(report: Report) -> list[tuple[str, str]]:
         (report.metric.name or "metric", metric),
         ("Boss passes", f"{boss.instances} in {boss.steps} steps"),
         ("offered, kept", f"{selection.offered}, {selection.kept} ({selection.kept_fraction:.1%})"),
-        ("kept by epoch", ", ".join(f"{e.kept_fraction:.0%}" for e in selection.epochs)),
+        ("kept by epoch", _by_epoch([e.kept_fraction for e in selection.epochs])),
         ("unfiltered", f"{selection.unfiltered_fraction:.1%}"),
         *_padding(report),
         ("staleness p50 / p99 / max, steps", staleness),
@@ -56,6 +62,18 @@ def rows(report: Report) -> list[tuple[str, str]]:
         ),
         ("steps without a finite gradient", f"{boss.gradients_dropped}"),
     ]
+
+
+def _by_epoch(shares: Sequence[float]) -> str:
+    """Each share where they are few; else the first and the last, and what lies between as bars of equally many."""
+    if len(shares) <= MOST_EPOCHS:
+        return ", ".join(f"{share:.0%}" for share in shares)
+    bars = min(MOST_BARS, len(shares))
+    ends = [len(shares) * i // bars for i in range(bars + 1)]
+    means = [sum(shares[a:b]) / (b - a) for a, b in pairwise(ends)]
+    least = min(range(len(shares)), key=shares.__getitem__)
+    line = f"{shares[0]:.0%} {sparkline(means, 1.0)} {shares[-1]:.0%}"
+    return f"{line}\nof {len(shares)} epochs; least {shares[least]:.0%}, in epoch {least}"
 
 
 def _padding(report: Report) -> list[tuple[str, str]]:

@@ -20,7 +20,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from autoassist.figures import Pair, Read, field, field_of, rate, rate_of, share_since, share_since_of
+from autoassist.figures import Pair, Read, field, field_of, rate, rate_of, share_since, share_since_of, sparkline
 from autoassist.live import render
 from autoassist.roles import Flat, LogSettings
 from broker.addresses import ADDRESSES_FILE
@@ -31,7 +31,6 @@ from protocol.settings import require
 from protocol.signals import StopSignal
 from protocol.statistics import RunStatistics, decode_statistics
 
-BARS = "▁▂▃▄▅▆▇█"
 SAMPLES = 40
 
 
@@ -138,12 +137,6 @@ class Rates:
 def short(value: float) -> str:
     """Three digits that count."""
     return f"{value:.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
-
-
-def sparkline(values: deque[float]) -> str:
-    """One bar for each value, the highest for the greatest."""
-    top = max(*values, 1e-12)
-    return "".join(BARS[min(len(BARS) - 1, max(0, int(value / top * len(BARS))))] for value in values)
 
 
 def statistics_address(target: str) -> str:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from autoassist.top import Rates, sparkline
+from autoassist.figures import sparkline
+from autoassist.top import Rates
 from protocol.statistics import PeerStatistics, RunStatistics
 from tests.processes.roles import HERE, roles, start_broker
 

@@ -12,9 +12,10 @@ import pytest
 from rich.console import Console
 
 from autoassist import limits
+from autoassist.figures import sparkline
 from autoassist.limits import BAD, GOOD, NEAR
 from autoassist.live import render
-from autoassist.top import Rates, short, sparkline
+from autoassist.top import Rates, short
 from protocol.statistics import PeerStatistics, RunStatistics
 
 ROOT = Path(__file__).resolve().parents[3]

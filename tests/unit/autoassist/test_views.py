@@ -201,6 +201,18 @@ def test_a_uniform_run_left_nothing_out() -> None:
     assert verdict(changed(epochs=1, selection=one_epoch, boss={"instances": 100})).startswith("Nothing was left out")
 
 
+def test_hundreds_of_epochs_are_bars_between_the_first_and_the_last() -> None:
+    def told(shares: list[float]) -> str:
+        epochs = [EPOCHS[0] | {"epoch": i, "kept_fraction": share} for i, share in enumerate(shares)]
+        return dict(rows(changed(selection={"epochs": epochs})))["kept by epoch"]
+
+    assert told([1.0, 0.5, 0.25]) == "100%, 50%, 25%"
+    assert told([1.0] * 20 + [0.5] * 99 + [0.3] + [1.0] * 120) == (
+        "100% ██▅▅▅▅▅▅▅▅▅▄████████████ 100%\nof 240 epochs; least 30%, in epoch 119"
+    )
+    assert told([0.8] * 13).splitlines()[0] == "80% ▇▇▇▇▇▇▇▇▇▇▇▇▇ 80%"
+
+
 def test_warnings_are_repeated_after_the_summary_but_not_without_end(capsys: pytest.CaptureFixture[str]) -> None:
     print_summary(msgspec.convert(REPORT, Report), Path("runs/x"), [f"[boss-0] trouble {i}" for i in range(20)])
     said = capsys.readouterr().out.split("report.json")[1].splitlines()[1:]
