@@ -17,7 +17,9 @@ LEARNING_RATE = 0.3
 """AdaGrad's step of the biases; the weights of one class share one such step, hence the root of their number."""
 MOST_WEIGHTS = 1 << 22
 """Classes times features, 32 MB with the step sizes; a larger classifier is not made."""
-MOST_LOSS = 16.0
+MOST_LOSS = np.float32(16.0)
+MOST_LOG_ODDS = np.float32(60.0)
+"""So that their sum over classes stays finite."""
 LOSS_FEATURES = 2
 
 
@@ -68,15 +70,19 @@ class OwnClassifier:
 
     def losses(self, ids: I64) -> F32:
         """Its cross entropy on each instance, nats, at most 16; shape ``(k,)``."""
-        return self.losses_of((self.features.take(ids, axis=0) @ self.weights).T, ids)
+        return losses_of(self.odds((self.features.take(ids, axis=0) @ self.weights).T, ids))
 
-    def losses_of(self, products: F32, ids: I64) -> F32:
-        """The same from ``weights.T @ x``, shape ``(classes, k)``."""
-        logits = self._logits(products)
-        found = np.log(np.exp(logits).sum(axis=0))
-        found -= logits[self.labels.take(ids), np.arange(len(ids))]
-        losses: F32 = np.minimum(found, np.float32(MOST_LOSS), out=found)
-        return losses
+    def odds(self, products: F32, ids: I64) -> F32:
+        """How much more likely each class is than the instance's own: p_j / p_y from ``weights.T @ x``, in its place;
+        shape ``(classes, k)``."""
+        products += self.biases[:, None]
+        own = self.labels.take(ids)
+        own *= len(ids)
+        own += np.arange(len(ids))
+        products -= products.ravel().take(own)
+        np.minimum(products, MOST_LOG_ODDS, out=products)
+        odds: F32 = np.exp(products, out=products)
+        return odds
 
     def loss_features(self, ids: I64) -> F32:
         """``columns_of`` its losses."""
@@ -85,22 +91,22 @@ class OwnClassifier:
     def learn(self, ids: I64, weights: F32) -> None:
         """One SGD step on a report; ``weights`` are 1/π and are normalised here."""
         x = self.features.take(ids, axis=0)
-        self.learn_from(x, (x @ self.weights).T, ids, weights)
+        self.learn_from(x, self.odds((x @ self.weights).T, ids), ids, weights)
 
-    def learn_from(self, x: F32, products: F32, ids: I64, weights: F32) -> None:
-        """The same with the rows of the features and ``weights.T @ x``, where they are there already."""
-        residuals = np.exp(self._logits(products))
-        residuals /= residuals.sum(axis=0)
+    def learn_from(self, x: F32, odds: F32, ids: I64, weights: F32) -> None:
+        """The same with the rows of the features and the odds, where they are there already."""
+        residuals = odds / odds.sum(axis=0)
         residuals[self.labels.take(ids), np.arange(len(ids))] -= 1.0
         residuals *= (weights / weights.sum()).astype(np.float32)
         _step(self.weights, self._weight_squares, (residuals @ x).T, self._rate)
         _step(self.biases, self._bias_squares, residuals.sum(axis=1), np.float32(LEARNING_RATE))
 
-    def _logits(self, products: F32) -> F32:
-        """Shape ``(classes, k)``, the greatest of each instance 0."""
-        logits: F32 = products + self.biases[:, None]
-        logits -= logits.max(axis=0)
-        return logits
+
+def losses_of(odds: F32) -> F32:
+    """Cross entropies from odds of shape ``(classes, k)``, nats, at most 16; shape ``(k,)``."""
+    sums = odds.sum(axis=0)
+    losses: F32 = np.log(sums, out=sums)
+    return np.minimum(losses, MOST_LOSS, out=losses)
 
 
 def columns_of(losses: F32) -> F32:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import msgspec
 import numpy as np
 
-from assistant.drawing import draw
+from assistant.drawing import Drawing
 from assistant.policies import Moment, Policy
 from assistant.preview import LossHistory
 from protocol.messages import AnyMessage, Credit, LossRecord, RecordsDropped, Selection, Window
@@ -44,6 +44,10 @@ class AssistantCore:
     moment: Moment = Moment(0, 0.0)
     """Of the window that was scored last."""
     _granted: int = 0
+    _drawing: Drawing = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._drawing = Drawing(self.settings.seed)
 
     def receive(self, message: AnyMessage) -> list[AnyMessage]:
         """Take in a window or a record; a repeated one changes nothing."""
@@ -126,9 +130,9 @@ class AssistantCore:
     def _score(self, window: Window) -> Selection:
         self.moment = Moment(window.epoch, window.progress)
         keep = self.policy.keep_probability(window.ids, self.moment)
-        kept = draw(self.settings.seed, window.window, keep)
+        kept = self._drawing(window.window, keep)
         self._count("instances_scored", len(window.ids))
-        self._count("instances_kept", int(kept.sum()))
+        self._count("instances_kept", int(np.count_nonzero(kept)))
         lift, error = self.policy.lift
         return Selection(
             window=window.window,

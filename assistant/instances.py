@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,7 @@ LOSS_SMOOTHING = 0.5
 """Weight of the newest loss in an instance's own average; the prototype's table used it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Remembered:
+class Remembered(NamedTuple):
     """Of some instances; all of shape ``(k,)``."""
 
     mean_loss: F32

@@ -17,7 +17,8 @@ PAPER_WEIGHT_DECAY = 1e-3
 
 def sigmoid(logits: F32) -> F32:
     """Stable for any finite input."""
-    probabilities: F32 = np.tanh(np.float32(0.5) * logits)
+    probabilities: F32 = np.float32(0.5) * logits
+    np.tanh(probabilities, out=probabilities)
     probabilities += np.float32(1.0)
     probabilities *= np.float32(0.5)
     return probabilities

@@ -1,35 +1,36 @@
 """What instances look like to the Assistant's own models: all that can be said of one before it has a loss.
 
 Features of many instances do not fit a processor's cache, so that fetching a row costs as much as all that is done with
-it. Each report and each window therefore fetches its rows once, and one matrix product serves both models.
+it. They are therefore condensed where they are many, each report and each window fetches its rows once, and one matrix
+product serves both models.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from assistant.classifier import LOSS_FEATURES, OwnClassifier, columns_of
+from assistant.classifier import LOSS_FEATURES, OwnClassifier, columns_of, losses_of
+from assistant.condensed import condensed
 from assistant.estimates import State, Stateful, gather, scatter
 from assistant.learned import LogisticModel
 from protocol.arrays import F32, I64, empty_f32
 from protocol.sparse import Features
 
-FEW, MANY = 4, 16
-"""Columns that a product is made for: one of 11 takes longer than one of 16."""
+AT_ONCE = 4
+"""Rows of a product that are made together: one of 11 takes longer than one of 12."""
 
 
-@dataclass(frozen=True, slots=True)
-class Looks:
+class Looks(NamedTuple):
     """Of k instances."""
 
     ids: I64
     rows: Features | None
     """Their features, shape ``(k, d)``; None without any."""
-    logits: F32
-    """Of the classifier, shape ``(classes, k)``; empty without one."""
+    odds: F32
+    """Of the classes against the instance's own, by the classifier, shape ``(classes, k)``; empty without one."""
     products: F32 | None
     """w·x of the learned model, shape ``(k,)``; None without features."""
     losses: F32 | None
@@ -42,8 +43,7 @@ class OwnModels:
     """The learned model, and the classifier where there is something to classify; their weights lie in one matrix."""
 
     def __init__(self, features: Features | None, labels: NDArray[np.int64] | None) -> None:
-        # The plain array of a memory map: numpy takes ten times as long to make a part of a map.
-        self.features = np.asarray(features) if isinstance(features, np.ndarray) else features
+        self.features = condensed(features) if isinstance(features, np.ndarray) else features
         self.classifier = OwnClassifier.where_possible(self.features, labels)
         self.learned = LogisticModel(self.features, labels, LOSS_FEATURES if self.classifier is not None else 0)
         if self.classifier is not None:
@@ -72,11 +72,11 @@ class OwnModels:
             return Looks(ids, rows, empty_f32(), products, None, np.zeros((len(ids), 0), dtype=np.float32))
         x: F32 = self.features.take(ids, axis=0)
         # Each class's numbers side by side: sums over the classes are ten times as fast.
-        found: F32 = np.ascontiguousarray((x @ self._weights.T).T)
+        found: F32 = self._weights @ x.T
         classes = self.classifier.classes
-        logits, products = found[:classes], found[classes]
-        losses = self.classifier.losses_of(logits, ids)
-        return Looks(ids, x, logits, products, losses, columns_of(losses))
+        odds = self.classifier.odds(found[:classes], ids)
+        losses = losses_of(odds)
+        return Looks(ids, x, odds, found[classes], losses, columns_of(losses))
 
     def predict(self, looks: Looks) -> F32:
         """q_i of the learned model, shape ``(k,)``."""
@@ -87,10 +87,9 @@ class OwnModels:
         self.learned.learn(looks.ids, looks.told, targets, weights, rows=looks.rows, products=looks.products)
         if self.classifier is not None:
             assert isinstance(looks.rows, np.ndarray)
-            self.classifier.learn_from(looks.rows, looks.logits, looks.ids, weights)
+            self.classifier.learn_from(looks.rows, looks.odds, looks.ids, weights)
 
 
-def padded(columns: int) -> int:
-    """Columns of a product that has at least these, and takes no longer."""
-    step = FEW if columns <= 2 * FEW else MANY
-    return -(-columns // step) * step
+def padded(rows: int) -> int:
+    """Rows of a product that has at least these, and takes no longer."""
+    return -(-rows // AT_ONCE) * AT_ONCE

@@ -17,7 +17,7 @@ PRIOR = 50.0
 MOST_RELATIVE_LOSS = 8.0
 """A loss of more counts as this: a few that are lost for good shall not move what is said of all others."""
 MOST_WEIGHT = 10.0
-LEAST_LOGARITHM, MOST_LOGARITHM = -7.0, 3.0
+LEAST_LOGARITHM, MOST_LOGARITHM = np.float32(-7.0), np.float32(3.0)
 
 
 class LossModel:
@@ -48,9 +48,10 @@ class LossModel:
 
     def predict(self, history: F32) -> F32:
         """Expected loss of each instance in units of T̄, shape ``(k,)``."""
-        logarithms = history @ self.coefficients.astype(np.float32)
-        limited = np.minimum(np.maximum(logarithms, np.float32(LEAST_LOGARITHM)), np.float32(MOST_LOGARITHM))
-        predicted: F32 = np.exp(limited, out=limited)
+        predicted: F32 = history @ self.coefficients.astype(np.float32)
+        np.maximum(predicted, LEAST_LOGARITHM, out=predicted)
+        np.minimum(predicted, MOST_LOGARITHM, out=predicted)
+        np.exp(predicted, out=predicted)
         return predicted
 
     def learn(self, history: F32, relative_losses: F32, weights: F32) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +30,7 @@ EASY = 0.25
 """Scale of the squares, so that all columns are of the same order."""
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """What is known of some instances."""
 
     remembered: Remembered
@@ -145,8 +143,8 @@ class AutoAssist(Policy):
         return self._clipped(self.model.predict(self._known(self._look_up(ids), moment.epoch)))
 
     def _clipped(self, values: F32) -> F32:
-        clipped: F32 = np.minimum(np.maximum(values, np.float32(self.floor)), np.float32(1.0))
-        return clipped
+        clipped: F32 = np.maximum(values, np.float32(self.floor))
+        return np.minimum(clipped, np.float32(1.0), out=clipped)
 
     @property
     def _has_scale(self) -> bool:
@@ -162,7 +160,9 @@ class AutoAssist(Policy):
     def _look_up(self, ids: I64) -> Found:
         remembered = self.instances.look_up(ids)
         unseen = np.flatnonzero(~remembered.is_seen)
-        looks = self.own.look(ids[unseen]) if self.own is not None and len(unseen) else None
+        looks = None
+        if self.own is not None and len(unseen):
+            looks = self.own.look(ids if len(unseen) == len(ids) else ids[unseen])
         return Found(remembered, unseen, looks)
 
     def _known(self, found: Found, epoch: int) -> F32:
@@ -187,30 +187,35 @@ class AutoAssist(Policy):
         if self.own is None or looks is None:
             columns[1] = 0.0
             return
-        columns[1] = _logarithm(self.own.predict(looks) * np.float32(1.0 / (1.0 - THRESHOLD_QUANTILE)))
-        if looks.losses is not None:
-            columns[2] = _logarithm(looks.losses)
-            columns[3] = _easiness(columns[2] + np.float32(1.0))
+        np.multiply(self.own.predict(looks), np.float32(1.0 / (1.0 - THRESHOLD_QUANTILE)), out=columns[1])
+        if looks.losses is None:
+            _take_logarithm(columns[1:])
+            return
+        columns[2] = looks.losses
+        _take_logarithm(columns[1:3])
+        np.add(columns[2], np.float32(1.0), out=columns[3])
+        _make_easiness(columns[3])
 
 
 def _write_seen(columns: F32, found: Remembered, epoch: int) -> None:
     """Into shape (5, k)."""
     columns[0] = 1.0
-    columns[1] = _logarithm(found.last_loss)
-    columns[2] = _logarithm(found.mean_loss)
-    columns[3] = _easiness(columns[2])
-    columns[4] = np.log1p(np.maximum(0, epoch - found.last_epoch).astype(np.float32))
+    columns[1], columns[2] = found.last_loss, found.mean_loss
+    _take_logarithm(columns[1:3])
+    columns[3] = columns[2]
+    _make_easiness(columns[3])
+    np.log1p(np.maximum(0, epoch - found.last_epoch), out=columns[4], dtype=np.float32)
 
 
-def _logarithm(relative: F32) -> F32:
-    limited = np.minimum(np.maximum(relative, np.float32(LEAST)), np.float32(MOST))
-    logarithm: F32 = np.log(limited, out=limited)
-    return logarithm
+def _take_logarithm(relative: F32) -> None:
+    """In place."""
+    np.maximum(relative, np.float32(LEAST), out=relative)
+    np.minimum(relative, np.float32(MOST), out=relative)
+    np.log(relative, out=relative)
 
 
-def _easiness(logarithm: F32) -> F32:
-    """How far it lies below the mean, squared: the loss of what is easy falls no further."""
-    below = np.minimum(logarithm, np.float32(0.0))
-    easiness: F32 = below * below
-    easiness *= np.float32(EASY)
-    return easiness
+def _make_easiness(logarithm: F32) -> None:
+    """In place: how far it lies below the mean, squared; the loss of what is easy falls no further."""
+    np.minimum(logarithm, np.float32(0.0), out=logarithm)
+    logarithm *= logarithm
+    logarithm *= np.float32(EASY)

@@ -113,6 +113,8 @@ class Guarded(Policy):
     def _proposed(self, ids: I64, moment: Moment) -> F32:
         """What the bare rule says, within [γ, 1]."""
         keep = np.asarray(self.policy.keep_probability(ids, moment))
+        if len(keep) and keep.dtype == np.float32 and keep.shape == (len(ids),) and self._is_within(keep):
+            return keep
         if keep.shape != (len(ids),) or keep.dtype.kind != "f" or not np.isfinite(keep).all():
             what = f"{keep.dtype} of shape {keep.shape}" + (", not all finite" if keep.shape == (len(ids),) else "")
             who = f"policy={self.settings.policy}: {type(self.policy).__name__}.keep_probability"
@@ -121,3 +123,7 @@ class Guarded(Policy):
             np.float32, copy=False
         )
         return proposed
+
+    def _is_within(self, keep: F32) -> bool:
+        """Whether all lie in [γ, 1]; NaN does not."""
+        return bool(np.minimum.reduce(keep) >= np.float32(self.floor) and np.maximum.reduce(keep) <= 1.0)

@@ -148,9 +148,9 @@ def test_features_are_fetched_of_the_unseen_alone_and_once(monkeypatch: pytest.M
     assert fetched == [[310, 305], [310]]
 
 
-@pytest.mark.parametrize(("columns", "wanted"), [(1, 4), (4, 4), (5, 8), (8, 8), (9, 16), (11, 16), (17, 32)])
-def test_a_product_has_as_many_columns_as_are_fast(columns: int, wanted: int) -> None:
-    assert padded(columns) == wanted
+@pytest.mark.parametrize(("rows", "wanted"), [(1, 4), (4, 4), (5, 8), (11, 12), (12, 12), (17, 20)])
+def test_a_product_has_as_many_rows_as_are_fast(rows: int, wanted: int) -> None:
+    assert padded(rows) == wanted
 
 
 def test_whoever_has_features_in_a_memory_map_pays_no_more_for_it(tmp_path: Path) -> None:

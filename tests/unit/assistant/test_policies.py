@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from assistant.drawing import draw
+from assistant.drawing import DRAWING_STREAM, Drawing, draw
 from assistant.policies import AutoAssist, Moment, Uniform, make_policy
 from protocol.settings import RunSettings
 from tests.unit.assistant.streams import MIDDLE, N, feed_epochs, record
@@ -129,6 +129,14 @@ def test_the_same_window_draws_the_same_and_another_draws_anew() -> None:
     assert (draw(1, 7, keep) != draw(1, 8, keep)).any()
     assert (draw(1, 7, keep) != draw(2, 7, keep)).any()
     assert draw(1, 7, np.ones(1000, dtype=np.float32)).all()
+
+
+def test_a_run_s_drawing_draws_the_same_whatever_it_drew_before() -> None:
+    drawing = Drawing(1)
+    for window, count in ((9, 77), (2**40, 1000), (7, 1000), (7, 1000)):
+        keep = np.full(count, 0.5, dtype=np.float32)
+        fresh = np.random.Generator(np.random.Philox(key=[1, window], counter=[0, 0, 0, DRAWING_STREAM]))
+        assert (drawing(window, keep) == (fresh.random(count, dtype=np.float32) < keep)).all()
 
 
 def test_the_drawing_keeps_the_share_that_it_is_asked_for() -> None:
