@@ -100,9 +100,7 @@ class SegmentLog(Generic[T]):
         """Hand everything to the operating system, in one piece."""
         if self._unwritten:
             raw = b"".join(self._unwritten)
-            self._file.seek(self.length - len(raw))
-            self._file.write(raw)
-            self._file.flush()
+            _write_at(self._file.fileno(), raw, self.length - len(raw))
             self._unwritten.clear()
 
     def read(self, start: int = 0, stop: int = 1 << 62) -> Iterator[T]:
@@ -128,6 +126,14 @@ class SegmentLog(Generic[T]):
         """Close the file. What a full disk does not take was never committed."""
         with suppress(OSError):
             self._file.close()
+
+
+def _write_at(descriptor: int, raw: bytes, offset: int) -> None:
+    """Past the file object's buffer, which serves reading alone: it holds nothing that is written anew."""
+    left = memoryview(raw)
+    while left:
+        written = os.pwrite(descriptor, left, offset)
+        left, offset = left[written:], offset + written
 
 
 def loss_log(path: Path, length: int, *, writable: bool) -> SegmentLog[LossRecord]:
