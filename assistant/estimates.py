@@ -189,12 +189,18 @@ class Lift:
         w, loss = weights.astype(np.float64), losses.astype(np.float64)
         total, absolute = w.sum(), w @ np.abs(loss)
         loss -= (w @ loss) / total
-        kept, shrunk = w * keep_probabilities, w * (1.0 - keep_probabilities)
+        sides, powers = np.empty((5, len(w))), np.empty((3, len(w)))
+        kept, shrunk = np.multiply(w, keep_probabilities, out=sides[0]), sides[1]
+        np.subtract(w, kept, out=shrunk)
+        np.multiply(sides[:2], kept, out=sides[2:4])
+        np.multiply(shrunk, shrunk, out=sides[4])
+        powers[0], powers[1] = 1.0, loss
+        np.multiply(loss, loss, out=powers[2])
+        found = sides @ powers.T
         self._sums *= self.decay
-        self._sums += (kept.sum(), kept @ loss, shrunk.sum(), shrunk @ loss, total, absolute)
-        powers = np.stack([np.ones_like(loss), loss, loss * loss], axis=1)
+        self._sums += (*found[:2, :2].ravel(), total, absolute)
         self._squares *= self.decay**2
-        self._squares += np.stack([kept * kept, kept * shrunk, shrunk * shrunk]) @ powers
+        self._squares += found[2:]
 
     @property
     def value_and_error(self) -> tuple[float, float]:

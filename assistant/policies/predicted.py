@@ -24,6 +24,7 @@ CLASSIFIER_COLUMNS = 2
 LEAST, MOST = 1e-3, 20.0
 """Range of a relative loss before its logarithm is taken."""
 LEAST_MEAN = 1e-12
+MOST_F32 = float(np.finfo(np.float32).max)
 MOST_RELATIVE = 1e6
 """So that no finite loss makes an infinite average."""
 EASY = 0.25
@@ -154,8 +155,12 @@ class AutoAssist(Policy):
     def _relative(self, losses: F32) -> F32:
         if not self._has_scale:
             return np.ones_like(losses)
-        relative = losses.astype(np.float64) / self.mean.value
-        return np.clip(relative, -MOST_RELATIVE, MOST_RELATIVE).astype(np.float32)
+        # Limited before it is divided: in float32 the quotient of two extremes would be infinite.
+        limit = np.float32(min(MOST_RELATIVE * self.mean.value, MOST_F32))
+        relative: F32 = np.maximum(losses, -limit)
+        np.minimum(relative, limit, out=relative)
+        relative /= np.float32(self.mean.value)
+        return relative
 
     def _look_up(self, ids: I64) -> Found:
         remembered = self.instances.look_up(ids)
