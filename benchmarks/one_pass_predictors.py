@@ -9,8 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assistant.classifier import LOSS_FEATURES, OwnClassifier
+from assistant.condensed import condensed
 from assistant.learned import HISTORY_FEATURES, LogisticModel
+from assistant.policies import AutoAssist
 from protocol.arrays import F32, I64
+from protocol.messages import LossRecord
 
 Features = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -99,10 +102,43 @@ class Logistic:
         return known
 
 
-class ClassifierLoss:
-    """The loss of a softmax regression of its own, on the features or on fixed random ones: relu(R·x)."""
+class Default:
+    """The default policy as it is: its regression on its learned model and its classifier, features condensed."""
 
-    def __init__(self, features: Features, labels: Labels, *, random_features: int = 0) -> None:
+    def __init__(self, features: Features, labels: Labels) -> None:
+        self.policy = AutoAssist(len(features), floor=0.1, features=features, labels=labels)
+        self.reports = 0
+
+    def score(self, ids: I64) -> F32:
+        """See the class."""
+        return self.policy.expected_losses(ids, 0)
+
+    def learn(self, ids: I64, losses: F32, threshold: float) -> None:
+        """See the class."""
+        del threshold
+        self.policy.observe(
+            LossRecord(
+                position=self.reports,
+                step=self.reports,
+                rank=0,
+                learned_through=self.reports,
+                epoch=0,
+                ids=ids,
+                losses=losses,
+                keep_probabilities=np.ones(len(ids), dtype=np.float32),
+            )
+        )
+        self.reports += 1
+
+
+class ClassifierLoss:
+    """The loss of a softmax regression of its own: on features, their components, or fixed random ones, relu(R·x)."""
+
+    def __init__(
+        self, features: Features, labels: Labels, *, random_features: int = 0, components: bool = False
+    ) -> None:
+        if components:
+            features = condensed(features)
         if random_features:
             rng, width = np.random.default_rng(0), features.shape[1]
             projection = (rng.normal(size=(width, random_features)) / width**0.5).astype(np.float32)
@@ -173,7 +209,9 @@ PREDICTORS: dict[str, Callable[[Features, Labels], Predictor]] = {
     "distance to the means of the classes": Distance,
     "one hidden layer of 64, hard or not": lambda x, y: HiddenLayer(x, y, directly=True),
     "loss of a softmax regression": ClassifierLoss,
+    "the same on 64 principal components": lambda x, y: ClassifierLoss(x, y, components=True),
     "the same on 512 random features": lambda x, y: ClassifierLoss(x, y, random_features=512),
     "loss of a hidden layer of 64": HiddenLayer,
-    "**logistic, with the regression's loss**": lambda x, y: Logistic(x, y, with_classifier=True),
+    "logistic, with the regression's loss": lambda x, y: Logistic(x, y, with_classifier=True),
+    "**the default policy**": Default,
 }

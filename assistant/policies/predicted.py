@@ -141,7 +141,11 @@ class AutoAssist(Policy):
         """See the class."""
         if not self._has_scale or (self.gate and not self.own_lift.is_clearly_positive(CLEARLY)):
             return np.ones(len(ids), dtype=np.float32)
-        return self._clipped(self.model.predict(self._known(self._look_up(ids), moment.epoch)))
+        return self._clipped(self.expected_losses(ids, moment.epoch))
+
+    def expected_losses(self, ids: I64, epoch: int) -> F32:
+        """What each is predicted to lose now, in units of T̄, shape ``(k,)``."""
+        return self.model.predict(self._known(self._look_up(ids), epoch))
 
     def _clipped(self, values: F32) -> F32:
         clipped: F32 = np.maximum(values, np.float32(self.floor))
