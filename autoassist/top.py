@@ -20,10 +20,13 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from autoassist.ended import Ended, read_ended
 from autoassist.figures import Pair, Read, field, field_of, rate, rate_of, share_since, share_since_of, sparkline
 from autoassist.live import render
 from autoassist.roles import Flat, LogSettings
+from autoassist.summary import print_summary
 from broker.addresses import ADDRESSES_FILE
+from broker.run_lock import is_served
 from protocol.errors import BrokerUnreachable, PeerRefused, SettingError
 from protocol.handshake import HandshakeWatch
 from protocol.security import MONITOR, Key, open_key, secure_client
@@ -32,6 +35,8 @@ from protocol.signals import StopSignal
 from protocol.statistics import RunStatistics, decode_statistics
 
 SAMPLES = 40
+UNSERVED_S = 2.0
+"""How long to wait for a broker that is not there: a launcher starts a killed one again within a second."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,14 +59,33 @@ class TopCommand:
     def execute(self) -> int:
         """Draw until the run is over or a signal comes; returns the exit code."""
         require(self.timeout_s > 0, "timeout_s", self.timeout_s, "must be a positive number of seconds")
-        address = statistics_address(self.target)
+        run_dir = run_directory(self.target)
+        address = self.target if run_dir is None else published_at(run_dir)
+        timeout_s = self.timeout_s
+        if run_dir is not None and not is_served(run_dir):
+            if (ended := read_ended(run_dir)) is not None:
+                return self._tell_end(ended, run_dir)
+            timeout_s = min(timeout_s, UNSERVED_S)
         key = open_key(self.keys, MONITOR) if self.keys is not None else None
-        with StopSignal() as stop, closing(samples(address, self.timeout_s, stop, key)) as found:
-            if self.once or self.json:
-                self._print(found)
-            else:
-                self._draw(found)
+        with StopSignal() as stop, closing(samples(address, timeout_s, stop, key)) as found:
+            try:
+                if self.once or self.json:
+                    self._print(found)
+                else:
+                    self._draw(found)
+            except BrokerUnreachable as error:
+                raise _explained(error, run_dir) from None
             return 128 + stop.number if stop.requested else 0
+
+    def _tell_end(self, ended: Ended, run_dir: Path) -> int:
+        """What the broker published last, for scripts; for people that it is over, and the summary."""
+        if self.json:
+            self._print(iter([ended.statistics]))
+        else:
+            sys.stdout.write(f"{run_dir}: the run is over ({ended.report.status}); this is its summary:\n")
+            sys.stdout.flush()
+            print_summary(ended.report, run_dir)
+        return 0
 
     def _print(self, found: Iterator[RunStatistics]) -> None:
         for statistics in found:
@@ -141,14 +165,33 @@ def short(value: float) -> str:
 
 def statistics_address(target: str) -> str:
     """Where a run publishes; raises SettingError where ``target`` names none."""
+    run_dir = run_directory(target)
+    return target if run_dir is None else published_at(run_dir)
+
+
+def run_directory(target: str) -> Path | None:
+    """The run's directory, the newest if not given; None for an address. Raises SettingError where there is none."""
     if target.startswith(("tcp://", "ipc://")):
-        return target
-    run_dir = Path(target) if target else _newest()
+        return None
+    return Path(target) if target else _newest()
+
+
+def published_at(run_dir: Path) -> str:
+    """Where the run's broker publishes; raises SettingError where the directory does not say."""
     path = run_dir / ADDRESSES_FILE
     try:
         return str(msgspec.json.decode(path.read_bytes(), type=dict[str, str])["statistics"])
     except (OSError, msgspec.MsgspecError, KeyError) as error:
         raise SettingError(f"target={run_dir}: {error}; give a run directory or tcp://host:port") from None
+
+
+def _explained(error: BrokerUnreachable, run_dir: Path | None) -> BrokerUnreachable:
+    """With what can be done, where no broker of this machine serves the run."""
+    if run_dir is None or is_served(run_dir):
+        return error
+    ways = f"autoassist report {run_dir} shows how far it came, autoassist run --resume {run_dir} goes on with it"
+    what = f"{run_dir}: its run has not ended, and no broker of this machine serves it, so it was killed"
+    return BrokerUnreachable(f"{what}; {ways}; if it runs on another host, give tcp://host:port")
 
 
 def _newest() -> Path:

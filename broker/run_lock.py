@@ -73,6 +73,15 @@ def wait_until_free(run_dir: Path) -> None:
         raise UserError(f"run_dir={run_dir}: {error}; make it writable, or copy it") from error
 
 
+def is_served(run_dir: Path) -> bool:
+    """Whether a broker of this machine uses the run, or is about to end; changes nothing."""
+    try:
+        with (run_dir / LOCK_FILE).open("rb") as file:
+            return not _is_had(file, fcntl.LOCK_SH)  # who else only looks is not in the way
+    except OSError:
+        return False
+
+
 def _in_use(run_dir: Path) -> str:
     with suppress(OSError):
         if process := (run_dir / LOCK_FILE).read_text(encoding="ascii", errors="replace"):
@@ -81,9 +90,9 @@ def _in_use(run_dir: Path) -> str:
     return f"run_dir={run_dir}: another broker uses it; stop it or choose another --run-dir"
 
 
-def _is_had(file: BinaryIO) -> bool:
+def _is_had(file: BinaryIO, kind: int = fcntl.LOCK_EX) -> bool:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

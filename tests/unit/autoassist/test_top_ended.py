@@ -1,0 +1,68 @@
+"""``autoassist top`` where nobody publishes any more: it says so at once."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from autoassist.ended import read_ended
+from autoassist.top import TopCommand
+from broker.addresses import write_addresses
+from broker.run_lock import RunLock, is_served
+from broker.store import DATABASE
+from protocol.errors import BrokerUnreachable
+from tests.unit.autoassist.report_runs import STEPS, write_run
+
+NOBODY = "tcp://127.0.0.1:9"
+AT_ONCE_S = 0.01
+
+
+def left(folder: Path, *, ended: str = "finished", reported: bool = True) -> Path:
+    """A run with the addresses of its broker, which is gone."""
+    write_addresses(folder, address=NOBODY, statistics=NOBODY)
+    return write_run(folder, ended=ended, reported=reported)
+
+
+@pytest.mark.parametrize("reported", [True, False])
+def test_top_says_that_a_run_is_over_and_shows_its_summary(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], reported: bool
+) -> None:
+    """Its report may be missing where its broker was killed at the end."""
+    assert TopCommand(target=str(left(tmp_path, reported=reported))).execute() == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"{tmp_path}: the run is over (finished)") and f"80 in {STEPS} steps" in said
+
+
+def test_top_gives_scripts_the_last_statistics_of_a_run_that_is_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert TopCommand(target=str(left(tmp_path, ended="stopped")), json=True).execute() == 0
+    sample = json.loads(capsys.readouterr().out)
+    assert (sample["ended"], sample["trained_steps"], sample["broker_rss_bytes"]) == ("stopped", STEPS, 0)
+
+
+def test_top_says_of_a_killed_run_how_to_see_it_and_how_to_go_on(tmp_path: Path) -> None:
+    run_dir = left(tmp_path, ended="", reported=False)
+    with pytest.raises(BrokerUnreachable, match=r"has not ended.* so it was killed; autoassist report .* --resume"):
+        TopCommand(target=str(run_dir), timeout_s=AT_ONCE_S).execute()
+
+
+def test_top_watches_a_broker_that_goes_on_with_a_run_that_was_over(tmp_path: Path) -> None:
+    """It is resumed, and its store says so only once a Boss has come."""
+    run_dir = left(tmp_path)
+    assert not is_served(run_dir)
+    with closing(RunLock(run_dir)):
+        assert is_served(run_dir)
+        with pytest.raises(BrokerUnreachable, match="no broker publishes at"):
+            TopCommand(target=str(run_dir), timeout_s=AT_ONCE_S).execute()
+    assert not is_served(run_dir)
+
+
+def test_a_damaged_store_tells_no_end(tmp_path: Path) -> None:
+    run_dir = left(tmp_path)
+    assert read_ended(run_dir) is not None
+    (run_dir / DATABASE).write_bytes(b"this is no database")
+    assert read_ended(run_dir) is None
