@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from assistant.trouble import Trouble
 from protocol.arrays import I64
 
 log = logging.getLogger("autoassist.assistant")
@@ -32,6 +33,7 @@ class Journal:
         self.stem = stem
         self._mark = self._next_mark = 0
         self._file = self._next = -1
+        self.trouble = Trouble(log)
 
     def path(self, mark: int) -> Path:
         """Of the file that leads back to the checkpoint with this mark."""
@@ -56,6 +58,8 @@ class Journal:
     def commit(self) -> None:
         """The checkpoint that was prepared is in its place, and the one before it is gone. Raises OSError."""
         file, self._next = self._next, -1
+        if self._file >= 0:  # it has noted all since the checkpoint before
+            self.trouble.is_over()
         self.close()
         self._mark, self._file = self._next_mark, file
         self._remove_others(self.path(self._mark))
@@ -71,11 +75,8 @@ class Journal:
                 return
         except OSError as error:
             reason = str(error)
-        log.warning(
-            "%s cannot be written (%s); until the next checkpoint a restart rebuilds from the loss log",
-            self.path(self._mark),
-            reason,
-        )
+        what = f"{self.path(self._mark)} cannot be written ({reason})"
+        self.trouble.met(what, "until the next checkpoint a restart rebuilds from the loss log")
         self.forget()
 
     def go_back(self, mark: int, tables: Sequence[np.ndarray]) -> None:

@@ -156,6 +156,7 @@ class Tables:
         """Let go of the files; the tables must not be used any more."""
         if self._journal is not None:
             self._journal.close()
+            self._journal.trouble.ends()
         for table in self._mapped:
             fcntl.flock(table.file, fcntl.LOCK_UN)  # the map holds on to the file, and to a lock, as long as it lives
             os.close(table.file)

@@ -15,6 +15,7 @@ from assistant.core import AssistantCore
 from assistant.policies import make_policy
 from assistant.preview import Previews, Show
 from assistant.tables import MAP_FROM, Tables
+from assistant.trouble import Trouble
 from protocol.client import ConnectSettings, RoleClient, new_incarnation
 from protocol.errors import DataError, PeerFenced
 from protocol.messages import MOST_SET_ASIDE, AnyMessage, Goodbye, Hello, Preview, Stop, Welcome, history_id
@@ -91,6 +92,7 @@ class Assistant:
         self.labels = labels
         self.show = show
         self.times = times
+        self._unsaved = Trouble(log)
         self._begin()
 
     def _begin(self) -> None:
@@ -144,6 +146,7 @@ class Assistant:
                 self._say(self.core.work())
                 self._save(CHECKPOINT_RECORDS)
         self._save(1)
+        self._unsaved.ends()
         self._leave(ended)
         return ended
 
@@ -216,7 +219,9 @@ class Assistant:
             AssistantCheckpoint(self.history, core.applied, core.learned_through, state, mark).write(path)
             self.tables.commit()
         except OSError as error:
-            log.warning("%s cannot be written (%s); a restart will rebuild from the loss log", path, error)
+            self._unsaved.met(f"{path} cannot be written ({error})", "a restart will rebuild from the loss log")
+        else:
+            self._unsaved.is_over()
 
     def _say(self, messages: list[AnyMessage]) -> None:
         for message in messages:
