@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from broker.effects import AppendBatch, AppendLoss, AppendWindow, Delete, Effect, Put
-from broker.rows import Row, StepRow, WindowRow
+from broker.rows import ReportsRow, Row, StepRow, WindowRow
 from protocol.arrays import I64
 from protocol.messages import AnyMessage, Batch, LossRecord, Selection, Window
 
@@ -43,7 +43,7 @@ class Costs:
     """A message sent."""
 
     row_us: float = 12.0
-    """A row written to the store, and each array in a step's row beyond its own two."""
+    """A row written to the store, and each report in it."""
 
     record_us: float = 16.0
     """A loss record made and logged."""
@@ -138,7 +138,7 @@ class Work:
 
     def counts(self) -> list[float]:
         """One for each price, in the order of ``Costs``."""
-        arrays = sum(len(row.losses) for row in self.rows.values() if isinstance(row, StepRow))
+        arrays = sum(len(row.losses) for row in self.rows.values() if isinstance(row, ReportsRow))
         kilobytes = (self.size + sum(map(_row_size, self.rows.values()))) / 1000
         looked_at = self.records * self.roles
         rows = len(self.rows) + arrays
@@ -161,7 +161,9 @@ def size_of(message: msgspec.Struct) -> int:
 def _row_size(row: Row | None) -> int:
     match row:
         case StepRow(batch=batch):
-            return size_of(batch) + sum(losses.nbytes for losses in row.losses.values()) + len(row.reported)
+            return size_of(batch)
+        case ReportsRow():
+            return PLAIN_BYTES + sum(losses.nbytes for losses in row.losses.values())
         case WindowRow():
             return PLAIN_BYTES + row.kept_ids.nbytes + row.keep_probabilities.nbytes
         case None:

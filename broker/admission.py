@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 from broker.effects import HelloReceived, RefusalCode, Refuse
 from broker.recut import agrees, resized
-from broker.rows import RunRow
+from broker.rows import PeerRow, RunRow
 from broker.state import State
 from protocol.errors import SettingError
 from protocol.messages import NO_RESTORE, OLDEST_SPOKEN_VERSION, PROTOCOL_VERSION, Hello
 
+NUMBERED = re.compile(r"-(\d{1,4})$")
+"""The number in the name of an Assistant: ``assistant-3``."""
 MAX_N = 1 << 62
 MAX_NAME = 100
 MAX_RANKS = 1 << 20
@@ -152,3 +156,14 @@ def _unfit_run(hello: Hello) -> Refuse | None:
             hello.name, "settings", f"{given} exceeds the data set's {hello.n} instances", "lower --batch-size"
         )
     return _rank_beyond(hello, settings.world_size)
+
+
+def give_number(state: State, row: PeerRow) -> None:
+    """Give an Assistant its number: its name's where it has one, so that the order of joining plays no part."""
+    taken = {m.row.index for m in state.assistants() if m.row is not row}
+    wanted = int(found[1]) if (found := NUMBERED.search(row.name)) else row.index
+    free = min(set(range(len(taken) + 1)) - taken)
+    index = wanted if wanted < state.settings.assistants and wanted not in taken else free
+    if index != row.index:
+        row.index = index
+        state.touch("peer", row.name, row)

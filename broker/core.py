@@ -7,10 +7,9 @@ What each event does lives beside what it is about: the stock and the cutting in
 from __future__ import annotations
 
 import math
-import re
 from typing import Any
 
-from broker.admission import refusal_of
+from broker.admission import give_number, refusal_of
 from broker.effects import (
     Admit,
     Effect,
@@ -55,8 +54,6 @@ from protocol.messages import (
     Stop,
 )
 
-NUMBERED = re.compile(r"-(\d{1,4})$")
-"""The number in the name of an Assistant: ``assistant-3``."""
 MAX_FENCED = 1024
 """Incarnations that a run remembers to refuse."""
 MAX_SLOTS = 64
@@ -84,6 +81,7 @@ class BrokerCore:
         for member in state.assistants():
             catch_up(state, member)
         self._finish_if_done(now)
+        state.end_turn()
         return effects
 
     def take(self, event: Event) -> list[Effect]:
@@ -146,7 +144,7 @@ class BrokerCore:
                 self._go_on_with(hello)
             if row is not None:
                 release_all_of(state, hello.name)
-                state.members.pop(hello.name, None)
+                state.leave(hello.name)
             row = self._new_peer(hello, row)
         member = state.members.get(hello.name)
         new = member is None or event.fresh
@@ -190,22 +188,11 @@ class BrokerCore:
         member = Member(row=row, slots=min(hello.slots, MAX_SLOTS))
         state.returning.discard(hello.name)
         if row.role == "assistant":
-            self._number(row)
+            give_number(state, row)
         else:
             member.yielded = min(state.planned_steps(), default=state.the_run.next_step) - 1
-        state.members[hello.name] = member
+        state.join(member)
         return member
-
-    def _number(self, row: PeerRow) -> None:
-        """Give an Assistant its number: its name's where it has one, so that the order of joining plays no part."""
-        state = self.state
-        taken = {m.row.index for m in state.assistants() if m.row is not row}
-        wanted = int(found[1]) if (found := NUMBERED.search(row.name)) else row.index
-        free = min(set(range(len(taken) + 1)) - taken)
-        index = wanted if wanted < state.settings.assistants and wanted not in taken else free
-        if index != row.index:
-            row.index = index
-            state.touch("peer", row.name, row)
 
     def _tell_again(self, member: Member) -> None:
         """Say what a role must hold and has not heard on this stream: it has restarted, or the broker has."""
@@ -288,7 +275,7 @@ class BrokerCore:
             self._end(message.reason)
 
     def _lost(self, name: str) -> None:
-        if self.state.members.pop(name, None) is not None:
+        if self.state.leave(name):
             release_all_of(self.state, name)
 
     def _stop(self, reason: Any, detail: str) -> None:

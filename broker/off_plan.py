@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from broker.routing import acknowledge, log_complete, log_untrained_step, rank_slice
-from broker.rows import StepRow, WindowRow
+from broker.rows import WindowRow
 from broker.state import Member, State
 from protocol.arrays import I64, empty_f32, empty_i64
 from protocol.messages import Batch, OffPlanReport, Return
@@ -30,18 +30,18 @@ def accept_off_plan(state: State, member: Member, report: OffPlanReport) -> None
     first_open = next(iter(state.off_plan), run.off_plan_steps)
     if report.number < first_open:
         state.count_for(name, "reports_repeated")
+    steps = []
     for number in range(max(report.number, first_open), report.through + 1):
         if number == run.off_plan_steps:
             if is_single and not _is_drawn(state, number, member.row.rank, report.ids):
                 state.count_for(name, "reports_refused")
                 return
             _number_next(state)
-        row = state.steps[state.off_plan[number]]
-        if member.row.rank in row.reported:
-            state.count_for(name, "reports_repeated")
-        else:
-            acknowledge(state, name, row, rank=member.row.rank, losses=report.losses)
+        steps.append(state.off_plan[number])
+        acknowledge(state, name, steps[-1], rank=member.row.rank, losses=report.losses)
     log_complete(state)
+    for step in steps:
+        state.keep_report(step, member.row.rank)
 
 
 def _is_drawn(state: State, number: int, rank: int, ids: I64) -> bool:
@@ -77,9 +77,8 @@ def _number_next(state: State) -> None:
     run.off_plan_ranges = _with(run.off_plan_ranges, step, min(yielded, run.log_step))
     run.instances_cut += instances if state.settings.boss_instances else 0
     state.count("off_plan_instances", instances)
-    state.steps[step] = StepRow(batch=batch)
+    state.add_step(batch)
     state.off_plan[batch.off_plan_before] = step
-    state.touch("step", step, state.steps[step])
 
 
 def _with(ranges: list[tuple[int, int]], step: int, settled: int) -> list[tuple[int, int]]:
@@ -96,7 +95,7 @@ def accept_return(state: State, member: Member, message: Return) -> None:
     state.count("returns_heard", len(message.steps))
     for step in sorted(message.steps, reverse=True):
         row = state.steps.get(step)
-        if member.row.rank or row is None or row.reported or row.batch.kind != "plan":
+        if member.row.rank or row is None or step in state.reports or row.batch.kind != "plan":
             state.count_for(member.row.name, "returns_refused")
             continue
         state.count("returned_steps")
@@ -115,7 +114,7 @@ def accept_return(state: State, member: Member, message: Return) -> None:
             segments=[],
             kind="returned",
         )
-        del state.steps[step]
+        state.drop_step(step)
         log_untrained_step(state, empty)
     if run.cutting_done and state.line:
         run.cutting_done = False

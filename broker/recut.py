@@ -52,14 +52,19 @@ def forget_partial_reports(state: State) -> None:
     Steps off the plan are in it, and nobody is left to say with which losses a rank that has not reported trained them.
     """
     for step, row in list(state.steps.items()):
-        if row.batch.kind == "plan" and row.reported:
-            row.reported, row.losses = [], {}
-            state.touch("step", step, row)
+        if row.batch.kind == "plan":
+            state.forget_reports(step)
+            if step == state.the_run.log_step and state.the_run.log_rank:
+                state.reports_of(step).are_logged(state.the_run.log_rank)
+            if row.reported:
+                row.reported, row.losses = [], {}
+                state.touch("step", step, row)
         elif row.batch.kind == "off_plan":
-            silent = [rank for rank in range(state.settings.world_size) if rank not in row.reported]
-            row.reported += silent
-            row.losses |= {rank: empty_f32() for rank in silent}
-            state.touch("step", step, row)
+            reports = state.reports_of(step)
+            silent = set(range(state.settings.world_size)) - reports.ranks
+            reports.take(silent, empty_f32())
+            for rank in silent:
+                state.keep_report(step, rank)
     log_complete(state)
 
 
@@ -70,8 +75,7 @@ def recut(state: State, world_size: int) -> None:
     """
     run, settings = state.the_run, resized(state.the_run.settings, world_size)
     for step in sorted(state.planned_steps(), reverse=True):
-        _put_back(state, state.steps.pop(step).batch)
-        state.forget("step", step)
+        _put_back(state, state.drop_step(step).batch)
     _log_what_was_trained(state)
     run.log_origin = (run.log_records, run.log_step)
     run.settings, run.next_step = settings, run.log_step
@@ -83,15 +87,14 @@ def _log_what_was_trained(state: State) -> None:
     """Off-plan steps wait for the log behind planned ones that are now cut anew: they move up into their numbers."""
     run = state.the_run
     first = run.log_step
-    rows = [state.steps.pop(step) for step in sorted(state.steps)]
-    for row in rows:
-        state.forget("step", row.batch.step)
-    for step, row in enumerate(rows, start=first):
-        row.batch = msgspec.structs.replace(row.batch, step=step)
-        state.steps[step] = row
-        state.touch("step", step, row)
-        if row.batch.kind == "off_plan":
-            state.off_plan[row.batch.off_plan_before] = step
+    moved = [(state.reports_of(step).losses, state.drop_step(step).batch) for step in sorted(state.steps)]
+    for step, (losses, batch) in enumerate(moved, start=first):
+        state.add_step(msgspec.structs.replace(batch, step=step))
+        for rank, of_rank in losses.items():
+            state.reports_of(step).take([rank], of_rank)
+            state.keep_report(step, rank)
+        if batch.kind == "off_plan":
+            state.off_plan[batch.off_plan_before] = step
     log_complete(state)
     before = [(start, min(stop, first)) for start, stop in run.off_plan_ranges if start < first]
     run.off_plan_ranges = [*before, (first, run.log_step)] if run.log_step > first else before

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from broker.effects import AppendBatch, AppendLoss, Send, SendRecords
-from broker.rows import StepRow
 from broker.state import Member, State
 from protocol.arrays import F32, empty_f32
 from protocol.messages import Batch, Hello, LossRecord, LossReport, RecordsDropped, history_id
@@ -26,17 +25,24 @@ def accept_report(state: State, member: Member, report: LossReport) -> None:
         return
     if report.step < run.log_step:
         state.count_for(name, "reports_repeated")
-    for step in range(max(report.step, run.log_step), report.through + 1):
-        if report.rank in state.steps[step].reported:
-            state.count_for(name, "reports_repeated")
-        else:
-            acknowledge(state, name, state.steps[step], rank=report.rank, losses=report.losses)
+    new = range(max(report.step, run.log_step), report.through + 1)
+    for step in new:
+        acknowledge(state, name, step, rank=report.rank, losses=report.losses)
     log_complete(state)
+    for step in new:
+        state.keep_report(step, report.rank)
 
 
-def acknowledge(state: State, name: str, row: StepRow, *, rank: int, losses: F32) -> None:
-    """A rank has trained a step; its losses wait here until those before them are in the log."""
-    expected = row.batch.rank_counts[rank]
+def acknowledge(state: State, name: str, step: int, *, rank: int, losses: F32) -> None:
+    """A rank has trained a step; its losses wait until those before them are in the log. Once is enough.
+
+    After ``log_complete`` what waits is to be kept.
+    """
+    reports = state.reports_of(step)
+    if rank in reports.ranks:
+        state.count_for(name, "reports_repeated")
+        return
+    expected = reports.batch.rank_counts[rank]
     if len(losses) not in (0, expected):
         state.count_for(name, "reports_refused")
         losses = empty_f32()
@@ -45,20 +51,19 @@ def acknowledge(state: State, name: str, row: StepRow, *, rank: int, losses: F32
         state.count("values_dropped", expected)
     elif not np.isfinite(losses).all():
         state.count("values_not_finite", int((~np.isfinite(losses)).sum()))
-    row.reported.append(rank)
-    if rank == 0 and row.batch.kind == "plan":
-        state.the_run.reported_step = max(state.the_run.reported_step, row.batch.step)
-    row.losses[rank] = losses
-    state.touch("step", row.batch.step, row)
+    if rank == 0 and reports.batch.kind == "plan":
+        state.the_run.reported_step = max(state.the_run.reported_step, step)
+    reports.take([rank], losses)
 
 
 def log_untrained_step(state: State, batch: Batch) -> None:
     """Log a step that no rank has trained, in its turn."""
     ranks = range(state.settings.world_size)
-    row = StepRow(batch=batch, reported=list(ranks), losses={rank: empty_f32() for rank in ranks})
-    state.steps[batch.step] = row
-    state.touch("step", batch.step, row)
+    state.add_step(batch)
+    state.reports_of(batch.step).take(ranks, empty_f32())
     log_complete(state)
+    for rank in ranks:
+        state.keep_report(batch.step, rank)
 
 
 def rank_slice(batch: Batch, rank: int) -> slice:
@@ -70,34 +75,30 @@ def rank_slice(batch: Batch, rank: int) -> slice:
 def log_complete(state: State) -> None:
     """Move reports to the log, in order, as far as there is no hole."""
     run = state.the_run
-    while (row := state.steps.get(run.log_step)) is not None and run.log_rank in row.losses:
-        rank, step = run.log_rank, run.log_step
-        losses = row.losses.pop(rank)
+    while (reports := state.reports.get(run.log_step)) is not None and run.log_rank in reports.losses:
+        rank, step, batch = run.log_rank, run.log_step, reports.batch
+        losses = reports.losses.pop(rank)
         last_rank = rank == state.settings.world_size - 1
-        place = rank_slice(row.batch, rank)
-        real = slice(place.start, max(place.start, min(place.stop, len(row.batch.ids) - row.batch.padding)))
+        place = reports.place(rank)
         record = LossRecord(
             position=run.log_records,
             step=step,
             rank=rank,
             learned_through=step if last_rank else step - 1,
-            epoch=row.batch.epoch,
-            ids=row.batch.ids[real] if len(losses) else row.batch.ids[:0],
-            losses=losses[: real.stop - real.start],
-            keep_probabilities=row.batch.keep_probabilities[real] if len(losses) else empty_f32(),
+            epoch=batch.epoch,
+            ids=batch.ids[place] if len(losses) else batch.ids[:0],
+            losses=losses[: place.stop - place.start],
+            keep_probabilities=batch.keep_probabilities[place] if len(losses) else empty_f32(),
         )
         state.append(AppendLoss(record))
         run.log_records += 1
         run.log_step, run.log_rank = (step + 1, 0) if last_rank else (step, rank + 1)
         if last_rank:
-            run.instances_trained += len(row.batch.ids) - row.batch.padding
-            state.append(AppendBatch(row.batch))
-            del state.steps[step]
-            state.forget("step", step)
-            if row.batch.kind == "off_plan":
-                del state.off_plan[row.batch.off_plan_before]
-        else:
-            state.touch("step", step, row)
+            run.instances_trained += len(batch.ids) - batch.padding
+            state.append(AppendBatch(batch))
+            state.drop_step(step)
+            if batch.kind == "off_plan":
+                del state.off_plan[batch.off_plan_before]
         state.touch_run()
         for member in state.assistants():
             if member.cursor == record.position and member.cursor < member.may_hear(state.settings.world_size):

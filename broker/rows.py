@@ -67,11 +67,24 @@ class WindowRow(msgspec.Struct, kw_only=True):
 
 
 class StepRow(msgspec.Struct, kw_only=True):
-    """A batch from its cut until all ranks have reported it and the loss log has it."""
+    """A batch from its cut until all ranks have reported it and the loss log has it. Long, so it is written once."""
 
     batch: Batch
-    reported: list[int] = msgspec.field(default_factory=list)  # ranks
-    losses: dict[int, F32] = msgspec.field(default_factory=dict)  # by rank, until they are in the log
+    reported: list[int] = msgspec.field(default_factory=list)  # ranks; earlier versions wrote reports here
+    losses: dict[int, F32] = msgspec.field(default_factory=dict)  # theirs by rank, where they are not in the log
+
+
+class ReportsRow(msgspec.Struct, kw_only=True):
+    """Reports of a step that wait for others before them: what came between two commits."""
+
+    step: int
+    part: int  # counts the step's rows of this kind
+    losses: dict[int, F32] = msgspec.field(default_factory=dict)  # by rank
+
+    @property
+    def key(self) -> str:
+        """Its key in the store."""
+        return f"{self.step}.{self.part}"
 
 
 class PeerRow(msgspec.Struct, kw_only=True):
@@ -119,11 +132,12 @@ class WindowRecord(msgspec.Struct, kw_only=True):
     reason: str = ""  # why it passed unfiltered; "" where an Assistant selected
 
 
-Row = RunRow | WindowRow | StepRow | PeerRow | EpochRow
+Row = RunRow | WindowRow | StepRow | ReportsRow | PeerRow | EpochRow
 KINDS: dict[str, type[Row]] = {
     "run": RunRow,
     "window": WindowRow,
     "step": StepRow,
+    "reports": ReportsRow,
     "peer": PeerRow,
     "epoch": EpochRow,
 }

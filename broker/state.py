@@ -10,9 +10,10 @@ import numpy as np
 
 from broker.effects import AppendBatch, AppendLoss, Delete, Effect, Put, Send
 from broker.order import EpochOrder
+from broker.reports import Reports
 from broker.rows import EpochRow, PeerRow, Row, RunRow, StepRow, WindowRow
 from protocol.arrays import I64
-from protocol.messages import AnyMessage
+from protocol.messages import AnyMessage, Batch
 from protocol.settings import RunSettings
 from protocol.token_batches import I32
 
@@ -58,8 +59,11 @@ class State:
     steps: dict[int, StepRow] = field(default_factory=dict)
     peers: dict[str, PeerRow] = field(default_factory=dict)
     epochs: dict[int, EpochRow] = field(default_factory=dict)
+    reports: dict[int, Reports] = field(default_factory=dict)
+    """By step, of those that are in ``steps`` and of which one has come."""
 
     members: dict[str, Member] = field(default_factory=dict)
+    """Changed by ``join`` and ``leave`` alone."""
     lease_deadlines: dict[int, float] = field(default_factory=dict)
     line: deque[int] = field(default_factory=deque)
     """Windows whose instances are cut next: a remainder, then the epoch being cut, in order of arrival."""
@@ -78,6 +82,9 @@ class State:
     hungry_since: float | None = None
     """Since when the Boss asks for a batch that cannot be cut."""
     effects: list[Effect] = field(default_factory=list)
+    _assistants: list[Member] = field(default_factory=list)
+    _bosses: dict[int, Member] = field(default_factory=dict)
+    _open_reports: list[Reports] = field(default_factory=list)
     _touched_in: list[Effect] | None = None
     """The list of effects that has the run's row."""
     _orders: dict[int, EpochOrder] = field(default_factory=dict)
@@ -204,16 +211,12 @@ class State:
         return max(-1, min(learned_through, self.the_run.log_step - 1))
 
     def assistants(self) -> list[Member]:
-        """Connected Assistants, by index; a stalled one is among them."""
-        found = [m for m in self.members.values() if m.row.role == "assistant"]
-        return sorted(found, key=lambda m: m.row.index)
+        """Connected Assistants, by index; a stalled one is among them. Not to be changed."""
+        return self._assistants
 
     def boss(self, rank: int = 0) -> Member | None:
         """Connected Boss of a rank."""
-        for member in self.members.values():
-            if member.row.role == "boss" and member.row.rank == rank:
-                return member
-        return None
+        return self._bosses.get(rank)
 
     @property
     def may_cut(self) -> int:
@@ -240,6 +243,61 @@ class State:
         return sum(max(0, stop - max(start, step + 1)) for start, stop in self.the_run.off_plan_ranges)
 
     # What changes
+
+    def join(self, member: Member) -> None:
+        """A role is connected."""
+        self.members[member.row.name] = member
+        self._sort_members()
+
+    def leave(self, name: str) -> bool:
+        """A role is connected no longer; False where it was not."""
+        was_there = self.members.pop(name, None) is not None
+        self._sort_members()
+        return was_there
+
+    def _sort_members(self) -> None:
+        """Once for each change, not each time that somebody asks, which would cost much with many ranks."""
+        found = self.members.values()
+        self._assistants = sorted((m for m in found if m.row.role == "assistant"), key=lambda m: m.row.index)
+        self._bosses = {m.row.rank: m for m in found if m.row.role == "boss"}
+
+    def add_step(self, batch: Batch) -> None:
+        """A batch is the next step, or stands in an untrained one's place."""
+        self.steps[batch.step] = row = StepRow(batch=batch)
+        self.touch("step", batch.step, row)
+
+    def drop_step(self, step: int) -> StepRow:
+        """A step is logged, or cut anew: it and what was reported of it are gone."""
+        self.forget_reports(step)
+        self.forget("step", step)
+        return self.steps.pop(step)
+
+    def reports_of(self, step: int) -> Reports:
+        """Of an outstanding step."""
+        if step not in self.reports:
+            self.reports[step] = Reports(self.steps[step].batch)
+        return self.reports[step]
+
+    def keep_report(self, step: int, rank: int) -> None:
+        """Write a report that has not been logged at once."""
+        reports = self.reports.get(step)
+        if reports is not None and rank in reports.losses:
+            if not reports.is_open:
+                self._open_reports.append(reports)
+            row = reports.row_of(rank)
+            self.touch("reports", row.key, row)
+
+    def forget_reports(self, step: int) -> None:
+        """Nothing has been reported of a step."""
+        reports = self.reports.pop(step, None)
+        for row in reports.rows if reports is not None else ():
+            self.forget("reports", row.key)
+
+    def end_turn(self) -> None:
+        """All events that are committed together have been taken."""
+        for reports in self._open_reports:
+            reports.is_open = False
+        self._open_reports.clear()
 
     def touch(self, kind: str, key: int | str, row: Row) -> None:
         """Note that a row is new or changed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from broker.effects import AppendWindow, Send
-from broker.rows import EpochRow, StepRow, WindowRecord, WindowRow
+from broker.rows import EpochRow, WindowRecord, WindowRow
 from broker.state import State
 from broker.whole import PREFIX, STALE, count_whole
 from protocol.arrays import F32, I64
@@ -210,8 +210,7 @@ def add_step(
     stale = [step - s.learned_through for s in segments if s.learned_through is not None]
     if stale:
         run.staleness_counts[max(stale)] = run.staleness_counts.get(max(stale), 0) + 1
-    state.steps[step] = StepRow(batch=batch)
-    state.touch("step", step, state.steps[step])
+    state.add_step(batch)
     state.touch_run()
     _tell_boss(state, batch)
 

@@ -252,7 +252,7 @@ def test_a_run_remembers_no_more_names_than_it_should() -> None:
     for number in range(MAX_PEERS + 5):
         hello = Hello(role="assistant", name=f"pod-{number}", incarnation="1", dataset_id="data:1", n=100)
         effects = made.core.handle(HelloReceived(hello, fresh=True), made.now)
-        made.core.state.members.pop(f"pod-{number}", None)
+        made.core.state.leave(f"pod-{number}")
     refused = next(e for e in effects if isinstance(e, Refuse))
     assert str(MAX_PEERS) in refused.reason and refused.remedy == "use a name again"
     assert len(made.core.state.peers) == MAX_PEERS

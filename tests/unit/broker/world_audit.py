@@ -282,6 +282,7 @@ class Audit:
         live: dict[tuple[str, str], Row] = {} if state.run is None else {("run", "run"): state.run}
         live |= {("window", str(k)): v for k, v in state.windows.items()}
         live |= {("step", str(k)): v for k, v in state.steps.items()}
+        live |= {("reports", row.key): row for reports in state.reports.values() for row in reports.rows}
         live |= {("peer", k): v for k, v in state.peers.items()}
         live |= {("epoch", str(k)): v for k, v in state.epochs.items()}
         stored = {key: canonical(key[0], raw) for key, raw in rows.items()}
@@ -292,6 +293,7 @@ class Audit:
             return
         rebuilt = BrokerCore.from_rows("", [(kind, decode_row(kind, raw)) for (kind, _), raw in reversed(rows.items())])
         assert rebuilt.run_id == core.run_id
+        assert _reported(rebuilt) == _reported(core)
         assert list(rebuilt.state.line) == list(state.line)
         assert {k: v for k, v in rebuilt.state.ahead.items() if v} == {k: v for k, v in state.ahead.items() if v}
         self._stock_is_untrained(core)
@@ -351,6 +353,14 @@ class Audit:
             assert set(trained) <= set(expected.tolist())
             assert not all_trained or len(trained) == len(expected), "kept, and never trained"
         assert row.kept == kept
+
+
+def _reported(core: BrokerCore) -> dict[int, tuple[set[int], dict[int, bytes]]]:
+    """What has come of each step's reports, and what of it waits for the log."""
+    return {
+        step: (reports.ranks, {rank: losses.tobytes() for rank, losses in sorted(reports.losses.items())})
+        for step, reports in core.state.reports.items()
+    }
 
 
 @lru_cache(4096)
