@@ -148,10 +148,10 @@ def test_whatever_an_assistant_says_the_run_goes_on_to_its_end_and_all_that_is_p
 def test_a_boundless_credit_is_served_to_a_bound() -> None:
     """Credit(limit=2**62): a client that wants to be sent everything at once."""
     world = joined(100_000, assistants=0, boss_instances=10**9, batch_size=1, window_size=64)
-    start = time.monotonic()
+    start = time.process_time()
     world.core.handle(MessageReceived("boss-0", Credit(limit=2**62, yielded=-(2**62))), world.now)
     assert len(world.core.state.steps) == world.core.state.the_run.next_step == MAX_STEPS_AHEAD
-    assert time.monotonic() - start < 20.0
+    assert time.process_time() - start < 20.0
     for step in range(10):
         report = LossReport(step=step, through=step, rank=0, losses=np.zeros(1, np.float32))
         world.core.handle(MessageReceived("boss-0", report), world.now)
@@ -218,11 +218,11 @@ def test_a_report_of_a_billion_billion_steps_costs_nothing() -> None:
     """LossReport(through=2**60)."""
     world = joined(100, assistants=0, epochs=1, batch_size=10)
     world.grant()
-    start = time.monotonic()
+    start = time.process_time()
     for step, through in [(0, 2**60), (-(2**60), 2**60), (-(2**60), -1)]:
         report = LossReport(step=step, through=through, rank=0, losses=np.zeros(0, np.float32))
         world.say(world.boss.ranks[0], report)
-    assert time.monotonic() - start < 1.0
+    assert time.process_time() - start < 1.0
     assert world.losses == []
     assert world.core.state.peers["boss-0"].counters["reports_refused"] == 3
 

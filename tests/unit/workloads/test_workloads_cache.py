@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -90,18 +91,17 @@ def test_a_full_disk_is_a_failure_that_names_file_and_remedy(tmp_path: Path) -> 
 def test_lock_excludes_and_tells_who_waits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "autoassist.workloads")
     order: list[str] = []
-    started = threading.Event()
 
     def second() -> None:
-        started.set()
         with file_lock(tmp_path / "thing.lock"):
             order.append("second")
 
     thread = threading.Thread(target=second)
     with file_lock(tmp_path / "thing.lock"):
         thread.start()
-        started.wait()
-        thread.join(0.2)
+        until = time.monotonic() + 30.0
+        while "another process prepares" not in caplog.text and time.monotonic() < until:
+            thread.join(0.01)
         order.append("first")
     thread.join(10)
     assert order == ["first", "second"]
