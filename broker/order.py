@@ -10,6 +10,9 @@ ROUNDS = 6
 BLOCK = 2048
 """Positions that are computed at a time: eight windows of the default size, at little more than the price of one."""
 BLOCKS_KEPT = 4
+STRETCHES_KEPT = 8
+"""Longer ones, such as the windows of many ranks: each is asked for when it is leased and again when its selection
+comes, with others between. 4 MB with the longest windows, none with the usual ones."""
 FEW = 12
 """Values that are permuted sooner one by one than as an array."""
 _U64 = np.uint64
@@ -40,8 +43,8 @@ def _mix_one(value: int, key: int) -> int:
 class EpochOrder:
     """Permutation of ``0 … n-1`` keyed by (seed, epoch): a Feistel network with cycle walking.
 
-    O(1) memory for any ``n``: a few blocks of IDs around those that were asked for last. Price: up to half a
-    microsecond per ID instead of a table look-up, and statistical rather than cryptographic quality.
+    O(1) memory for any ``n``: a few blocks and long stretches of IDs, those that were asked for last. Price: up to half
+    a microsecond per ID instead of a table look-up, and statistical rather than cryptographic quality.
     """
 
     def __init__(self, n: int, seed: int, epoch: int) -> None:
@@ -51,6 +54,7 @@ class EpochOrder:
         rng = np.random.Generator(np.random.Philox(key=[seed, epoch]))
         self._keys = [_U64(k) for k in rng.integers(0, 1 << 63, size=ROUNDS)]
         self._blocks: dict[int, I64] = {}
+        self._stretches: dict[tuple[int, int], I64] = {}
 
     def _encrypt(self, values: np.ndarray) -> np.ndarray:
         left, right = values >> self._shift, values & self._mask
@@ -74,7 +78,7 @@ class EpochOrder:
             raise ValueError(f"positions {start} to {stop} leave 0 to {self.n}")
         first, last = start // BLOCK, max(start, stop - 1) // BLOCK
         if last - first >= BLOCKS_KEPT:
-            return self._compute(start, stop)
+            return self._stretch(start, stop)
         if first == last:
             return self._block(first)[start - first * BLOCK : stop - first * BLOCK]
         whole = np.concatenate([self._block(block) for block in range(first, last + 1)])
@@ -86,6 +90,13 @@ class EpochOrder:
                 del self._blocks[next(iter(self._blocks))]
             self._blocks[block] = self._compute(block * BLOCK, min(self.n, (block + 1) * BLOCK))
         return self._blocks[block]
+
+    def _stretch(self, start: int, stop: int) -> I64:
+        if (start, stop) not in self._stretches:
+            if len(self._stretches) >= STRETCHES_KEPT:
+                del self._stretches[next(iter(self._stretches))]
+            self._stretches[start, stop] = self._compute(start, stop)
+        return self._stretches[start, stop]
 
     def _compute(self, start: int, stop: int) -> I64:
         values = self._encrypt(np.arange(start, stop, dtype=np.uint64))

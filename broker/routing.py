@@ -12,7 +12,7 @@ from protocol.messages import Batch, Hello, LossRecord, LossReport, RecordsDropp
 REPLAY_RECORDS = 1 << 16
 """Most loss records that an Assistant which joins late is given to catch up on, outside deterministic mode."""
 CHUNK_RECORDS = 64
-"""Most records that one effect asks the loop to read."""
+"""Most records that one effect asks the loop to read, or those of a step where it has more."""
 
 
 def accept_report(state: State, member: Member, report: LossReport) -> None:
@@ -137,7 +137,8 @@ def catch_up(state: State, member: Member) -> None:
     behind = run.log_records - member.cursor
     if behind > lag_limit and member.cursor >= member.replay_until and not settings.deterministic:
         _drop_records(state, member, run.log_records - settings.staleness_bound * settings.world_size // 2)
-    stop = min(run.log_records, member.may_hear(settings.world_size), member.cursor + CHUNK_RECORDS)
+    chunk = max(CHUNK_RECORDS, settings.world_size)
+    stop = min(run.log_records, member.may_hear(settings.world_size), member.cursor + chunk)
     if stop > member.cursor:
         state.effects.append(SendRecords(member.row.name, member.cursor, stop))
         member.cursor = stop

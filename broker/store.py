@@ -24,6 +24,7 @@ from tempfile import TemporaryDirectory
 import msgspec
 
 from broker.effects import AppendBatch, AppendLoss, AppendWindow, Delete, Put
+from broker.recent import Recent
 from broker.rows import Row, WindowRecord, decode_row, encode_row
 from broker.run_lock import RunLock
 from broker.segments import batch_log, loss_log, window_log
@@ -114,6 +115,7 @@ class RunStore:
         self.windows = window_log(*paths[WINDOW_LOG], writable=writable)
         self._opened.enter_context(closing(self.windows))
         self._committed = self._log_lengths()
+        self._recent = Recent()
 
     def _log_lengths(self) -> tuple[int, ...]:
         return self.losses.length, self.batches.length, self.windows.length
@@ -136,6 +138,7 @@ class RunStore:
             match effect:
                 case AppendLoss(record):
                     self.losses.append(record)
+                    self._recent.append(record)
                 case AppendBatch(batch):
                     self.batches.append(batch)
                 case AppendWindow(record):
@@ -226,7 +229,7 @@ class RunStore:
 
     def loss_records(self, start: int = 0, stop: int = 1 << 62) -> Iterator[LossRecord]:
         """Records of the loss log."""
-        return self.losses.read(start, stop)
+        return self._recent.of(start, stop) or self.losses.read(start, stop)
 
     def finished_batches(self) -> Iterator[Batch]:
         """Batches that all ranks have reported, in step order."""

@@ -39,6 +39,11 @@ class _BadArray(ValueError):
 
 def encode(envelope: Envelope) -> list[bytes]:
     """Envelope to frames: the body, then the large arrays."""
+    body, frames = _pack(envelope)
+    return [body, *frames]
+
+
+def _pack(value: Envelope | AnyMessage) -> tuple[bytes, list[bytes]]:
     frames: list[bytes] = []
 
     def to_wire(value: Any) -> Any:
@@ -50,8 +55,18 @@ def encode(envelope: Envelope) -> list[bytes]:
         frames.append(raw)
         return [dtype, length, len(frames)]
 
-    body = msgspec.msgpack.encode(envelope, enc_hook=to_wire)
-    return [body, *frames]
+    return msgspec.msgpack.encode(value, enc_hook=to_wire), frames
+
+
+def raw_message(message: AnyMessage) -> msgspec.Raw | None:
+    """A message as it stands in a body, for ``encode_around``; None where an array of it is a frame of its own."""
+    raw, frames = _pack(message)
+    return msgspec.Raw(raw) if not frames else None
+
+
+def encode_around(envelope: Envelope, raw: msgspec.Raw) -> bytes:
+    """The body of an envelope whose message is coded already."""
+    return msgspec.msgpack.encode((envelope.seq, envelope.span, envelope.ack, raw))
 
 
 def decode(frames: Sequence[bytes]) -> Envelope:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.order import EpochOrder
+from broker.order import BLOCK, STRETCHES_KEPT, EpochOrder
 
 MANY = settings(max_examples=150, deadline=None)
 sizes = st.integers(1, 5000)
@@ -122,8 +122,9 @@ def test_where_an_instance_stands_says_nothing_about_where_it_stands_next() -> N
     assert worst < 5 / np.sqrt(n)
 
 
-def test_windows_side_by_side_are_computed_together_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A window is asked for when it is leased and again when its selection comes; nothing takes as long to compute."""
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """The stretches that are computed; nothing that the broker does takes as long."""
     computed: list[tuple[int, int]] = []
     compute = EpochOrder._compute
 
@@ -132,10 +133,26 @@ def test_windows_side_by_side_are_computed_together_and_once(monkeypatch: pytest
         return compute(order, start, stop)
 
     monkeypatch.setattr(EpochOrder, "_compute", counting)
+    return computed
+
+
+def test_windows_side_by_side_are_computed_together_and_once(computed: list[tuple[int, int]]) -> None:
+    """A window is asked for when it is leased and again when its selection comes."""
     order = EpochOrder(10**9, 1, 0)
     for start in (0, 256, 0, 512, 256, 1792):
         order.ids(start, start + 256)
-    assert computed == [(0, 2048)]
+    assert computed == [(0, BLOCK)]
+
+
+def test_a_window_of_many_ranks_is_computed_once_too_and_only_the_last_ones_are_kept(
+    computed: list[tuple[int, int]],
+) -> None:
+    order, size = EpochOrder(10**9, 1, 0), 5 * BLOCK
+    windows = [(i * size, (i + 1) * size) for i in range(STRETCHES_KEPT + 1)]
+    for window in [*windows, *windows[1:], windows[0]]:
+        order.ids(*window)
+    assert computed == [*windows, windows[0]]
+    assert len(order._stretches) == STRETCHES_KEPT
 
 
 def test_what_was_asked_for_is_read_only_so_that_it_may_be_handed_out_again() -> None:

@@ -725,3 +725,29 @@ def test_a_step_cut_and_another_one_logged_cost_the_disk_little_more_than_themse
         for step in range(20):
             store.commit([Put("step", str(40 + step), StepRow(batch=batch)), Delete("step", str(step))])
         assert (wal.stat().st_size - before) / 20 < 9_000  # the new row is 1.7 kB
+
+
+def test_the_last_records_are_not_read_again_and_older_ones_are(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An Assistant that was out of credit for a moment asks for them. What is kept of them is bounded."""
+    monkeypatch.setattr("broker.recent.INSTANCES", 0)
+    with closing(opened(run_dir)) as store:
+        for position in range(9):
+            store.append(loss(position))
+        reads = Mock(wraps=store.losses.read)
+        monkeypatch.setattr(store.losses, "read", reads)
+        assert [r.position for r in store.loss_records(7, 9)] == [7, 8], "those of the last two steps"
+        assert reads.call_count == 0
+        assert [r.position for r in store.loss_records(6, 9)] == [6, 7, 8]
+        assert [r.position for r in store.loss_records(7)] == [7, 8]
+        assert reads.call_count == 2
+
+
+def test_records_beyond_a_checkpoint_are_gone_when_the_run_is_taken_back(run_dir: Path) -> None:
+    with closing(opened(run_dir)) as store:
+        for position in range(4):
+            store.append(loss(position))
+            store.commit([], snapshot=position)
+        store.restore_snapshot(1)
+        assert [r.position for r in store.loss_records(1, 4)] == [1]
+        store.append(loss(2))
+        assert [r.position for r in store.loss_records(1, 3)] == [1, 2]
