@@ -19,8 +19,10 @@ from protocol.messages import AnyMessage, Credit, LossRecord, RecordsDropped, Se
 from protocol.settings import RunSettings
 
 CREDIT_RECORDS = 512
-"""Loss records that may wait here; beyond it they wait at the broker."""
-CREDIT_EVERY = 16
+"""Loss records that may wait here, or those of two steps where there are many ranks; beyond it they wait at the
+broker."""
+CREDITS = 32
+"""So often the credit is said anew while as many records as it allows are applied."""
 UNORDERED = -2
 """``Window.learn_through`` outside deterministic mode."""
 
@@ -45,9 +47,11 @@ class AssistantCore:
     """Of the window that was scored last."""
     _granted: int = 0
     _drawing: Drawing = field(init=False)
+    _credit: int = field(init=False)
 
     def __post_init__(self) -> None:
         self._drawing = Drawing(self.settings.seed)
+        self._credit = max(CREDIT_RECORDS, 2 * self.settings.world_size)
 
     def receive(self, message: AnyMessage) -> list[AnyMessage]:
         """Take in a window or a record; a repeated one changes nothing."""
@@ -68,7 +72,7 @@ class AssistantCore:
     def grant(self) -> list[AnyMessage]:
         """Say how far records may come and what is learned."""
         self._granted = self.applied
-        return [Credit(limit=self.applied + CREDIT_RECORDS, learned_through=self.learned_through)]
+        return [Credit(limit=self.applied + self._credit, learned_through=self.learned_through)]
 
     def has_work(self) -> bool:
         """Whether ``work`` would do anything now."""
@@ -83,7 +87,7 @@ class AssistantCore:
         if not self._may_learn():
             return []
         self._apply(self.records.popleft())
-        return self.grant() if self.applied - self._granted >= CREDIT_EVERY or not self.records else []
+        return self.grant() if self.applied - self._granted >= self._credit // CREDITS or not self.records else []
 
     def _next_window(self) -> Window | None:
         """The first window, where what it orders to learn first has been learned."""

@@ -146,6 +146,16 @@ def test_credit_goes_with_what_is_applied_and_not_with_what_has_come() -> None:
     assert credits[-1].learned_through == 39
 
 
+def test_with_many_ranks_the_records_of_two_steps_may_wait_and_the_credit_is_said_no_more_often() -> None:
+    """With less than a step's it would be out of credit all the time, and learn too late to select anything."""
+    core = make(world_size=1024)
+    assert [c.limit for c in core.grant() if isinstance(c, Credit)] == [2048]
+    for position in range(2 * 64 + 1):
+        core.receive(loss_record(position))
+    said = [core.work() for _ in range(2 * 64)]
+    assert [i + 1 for i, messages in enumerate(said) if messages] == [64, 128]
+
+
 def test_a_selection_names_the_kept_in_the_order_of_the_window() -> None:
     core = make(Uniform())
     core.receive(window(5))

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from broker import routing
-from broker.effects import Send, SendRecords
-from protocol.messages import Credit, EpochResult, LossRecord, LossReport, RecordsDropped
+from broker.effects import HelloReceived, MessageReceived, Send, SendRecords
+from protocol.messages import Credit, EpochResult, Hello, LossRecord, LossReport, RecordsDropped
 from tests.unit.broker.world import Peer, SimAssistant, World, joined, train_through
 
 RUN: dict[str, Any] = {"epochs": 2, "batch_size": 4, "window_size": 8}
@@ -306,3 +306,15 @@ def test_a_record_goes_out_with_the_event_that_logs_it() -> None:
     effects = world.say(world.boss.ranks[0], report)
     records = [e.message for e in effects if isinstance(e, Send) and isinstance(e.message, LossRecord)]
     assert [r.position for r in records] == [0]
+
+
+def test_where_a_step_has_many_records_a_portion_is_a_step() -> None:
+    """An Assistant that has once fallen behind would never catch up else, as each iteration brings a portion."""
+    world = with_batches(2, world_size=100, batch_size=1)
+    for step in (0, 1):
+        for rank in range(100):
+            say(world, step, [0.5], rank=rank)
+    hello, peer = Hello(role="assistant", name="late", incarnation="1", dataset_id="data:1", n=400, slots=1), "late"
+    world.core.handle(HelloReceived(hello, fresh=True), world.now)
+    effects = world.core.handle(MessageReceived(peer, Credit(limit=1000, learned_through=-1)), world.now)
+    assert [(e.start, e.stop) for e in effects if isinstance(e, SendRecords)] == [(0, 100)]
