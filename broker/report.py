@@ -226,7 +226,7 @@ def build_statistics(core: BrokerCore, hub: Hub, now: float) -> RunStatistics:
             run_id=core.run_id, refused=dict(hub.refused), refused_from=dict(hub.refused_from), **_vitals()
         )
     run, settings, boss = state.run, state.settings, state.boss()
-    epoch = state.epoch(run.cut_epoch)
+    epoch, last_epoch = state.epoch(run.cut_epoch), state.epoch(run.cut_epoch - 1)
     results = [e.result for e in sorted(state.epochs.values(), key=lambda e: e.epoch) if e.result is not None]
     return RunStatistics(
         run_id=run.run_id,
@@ -244,6 +244,8 @@ def build_statistics(core: BrokerCore, hub: Hub, now: float) -> RunStatistics:
         unfiltered=sum(e.unfiltered for e in state.epochs.values()),
         epoch_offered=epoch.offered,
         epoch_kept=epoch.kept,
+        last_epoch_offered=last_epoch.offered,
+        last_epoch_kept=last_epoch.kept,
         stock_instances=state.line_instances + state.ahead_instances,
         leased_windows=len(state.lease_deadlines),
         ready_batches=run.next_step - 1 - boss.yielded if boss is not None else 0,

@@ -52,6 +52,14 @@ def say_taken_back(log: logging.Logger, step: int, before: RunRow | None) -> Non
         log.info("the run is at %s, and goes on there", place)
 
 
+def _epochs_between(before: int, now: int) -> str:
+    """Those that were too short to be seen."""
+    first, last = before + 1, now - 1
+    if first > last:
+        return ""
+    return f", epoch {first} went by meanwhile" if first == last else f", epochs {first} to {last} went by meanwhile"
+
+
 class Story:
     """Hands statistics on to ``then``, and tells what is new in them. No clock: it counts what it is shown."""
 
@@ -99,8 +107,9 @@ class Story:
                 what = f"the run goes on at step {now.trained_steps}" if goes_on else "the run begins"
                 yield logging.INFO, f"{what}: policy {now.policy}, {now.n} instances"
         elif now.epoch > before.epoch:
-            share = before.epoch_kept / before.epoch_offered if before.epoch_offered else 1.0
-            yield logging.INFO, f"epoch {now.epoch} is being cut; kept {share:.1%} of epoch {before.epoch}"
+            share = now.last_epoch_kept / now.last_epoch_offered if now.last_epoch_offered else 1.0
+            between = _epochs_between(before.epoch, now.epoch)
+            yield logging.INFO, f"epoch {now.epoch} is being cut{between}; kept {share:.1%} of epoch {now.epoch - 1}"
         elif now.trained_steps < before.trained_steps:
             yield logging.INFO, f"the run goes on from step {now.trained_steps}"
 

@@ -22,6 +22,8 @@ STATES = ("waiting", "running", "finished", "stopped", "failed")
 ROLES = ("assistant", "boss")
 
 LEFT_OUT: dict[str, str] = {
+    "RunStatistics.last_epoch_offered": "for the log's line at an epoch's end; the counters tell the same",
+    "RunStatistics.last_epoch_kept": "for the log's line at an epoch's end; the counters tell the same",
     "RunStatistics.preview_port": "an address, for the page alone",
     "PeerStatistics.previews": "whom the page may ask, for the page alone",
     "RunStatistics.metric_history": "Prometheus keeps the history of autoassist_run_evaluation itself",

@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
+from broker.hub import Hub
+from broker.report import build_statistics
 from broker.rows import RunRow
 from broker.story import AGAIN_S, LONG_S, PERIOD_S, Story, say_taken_back
 from protocol.settings import RunSettings
 from protocol.statistics import PeerStatistics, RunStatistics
+from tests.unit.broker.world import joined
 
 ASSISTANT = PeerStatistics(name="assistant-0", role="assistant", silent_s=0.0)
 BOSS = PeerStatistics(name="boss-0", role="boss", silent_s=0.0)
@@ -37,8 +40,18 @@ def text(story: Story, statistics: RunStatistics) -> str:
 def test_a_run_that_goes_well_is_told_by_its_epochs_alone(story: Story) -> None:
     for step in range(1000):
         assert not list(story.told(run(trained_steps=step, epoch_offered=100, epoch_kept=75)))
-    assert list(story.told(run(trained_steps=1000, epoch=1))) == [
-        (logging.INFO, "epoch 1 is being cut; kept 75.0% of epoch 0")
+    assert list(story.told(run(trained_steps=1000, epoch=1, last_epoch_offered=100, last_epoch_kept=70))) == [
+        (logging.INFO, "epoch 1 is being cut; kept 70.0% of epoch 0")
+    ]
+
+
+def test_epochs_that_are_too_short_to_be_seen_are_told_to_have_gone_by(story: Story) -> None:
+    kept = {"last_epoch_offered": 100, "last_epoch_kept": 50}
+    told = [text(story, run(epoch=epoch, **kept)) for epoch in (1, 3, 9)]
+    assert told == [
+        "epoch 1 is being cut; kept 50.0% of epoch 0",
+        "epoch 3 is being cut, epoch 2 went by meanwhile; kept 50.0% of epoch 2",
+        "epoch 9 is being cut, epochs 4 to 8 went by meanwhile; kept 50.0% of epoch 8",
     ]
 
 
@@ -141,3 +154,10 @@ def test_statistics_are_handed_on_and_lines_are_logged(caplog: pytest.LogCapture
     with caplog.at_level(logging.INFO, "autoassist.test_story"):
         Story(log, Other()).show(run())
     assert len(shown) == 1 and "the run begins" in caplog.text
+
+
+def test_the_statistics_tell_of_the_epoch_before_the_one_that_is_being_cut() -> None:
+    world = joined(20, assistants=0, epochs=3, batch_size=10, window_size=10, prefetch_batches=3)
+    world.grant()
+    found = build_statistics(world.core, Hub(), 0.0)
+    assert (found.epoch, found.epoch_offered, found.last_epoch_offered, found.last_epoch_kept) == (1, 10, 20, 20)
