@@ -46,9 +46,14 @@ def simulate(settings: SimulateBenchmark, ranks: int, assistants: int, step_ms: 
         boss_instances=ENDLESS,
         policy="autoassist",
     )
-    times = replace(settings.times, step_s=step_ms / 1000)
     world = World(
-        run, assistants, CountedEngine(settings.costs), times=times, network=settings.network, seed=settings.seed
+        run,
+        assistants,
+        CountedEngine(settings.costs),
+        step_s=step_ms / 1000,
+        times=settings.times,
+        network=settings.network,
+        seed=settings.seed,
     )
     first = settings.warm_up_steps
     last = first + max(settings.least_steps, min(settings.steps, settings.messages // (ranks * (assistants + 1))))

@@ -57,7 +57,7 @@ class SimulateBenchmark:
     """Prices of the broker's work."""
 
     times: RoleTimes = field(default_factory=RoleTimes)
-    """What the roles take; the step time is given above."""
+    """What the roles take beside the steps."""
 
     network: Network = field(default_factory=Network)
     """Between them."""

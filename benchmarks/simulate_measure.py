@@ -48,7 +48,7 @@ WORLDS = (
     (1024, 1, 64),
 )
 """Ranks, Assistants and batch size of the runs from which the prices come."""
-ITERATIONS = 250
+ITERATIONS = 1000
 """In each of these runs, those of its beginning included."""
 SKIPPED = 50
 """Iterations at each run's beginning that count for nothing: caches are cold, and everybody joins."""
@@ -214,7 +214,7 @@ def _timed_runs(seed: int) -> tuple[list[Timed], float]:
         with TemporaryDirectory(prefix="autoassist-") as folder:
             engine = RealEngine(Path(folder))
             settings = RunSettings(world_size=ranks, batch_size=batch_size, boss_instances=ENDLESS)
-            world = World(settings, assistants, engine, times=RoleTimes(step_s=STEP_S), network=Network(), seed=seed)
+            world = World(settings, assistants, engine, step_s=STEP_S, times=RoleTimes(), network=Network(), seed=seed)
             world.run(until=partial(_is_over, world))
             runs.append(engine.timed)
             statistics_us = _statistics_us(engine.broker) / (ranks + assistants)

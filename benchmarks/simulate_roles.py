@@ -35,10 +35,7 @@ FORWARD_SHARE = 1 / 3
 
 @dataclass(frozen=True, kw_only=True)
 class RoleTimes:
-    """How long the roles take for what they do."""
-
-    step_s: float = 0.1
-    """A rank's step, on the average; the Boss's is that of its slowest rank."""
+    """How long the roles take for what they do, a rank's step time apart."""
 
     jitter: float = 0.05
     """Standard deviation of the logarithm of a rank's step time."""
@@ -87,10 +84,15 @@ class Step:
 
 
 class SimBoss:
-    """All ranks. Rank 0's plan is the stream; the others have its items at once, and all end a step together."""
+    """All ranks. Rank 0's plan is the stream; the others have its items at once, and all end a step together.
 
-    def __init__(self, clock: Clock, say: Say, settings: RunSettings, n: int, *, times: RoleTimes, seed: int) -> None:
-        self.clock, self.say, self.settings, self.times = clock, say, settings, times
+    ``step_s`` is a rank's step, on the average; the Boss's is that of its slowest rank.
+    """
+
+    def __init__(
+        self, clock: Clock, say: Say, settings: RunSettings, n: int, *, step_s: float, times: RoleTimes, seed: int
+    ) -> None:
+        self.clock, self.say, self.settings, self.step_s, self.times = clock, say, settings, step_s, times
         self.plan = BossPlan(0, settings, n)
         self.steps: list[Step] = []
         self.on_step: Callable[[], None] = lambda: None
@@ -167,7 +169,7 @@ class SimBoss:
 
     def _step_times(self) -> np.ndarray:
         times, ranks = self.times, self.settings.world_size
-        took_s = times.step_s * np.exp(times.jitter * self._rng.standard_normal(ranks) - times.jitter**2 / 2)
+        took_s = self.step_s * np.exp(times.jitter * self._rng.standard_normal(ranks) - times.jitter**2 / 2)
         slow = self._rng.random(ranks) < times.straggler_share
         return np.where(slow, times.straggler_factor * took_s, took_s)
 

@@ -191,10 +191,18 @@ class SimBroker:
 
 
 class World:
-    """Everybody, and the clock. ``settings`` has the number of ranks."""
+    """Everybody, and the clock. ``settings`` has the number of ranks; a step of one takes ``step_s``."""
 
     def __init__(
-        self, settings: RunSettings, assistants: int, engine: Engine, *, times: RoleTimes, network: Network, seed: int
+        self,
+        settings: RunSettings,
+        assistants: int,
+        engine: Engine,
+        *,
+        step_s: float,
+        times: RoleTimes,
+        network: Network,
+        seed: int,
     ) -> None:
         self.now = 0.0
         self.settings, self.network = settings, network
@@ -202,7 +210,7 @@ class World:
         self._scheduled = 0
         self._said: dict[str, int] = {}
         self.broker = SimBroker(self, engine)
-        self.boss = SimBoss(self, self.say, settings, N, times=times, seed=seed)
+        self.boss = SimBoss(self, self.say, settings, N, step_s=step_s, times=times, seed=seed)
         self.assistants = {
             name: SimAssistant(name, self, self.say, LightCore(settings, Steady(times.keep)), times)
             for name in (f"assistant-{i}" for i in range(assistants))

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+import tyro
 
 from assistant.core import AssistantCore
 from benchmarks import simulate_measure
@@ -39,9 +40,9 @@ FREE = Costs(**dict.fromkeys(NAMES, 0.0))
 SHORT = SimulateBenchmark(ranks=(2,), assistants=(1,), step_ms=(10.0,), steps=30, jobs=1)
 
 
-def world(engine: Engine, ranks: int = 2, assistants: int = 2, **times: float) -> World:
+def world(engine: Engine, ranks: int = 2, assistants: int = 2, step_s: float = 0.1) -> World:
     settings = RunSettings(world_size=ranks, batch_size=8, boss_instances=ENDLESS)
-    return World(settings, assistants, engine, times=RoleTimes(**times), network=Network(), seed=1)
+    return World(settings, assistants, engine, step_s=step_s, times=RoleTimes(), network=Network(), seed=1)
 
 
 def test_one_seed_gives_the_same_figures_each_time_and_another_one_others() -> None:
@@ -264,6 +265,13 @@ def test_the_file_has_every_figure(tmp_path: Path) -> None:
     assert written.keys() == {"machine", "settings", "pairs"}
     assert msgspec.convert(written["pairs"][0]["cells"][0], Figures) == figures
     assert written["settings"]["costs"].keys() == set(NAMES)
+
+
+def test_step_times_are_asked_for_in_one_place_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    """A mean step time among the roles' times would be overridden by --step-ms."""
+    with pytest.raises(SystemExit):
+        tyro.cli(SimulateBenchmark, args=["--times.step-s", "0.1"])
+    assert "--times.step-s" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("wrong", [{"ranks": ()}, {"step_ms": (0.0,)}, {"steps": 0}])
