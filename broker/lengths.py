@@ -25,6 +25,8 @@ def accept_lengths(state: State, member: Member, message: Lengths) -> str:
         return (
             f"instance {run.lengths_kept + where} is {new[where]} tokens long, which is not in 1 … max_tokens={tokens}"
         )
+    if state.lengths_digest.count == run.lengths_kept:
+        state.lengths_digest.add(new)
     start, run.lengths_kept = run.lengths_kept, run.lengths_kept + len(new)
     state.touch_run()
     state.effects.append(KeepLengths(start, new, run.n, is_last=run.lengths_kept == run.n))
@@ -32,9 +34,13 @@ def accept_lengths(state: State, member: Member, message: Lengths) -> str:
 
 
 def take_lengths(state: State, lengths: I32) -> str:
-    """All are there. Returns why the run must fail, or ""."""
-    run = state.the_run
-    if lengths_id(lengths) != run.lengths_id:
+    """All are there. Returns why the run must fail, or "".
+
+    They were named as they came, for nobody hears of a broker that reads them all in one go; where it was started anew
+    meanwhile, it has to.
+    """
+    run, digest = state.the_run, state.lengths_digest
+    if (digest.name() if digest.count == run.n else lengths_id(lengths)) != run.lengths_id:
         return "the lengths that came are not those that the Boss's Hello named; start it again"
     state.lengths = lengths
     return ""

@@ -15,7 +15,7 @@ from broker.rows import EpochRow, PeerRow, Row, RunRow, StepRow, WindowRow
 from protocol.arrays import I64
 from protocol.messages import AnyMessage, Batch
 from protocol.settings import RunSettings
-from protocol.token_batches import I32
+from protocol.token_batches import I32, LengthsDigest
 
 MAX_STEPS_AHEAD = 4096
 """Most steps that are cut and not yet reported, whatever credit a Boss gives; far beyond any loader's depth."""
@@ -79,6 +79,8 @@ class State:
     """Whether a Boss has yet to come that may take the run back; what an Assistant learned before would be void."""
     lengths: I32 | None = None
     """Tokens of each instance, where batches are cut by tokens and all of them are there; may lie on disk."""
+    lengths_digest: LengthsDigest = field(default_factory=LengthsDigest)
+    """Of the lengths that this process has kept, where it has kept the first."""
     hungry_since: float | None = None
     """Since when the Boss asks for a batch that cannot be cut."""
     effects: list[Effect] = field(default_factory=list)

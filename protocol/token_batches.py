@@ -131,11 +131,34 @@ def require_lengths(lengths: NDArray[Any], n: int, max_tokens: int) -> I32:
     return np.ascontiguousarray(array, dtype="<i4")
 
 
+class LengthsDigest:
+    """Names lengths that come in pieces, from the first on, as ``lengths_id`` names them whole.
+
+    All are looked at: 4 GB for a thousand million, some seconds in one go.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        """Lengths so far."""
+        self._hash = hashlib.sha256()
+
+    def add(self, lengths: NDArray[Any]) -> None:
+        """The next piece."""
+        self.count += len(lengths)
+        self._hash.update(np.ascontiguousarray(lengths, dtype="<i4").data)
+
+    def name(self) -> str:
+        """Of those so far."""
+        return self._hash.hexdigest()[:32]
+
+
 def lengths_id(lengths: I32 | None) -> str:
     """What two roles compare to be sure that they speak of the same lengths; "" for none."""
     if lengths is None:
         return ""
-    return hashlib.sha256(np.ascontiguousarray(lengths, dtype="<i4").data).hexdigest()[:32]
+    digest = LengthsDigest()
+    digest.add(lengths)
+    return digest.name()
 
 
 def typical_batch_size(lengths: I32, settings: RunSettings) -> int:

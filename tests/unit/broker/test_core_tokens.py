@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from broker.effects import Refuse, Send
 from broker.hub import Hub
 from broker.report import build_report, build_statistics
 from protocol.messages import Lengths, Stop
-from protocol.token_batches import I32
+from protocol.token_batches import I32, lengths_id
 from tests.unit.broker.world import World, joined, train_through
 
 BUDGET = 256
@@ -225,6 +226,23 @@ def test_no_batch_is_cut_before_all_lengths_have_come_and_a_piece_that_is_repeat
     world.say(boss, lengths_of(world, 200, 300))
     assert world.boss.last_step >= 0 and np.array_equal(world.kept_lengths, world.lengths)
     world.finish()
+
+
+def test_lengths_are_named_as_they_come_and_in_one_go_only_by_a_broker_that_was_killed_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a thousand million it takes seconds, in which nobody would hear of the broker."""
+    named = Mock(wraps=lengths_id)
+    monkeypatch.setattr("broker.lengths.lengths_id", named)
+    for is_killed in (False, True):
+        world = without_lengths(300)
+        for start in (0, 100, 200):
+            world.say(world.boss.ranks[0], lengths_of(world, start, start + 100))
+            if is_killed and start == 100:
+                world.crash()
+                world.rejoin_all()
+        assert not world.core.state.awaits_lengths and not world.core.state.the_run.ended
+        assert named.call_count == is_killed
 
 
 def test_a_broker_killed_between_two_pieces_goes_on_with_those_that_it_has() -> None:
