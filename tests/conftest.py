@@ -16,6 +16,8 @@ import psutil
 import pytest
 import zmq
 
+from tests.processes.heavy_digits import Pace
+
 SHARED_MEMORY = Path("/dev/shm")
 SHARED_MEMORY_S = 60.0
 """How long shared memory may stay that a test beside this one has made and does not use yet."""
@@ -79,6 +81,12 @@ def _left_of(shared: set[str]) -> set[str]:
         with suppress(OSError):  # it has ended, or is another user's
             left.difference_update(re.findall(rf"{SHARED_MEMORY}/(\S+)", maps.read_text()))
     return left
+
+
+@pytest.fixture
+def pace(tmp_path_factory: pytest.TempPathFactory) -> Pace:
+    """How fast the Boss of a test's run walks; beside the run's directory."""
+    return Pace(tmp_path_factory.mktemp("pace"))
 
 
 @pytest.fixture(scope="session", autouse=True)

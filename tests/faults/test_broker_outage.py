@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import random
+import re
+import threading
+import time
+import urllib.request
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,7 +15,9 @@ import pytest
 
 from protocol.report import read_report
 from protocol.settings import RunSettings
-from tests.processes.roles import HERE, Statistics, export, roles, start_broker
+from protocol.statistics import RunStatistics
+from tests.processes.heavy_digits import Pace
+from tests.processes.roles import DEADLINE_S, HERE, Statistics, export, roles, start_broker
 
 pytestmark = pytest.mark.processes
 HEAVY = f"{HERE / 'heavy_digits.py'}:HeavyDigits"
@@ -57,13 +63,18 @@ def assert_nothing_lost_or_doubled(run_dir: Path, epochs: int) -> None:
     assert max(stale, default=0) <= report.selection.staleness_steps.bound
 
 
-def test_a_broker_killed_again_and_again_loses_nothing_and_counts_nothing_twice(tmp_path: Path) -> None:
-    seed, epochs = 21, 30  # an epoch of which much is left out has 8 steps, and 240 suffice whatever is
+def assert_hardly_a_wait(statistics: RunStatistics) -> None:
+    """Of the run up to now, as the Boss has told it after its latest epoch."""
+    assert statistics.exposed_wait_s <= 0.02 * statistics.wall_s > 0
+
+
+def test_a_broker_killed_again_and_again_loses_nothing_and_counts_nothing_twice(tmp_path: Path, pace: Pace) -> None:
+    seed, epochs = 21, 60  # one of which much is left out has 4 steps, and with the last, whole ones that is enough
     rng = random.Random(seed)
     with roles() as start:
         broker, address, statistics_address = start_broker(start, tmp_path)
         again = ("--port", address.rpartition(":")[2], "--statistics-port", statistics_address.rpartition(":")[2])
-        boss = start("boss", HEAVY, "--broker", address, "--epochs", str(epochs))
+        boss = start("boss", HEAVY, "--broker", address, "--epochs", str(epochs), environment=pace.environment)
         assistant = start("assistant", HEAVY, "--broker", address)
         statistics = Statistics(statistics_address)
         for _ in range(5):
@@ -71,6 +82,8 @@ def test_a_broker_killed_again_and_again_loses_nothing_and_counts_nothing_twice(
             statistics.wait_until(lambda s, step=step: s.trained_steps >= step, f"step {step} (seed {seed})")
             broker.kill()
             broker = start("broker", "--run-dir", str(tmp_path), *again)
+        statistics.now()
+        pace.hurry()
         assert boss.end() == 0, boss.text
         assert assistant.end() == 0, assistant.text
         assert broker.end() == 0, broker.text
@@ -78,19 +91,37 @@ def test_a_broker_killed_again_and_again_loses_nothing_and_counts_nothing_twice(
     assert_nothing_lost_or_doubled(tmp_path, epochs)
 
 
-def test_through_a_long_outage_the_boss_trains_off_the_plan_and_then_goes_on_with_it(tmp_path: Path) -> None:
+def wait_for_steps_off_the_plan(boss_metrics: str, more_than: int) -> None:
+    """Until a Boss that lives without a broker says so, where it serves its own figures."""
+    deadline, found = time.monotonic() + DEADLINE_S, 0.0
+    while found <= more_than:
+        assert time.monotonic() < deadline, f"{found:.0f} steps off the plan"
+        threading.Event().wait(0.1)
+        with urllib.request.urlopen(f"http://{boss_metrics}/metrics", timeout=DEADLINE_S) as answer:
+            text = answer.read().decode()
+        found = float(re.findall(r"^autoassist_boss_own_off_plan_steps_total\S* (\S+)$", text, re.M)[0])
+
+
+def test_through_a_long_outage_the_boss_trains_off_the_plan_and_then_goes_on_with_it(
+    tmp_path: Path, pace: Pace
+) -> None:
     """The broker stays away until the Boss has trained well beyond what it had in hand."""
-    epochs = 8
+    epochs = 24
     with roles() as start:
         broker, address, statistics_address = start_broker(start, tmp_path)
-        boss = start("boss", HEAVY, "--broker", address, "--epochs", str(epochs), "--staleness-bound", "30")
+        words = ("--broker", address, "--epochs", str(epochs), "--staleness-bound", "30", "--http-port", "0")
+        boss = start("boss", HEAVY, *words, environment=pace.environment)
+        figures = boss.wait_for("metrics on http://").partition("http://")[2].partition("/")[0]
         assistant = start("assistant", HEAVY, "--broker", address)
         statistics = Statistics(statistics_address)
         statistics.wait_until(lambda s: s.epoch >= 2, "the third epoch")
         broker.kill()
         boss.wait_for("no sign of the broker")
         boss.wait_for("waiting for the broker")
+        wait_for_steps_off_the_plan(figures, more_than=20)
         broker = start("broker", "--run-dir", str(tmp_path), "--port", address.rpartition(":")[2])
+        boss.wait_for("the broker answers again")
+        pace.hurry()
         assert boss.end() == 0, boss.text
         assert assistant.end() == 0, assistant.text
         assert broker.end() == 0, broker.text
@@ -103,17 +134,19 @@ def test_through_a_long_outage_the_boss_trains_off_the_plan_and_then_goes_on_wit
     assert report.boss.instances == report.selection.kept + report.boss.off_plan_instances
 
 
-def test_a_boss_may_be_told_to_wait_for_its_broker(tmp_path: Path) -> None:
+def test_a_boss_may_be_told_to_wait_for_its_broker(tmp_path: Path, pace: Pace) -> None:
     with roles() as start:
         broker, address, statistics_address = start_broker(start, tmp_path)
-        boss = start("boss", HEAVY, "--broker", address, "--epochs", "4", "--on-broker-loss", "wait")
+        words = ("--broker", address, "--epochs", "8", "--on-broker-loss", "wait")
+        boss = start("boss", HEAVY, *words, environment=pace.environment)
         statistics = Statistics(statistics_address)
         statistics.wait_until(lambda s: s.trained_steps > 10, "some steps")
         broker.kill()
         boss.wait_for("waiting for the broker")
         broker = start("broker", "--run-dir", str(tmp_path), "--port", address.rpartition(":")[2])
+        pace.hurry()
         assert boss.end() == 0, boss.text
         assert broker.end() == 0, broker.text
         statistics.close()
-    assert_nothing_lost_or_doubled(tmp_path, 4)
+    assert_nothing_lost_or_doubled(tmp_path, 8)
     assert read_report(tmp_path).boss.off_plan_steps == 0

@@ -29,6 +29,9 @@ QUICKLY = "last_call_timeout=1,keep_alive_interval=1,keep_alive_max_attempt=3"
 STORE = "import signal, torch.distributed as d; store = d.TCPStore('head', 29400, is_master=True); signal.pause()"
 """What docs/SCRIPTS.md starts on a host that is none of the nodes, so that any of these may die."""
 WITHIN_A_NODE = {"GLOO_SOCKET_IFNAME": "eth0", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "PYTHONUNBUFFERED": "1"}
+WITHIN_A_NODE |= {"LOGLEVEL": "INFO"}
+ATTENDS = "Rendezvous'ing worker group"
+"""What torchrun says then, once it meets the others."""
 
 
 def start_head(start: Callable[..., Role], head: Host, run_dir: Path) -> Role:
@@ -37,11 +40,11 @@ def start_head(start: Callable[..., Role], head: Host, run_dir: Path) -> Role:
     return start("broker", "--run-dir", str(run_dir), "--host", head.address, "--insecure", within=head.within)
 
 
-def start_node(start: Callable[..., Role], host: Host, *words: str) -> Role:
-    """torchrun on this host, for one rank of these words."""
+def start_node(start: Callable[..., Role], host: Host, *words: str, nodes: str = "1:2") -> Role:
+    """torchrun on this host, for one rank of these words; it begins with so many nodes, at least and at most."""
     told = f"{QUICKLY},is_host=0"  # torch asks this machine's own name, which is of no host
     meeting = ("--rdzv-backend", "c10d", "--rdzv-endpoint", "head:29400", "--rdzv-id", "mine", "--rdzv-conf", told)
-    mine = ("--nnodes", "1:2", "--local-addr", host.address, "--max-restarts", "3")
+    mine = ("--nnodes", nodes, "--local-addr", host.address, "--max-restarts", "3")
     torchrun = str(Path(sys.executable).with_name("torchrun"))
     return start(*meeting, *mine, *words, program=(torchrun,), within=host.within, environment=WITHIN_A_NODE)
 
@@ -54,7 +57,7 @@ def test_two_nodes_of_one_torchrun_start_again_together_from_a_checkpoint_after_
     with network_of(ADDRESSES, tmp_path) as hosts, roles() as start:
         broker = start_head(start, hosts["head"], run_dir)
         words = (*script, "--checkpoint", str(checkpoint))
-        first, second = (start_node(start, hosts[name], *words) for name in ("node-a", "node-b"))
+        first, second = (start_node(start, hosts[name], *words, nodes="2") for name in ("node-a", "node-b"))
         first.wait_for("of 2 goes on from step 0")
         first.wait_for("checkpoint of step")
         os.kill(rank_pids(second)[0], signal.SIGKILL)
@@ -75,14 +78,17 @@ def test_when_a_node_dies_the_other_goes_on_alone_until_one_joins_and_ctrl_c_end
     boss = ("-m", "autoassist", "boss", HEAVY, *words, *kept)
     with network_of(ADDRESSES, tmp_path) as hosts, roles() as start:
         broker = start_head(start, hosts["head"], run_dir)
-        _, b = (start_node(start, hosts[name], *boss) for name in ("node-a", "node-b"))
+        start_node(start, hosts["node-a"], *boss, nodes="2").wait_for(ATTENDS)
+        b = start_node(start, hosts["node-b"], *boss)  # it would begin alone
         broker.wait_for("epoch 1 is being cut")
         hosts["node-a"].kill()  # the one of rank 0
         b.wait_for("resuming from the checkpoint")
-        broker.wait_for("the checkpoint of step")
+        broker.catch_up()
+        broker.wait_for("is being cut")
         again = start_node(start, hosts["node-a"], *boss)
         again.wait_for("resuming from the checkpoint")
-        broker.wait_for("the checkpoint of step")
+        broker.catch_up()
+        broker.wait_for("is being cut")
         for node in (again, b):
             node.process.send_signal(signal.SIGINT)
         assert broker.end() == 0, broker.text

@@ -77,6 +77,15 @@ class Role:
                 return line
         raise AssertionError(f"{self.arguments} did not say {words!r}; it said:\n{self.text}")
 
+    def catch_up(self) -> None:
+        """Take down what it has said, so that the next words that are waited for are those from now on."""
+        while not self._lines.empty():
+            line = self._lines.get()
+            if line is None:
+                self._lines.put(None)
+                return
+            self.said.append(line)
+
     def end(self, deadline_s: float = DEADLINE_S) -> int:
         """Wait for its end; returns the exit code."""
         code = self.process.wait(deadline_s)
@@ -104,6 +113,9 @@ class Role:
         self.process.send_signal(signal.SIGTERM)
 
 
+_listening: list[Statistics] = []
+
+
 @contextmanager
 def roles() -> Iterator[Callable[..., Role]]:
     """Gives a function that starts roles; kills at the end what still runs."""
@@ -118,6 +130,8 @@ def roles() -> Iterator[Callable[..., Role]]:
     finally:
         for role in started:
             role.kill()
+        while _listening:  # what a test that failed has left open would be the next one's
+            _listening.pop().close()
 
 
 def start_broker(start: Callable[..., Role], run_dir: Path, *arguments: str) -> tuple[Role, str, str]:
@@ -137,9 +151,10 @@ class Statistics:
         self._socket.subscribe(b"")
         self._socket.connect(address)
         self.last = RunStatistics()
+        _listening.append(self)
 
     def wait_until(self, is_true: Callable[[RunStatistics], bool], what: str) -> RunStatistics:
-        """The first statistics from now on for which it is true."""
+        """The first statistics that were not looked at yet for which it is true."""
         deadline = time.monotonic() + DEADLINE_S
         while (left := deadline - time.monotonic()) > 0:
             if self._socket.poll(left * 1000):
@@ -149,10 +164,17 @@ class Statistics:
         self.close()
         raise AssertionError(f"never saw {what}; last: {self.last}")
 
+    def now(self) -> RunStatistics:
+        """What the broker says next, of the run as it is: what lies here unread is older."""
+        while self._socket.poll(0):
+            self._socket.recv()
+        return self.wait_until(lambda _: True, "statistics")
+
     def close(self) -> None:
         """Give the socket back."""
-        self._socket.close()
-        self._context.term()
+        if not self._context.closed:
+            self._socket.close()
+            self._context.term()
 
 
 def export(run_dir: Path, what: str = "batches") -> list[dict[str, Any]]:
