@@ -116,13 +116,14 @@ class RealEngine:
         """See Engine."""
         return self.broker.core
 
-    def join(self, hello: Hello) -> None:
+    def join(self, hello: Hello) -> list[tuple[str, AnyMessage]]:
         """See Engine."""
         line = self._lines[hello.name] = self._hub.open_line()
         self._names[line], self._streams[hello.name] = hello.name, Stream()
         self._put(hello.name, Envelope(seq=0, span=1, ack=0, message=hello))
         self._iterate(Work(0))
-        self._read()
+        sent, _ = self._read()
+        return sent
 
     def serve(self, heard: list[Said], now: float) -> tuple[float, list[tuple[str, AnyMessage]]]:
         """See Engine."""

@@ -57,8 +57,8 @@ class Engine(Protocol):
     def core(self) -> BrokerCore:
         """What decides."""
 
-    def join(self, hello: Hello) -> None:
-        """A role is let in, at no cost."""
+    def join(self, hello: Hello) -> list[tuple[str, AnyMessage]]:
+        """A role is let in, at no cost; what is said then, such as the first windows."""
 
     def serve(self, heard: list[Said], now: float) -> tuple[float, list[tuple[str, AnyMessage]]]:
         """One iteration: the seconds that it takes, and what is said at its end."""
@@ -75,10 +75,12 @@ class CountedEngine:
         self._next_statistics = 0.0
         self._is_quiet = False
 
-    def join(self, hello: Hello) -> None:
+    def join(self, hello: Hello) -> list[tuple[str, AnyMessage]]:
         """See Engine."""
-        self.core.handle(HelloReceived(hello, fresh=True), 0.0)
+        sent: list[tuple[str, AnyMessage]] = []
+        self._apply(self.core.handle(HelloReceived(hello, fresh=True), 0.0), Work(0), sent)
         self.roles += 1
+        return sent
 
     def serve(self, heard: list[Said], now: float) -> tuple[float, list[tuple[str, AnyMessage]]]:
         """See Engine."""
@@ -216,8 +218,7 @@ class World:
             for name in (f"assistant-{i}" for i in range(assistants))
         }
         self.roles = [f"boss-{rank}" for rank in range(settings.world_size)] + list(self.assistants)
-        for name in self.roles:
-            engine.join(self._hello(name))
+        self._welcomes = [said for name in self.roles for said in engine.join(self._hello(name))]
         self._beat_phases = np.random.default_rng([seed, 2]).random(len(self.roles)) * SessionTimes().heartbeat_s
 
     def _hello(self, name: str) -> Hello:
@@ -261,6 +262,8 @@ class World:
     def _start(self) -> None:
         for assistant in self.assistants.values():
             assistant.start()
+        for name, message in self._welcomes:
+            self.receiver_of(name)([message])
         self.boss.start()
         for name, phase in zip(self.roles, self._beat_phases.tolist(), strict=True):
             self.at(phase, partial(self._beat, name))

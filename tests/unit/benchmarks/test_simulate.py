@@ -101,6 +101,14 @@ def test_what_comes_while_the_thread_is_busy_is_taken_as_soon_as_it_is_free() ->
     assert taken == [(GATHER_S, 2), (GATHER_S + 1.0, 2)]
 
 
+def test_windows_that_are_leased_while_an_assistant_joins_reach_it() -> None:
+    """Lost ones would hold the Assistant's slots until their leases run out."""
+    simulated = world(CountedEngine(FREE), assistants=1, step_s=0.5)
+    simulated.run(until=lambda: simulated.now > simulated.settings.lease_s + 1.0)
+    counters = simulated.broker.engine.core.state.peers["assistant-0"].counters
+    assert counters["windows"] > 0 and "leases_expired" not in counters
+
+
 def test_the_brokers_own_loop_leads_to_the_same_steps_as_the_counted_one(tmp_path: Path) -> None:
     counted = world(CountedEngine(replace(FREE, iteration_us=300.0)))
     counted.run(until=lambda: len(counted.boss.steps) >= 30)
