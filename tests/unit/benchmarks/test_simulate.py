@@ -80,7 +80,7 @@ def test_a_straggling_rank_holds_all_ranks_up() -> None:
 
 
 def test_what_the_broker_sends_takes_its_time_on_its_line() -> None:
-    narrow = simulate(replace(SHORT, network=Network(gigabits_per_s=1e-4)), 2, 1, 10.0)
+    narrow = simulate(replace(SHORT, network=Network(gigabits_per_s=1e-3)), 2, 1, 10.0)
     assert narrow.exposed_wait > simulate(SHORT, 2, 1, 10.0).exposed_wait
 
 
