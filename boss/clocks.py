@@ -21,7 +21,10 @@ class Clocks:
         self.startup_wait_s = 0.0
         self.evaluation_s = 0.0
         self.checkpoint_s = 0.0
-        self._paused_before_last_moment_s = 0.0
+        self._paused_after = -1.0
+        """Last moment before the latest pause."""
+        self._paused_since_s = 0.0
+        """All that was paused since then."""
         self._wall_before_s = 0.0
         self._paused_before_start_s = 0.0
 
@@ -32,21 +35,25 @@ class Clocks:
         else:
             self.exposed_wait_s += seconds
             if seconds:
-                self._moment()
+                self.last_moment_at = time.monotonic()
 
     def got_batch(self) -> None:
         """A batch is in hand."""
         if self.started_at is None:
             self.started_at = time.monotonic()
+            self._paused_before_start_s = self.evaluation_s + self.checkpoint_s
 
     def reported(self) -> None:
-        """A step is done."""
-        self._moment()
-
-    def _moment(self) -> None:
-        """Up to here the wall clock has run."""
+        """A step is done: up to here the wall clock has run."""
         self.last_moment_at = time.monotonic()
-        self._paused_before_last_moment_s = self.evaluation_s + self.checkpoint_s
+
+    def _paused(self, since: float) -> float:
+        """A pause ends; gives its length. Steps are many and pauses few, so it is they that keep count."""
+        seconds = time.monotonic() - since
+        if self._paused_after != self.last_moment_at:
+            self._paused_after, self._paused_since_s = self.last_moment_at, 0.0
+        self._paused_since_s += seconds
+        return seconds
 
     def state_dict(self) -> dict[str, float]:
         """What a resumed Boss goes on counting from."""
@@ -58,8 +65,6 @@ class Clocks:
         self._wall_before_s = state["wall_s"]
         for name in ("exposed_wait_s", "startup_wait_s", "evaluation_s", "checkpoint_s"):
             setattr(self, name, state[name])
-        self._paused_before_start_s = self.evaluation_s + self.checkpoint_s
-        self._paused_before_last_moment_s = self._paused_before_start_s
 
     @contextmanager
     def evaluation(self) -> Iterator[None]:
@@ -68,7 +73,7 @@ class Clocks:
         try:
             yield
         finally:
-            self.evaluation_s += time.monotonic() - start
+            self.evaluation_s += self._paused(start)
 
     @contextmanager
     def checkpoint(self) -> Iterator[None]:
@@ -77,12 +82,14 @@ class Clocks:
         try:
             yield
         finally:
-            self.checkpoint_s += time.monotonic() - start
+            self.checkpoint_s += self._paused(start)
 
     @property
     def wall_s(self) -> float:
         """See the class."""
         if self.started_at is None:
             return self._wall_before_s
-        paused_s = self._paused_before_last_moment_s - self._paused_before_start_s
+        paused_s = self.evaluation_s + self.checkpoint_s - self._paused_before_start_s
+        if self._paused_after == self.last_moment_at:
+            paused_s -= self._paused_since_s
         return self._wall_before_s + self.last_moment_at - self.started_at - paused_s

@@ -22,10 +22,10 @@ from boss.pairing import Counted, Pairing, Steady, require_losses
 from boss.plan import BossPlan, RankBatch
 from boss.ranks import RankGroup, group_of, ranks_here
 from boss.reporter import HOPELESS_STEPS, Reporter, diverged
-from boss.weights import mean_loss
+from boss.weights import mean_loss, plain_mean
 from protocol.client import ConnectSettings, RoleClient
 from protocol.errors import FeedMisuse, PeerRefused, RankLost
-from protocol.messages import EpochEnd, Hello, Stop
+from protocol.messages import Hello, Stop
 from protocol.session import SessionTimes
 from protocol.settings import RunSettings
 from protocol.token_batches import I32, lengths_id, usual_steps
@@ -154,27 +154,23 @@ class Feed:
 
     def _ids(self) -> Iterator[list[int]]:
         self._line.put_back()
-        while (batch := self._next_batch()) is not None:
-            yield batch.ids.tolist()
+        pull, pulled = self._line.pull, self._plan.pulled
+        while True:
+            self._pairing.before_pull(len(pulled))
+            item, waited_s = pull()
+            if waited_s:
+                self.clocks.waited(waited_s)
+            if not isinstance(item, RankBatch):
+                break
+            if self.clocks.started_at is None:
+                self.clocks.got_batch()
+            yield item.ids.tolist()
+        if isinstance(item, Stop) and item.reason != "finished":
+            log.warning("the run is %s%s", item.reason, f": {item.detail}" if item.detail else "")
 
     def __len__(self) -> int:
         """Steps of an unfiltered epoch: an upper bound; by tokens about as many."""
         return usual_steps(self._n, self.settings, self._lengths)
-
-    def _next_batch(self) -> RankBatch | None:
-        self._pairing.before_pull(len(self._plan.pulled))
-        item, waited_s = self._line.pull()
-        self.clocks.waited(waited_s)
-        match item:
-            case RankBatch():
-                self.clocks.got_batch()
-                return item
-            case EpochEnd():
-                return None
-            case Stop(reason=reason, detail=detail):
-                if reason != "finished":
-                    log.warning("the run is %s%s", reason, f": {detail}" if detail else "")
-                return None
 
     def loader(self, dataset: Any, *, lookahead: int = 0, **loader_arguments: Any) -> EpochLoader:
         """Batches of ``dataset`` for one epoch, through a DataLoader, each waiting for its ``report``; iterated again,
@@ -213,15 +209,19 @@ class Feed:
         Raises FeedMisuse for a loss that is reduced or of another length, TrainingDiverged after ``HOPELESS_STEPS``
         steps without a finite loss.
         """
-        require_losses(losses, counts, len(self._plan.pulled[0].ids) if self._plan.pulled else None)
-        if self.has_diverged:
+        batch = self._plan.pulled[0] if self._plan.pulled else None
+        if counts is not None or batch is None or type(losses) is not Tensor or losses.shape != (len(batch.ids),):
+            require_losses(losses, counts, len(batch.ids) if batch is not None else None)
+        if self._reporter.steps_without_a_finite_loss >= HOPELESS_STEPS:
             raise diverged(self.steps)
         self._pairing.reported()
         batch = self._plan.reported()
         self._reporter.put(batch, losses)
         self.clocks.reported()
         self._instances += batch.instances
-        mean = mean_loss(losses, batch, self.settings, counts)
+        mean = plain_mean(losses) if batch.is_plain and counts is None else None
+        if mean is None:
+            mean = mean_loss(losses, batch, self.settings, counts)
         self._line.reported()  # last: the I/O thread wants the interpreter too
         return mean
 

@@ -64,6 +64,8 @@ class BossLine:
         """Whether the last batch was drawn here: while that lasts, the next one is drawn without another wait."""
         self._client = client
         self._plan = plan
+        self._few = plan.settings.prefetch_batches // 2
+        """Where so few batches are ready the broker must hear of a pull at once; else it hears with the next report."""
         self._reporter = reporter
         self._outbox: deque[AnyMessage] = deque()
         self._changed = threading.Condition()
@@ -93,27 +95,27 @@ class BossLine:
 
         Raises what ended the I/O thread: PeerRefused or BrokerUnreachable.
         """
-        waited_s = 0.0
+        item = self._plan.pull()  # without the lock: nobody else takes from the stream, and it grows at its other end
+        if item is None:
+            item, waited_s = self._pull_in_time()
+        else:
+            self._is_local, waited_s = False, 0.0
+        if len(self._plan.ready) <= self._few:
+            self._wake()
+        return item, waited_s
+
+    def _pull_in_time(self) -> tuple[Item, float]:
+        start = time.monotonic()
         with self._changed:
             item = self._plan.pull()
             if item is not None:
                 self._is_local = False
-            else:
-                start = time.monotonic()
-                while item is None and self._error is None:
-                    item = self._wait_or_draw(start)
-                waited_s = time.monotonic() - start
+            while item is None and self._error is None:
+                item = self._wait_or_draw(start)
         if item is None:
             assert self._error is not None
             raise self._error
-        if self._is_low:
-            self.wake()
-        return item, waited_s
-
-    @property
-    def _is_low(self) -> bool:
-        """Whether the broker must hear at once that a batch was pulled; else it hears with the next report."""
-        return len(self._plan.ready) <= self._plan.settings.prefetch_batches // 2
+        return item, time.monotonic() - start
 
     def _wait_or_draw(self, start: float) -> Item | None:
         """Wait for news; after ``local_after_s`` without a batch draw one here, so that the Boss trains on."""
@@ -151,8 +153,8 @@ class BossLine:
         self._wake()
 
     def reported(self) -> None:
-        """A report lies ready; where few batches are left, the broker must hear of it at once."""
-        if self._is_low:
+        """A report lies ready."""
+        if len(self._plan.ready) <= self._few:
             self._wake()
         else:
             self._wake.soon()

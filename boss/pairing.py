@@ -75,8 +75,6 @@ class Steady:
 def require_losses(losses: Tensor, counts: Tensor | None, expected: int | None) -> None:
     """Raise FeedMisuse unless there is one loss for each of the ``expected`` instances of the batch at hand, and one
     number of tokens for each loss, where they are given."""
-    if counts is None and type(losses) is Tensor and losses.shape == (expected,):
-        return  # every step's way; what follows takes its time to tell what is wrong
     if isinstance(counts, Tensor) and isinstance(losses, Tensor) and counts.shape != losses.shape:
         shapes = f"counts have shape {tuple(counts.shape)}, losses {tuple(losses.shape)}"
         raise FeedMisuse(f"report: {shapes}; give the number of tokens of each instance, mask.sum(1)")

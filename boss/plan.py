@@ -43,6 +43,8 @@ class RankBatch:
     share: float = 1.0
     """Weight of this rank's instances in the step, relative to an equal share: what makes an average over the ranks of
     their means the mean over all instances."""
+    is_plain: bool = False
+    """Whether each of its instances weighs the same, and as much as any other rank's."""
 
 
 Item = RankBatch | EpochEnd | Stop
@@ -55,17 +57,20 @@ def rank_batch(batch: Batch, rank: int, settings: RunSettings) -> RankBatch:
     start = sum(batch.rank_counts[:rank])
     stop = start + batch.rank_counts[rank]
     real = len(batch.ids) - batch.padding
+    padding = min(stop - start, max(0, stop - real))
+    share = _share(batch.keep_probabilities[:real], start, stop, len(batch.rank_counts), settings)
     return RankBatch(
         step=batch.step,
         epoch=batch.epoch,
         progress=batch.progress,
         ids=batch.ids[start:stop],
         keep_probabilities=batch.keep_probabilities[start:stop],
-        padding=min(stop - start, max(0, stop - real)),
+        padding=padding,
         off_plan=batch.kind == "off_plan",
         instances=real,
         staleness=staleness_of(batch),
-        share=_share(batch.keep_probabilities[:real], start, stop, len(batch.rank_counts), settings),
+        share=share,
+        is_plain=not (padding or settings.weighs) and share == 1.0,
     )
 
 
@@ -199,21 +204,24 @@ class BossPlan:
 
     def credit(self) -> Credit:
         """How far the broker may send: the prefetch beyond what the script has pulled, or was given back."""
-        self._given_back = [step for step in self._given_back if step > self.last_pulled]
-        gone = self.last_pulled + len(self._given_back)
+        pulled = self.last_pulled  # once: the training thread goes on
+        self._given_back = [step for step in self._given_back if step > pulled]
+        gone = pulled + len(self._given_back)
         return Credit(limit=gone + self.settings.prefetch_batches, yielded=gone)
 
     def pull(self) -> Item | None:
         """The next item; None where nothing is ready. A batch waits for its report from now on."""
         if self.ended:
             return Stop(reason=self.ended, detail=self.detail)
-        if not self.ready:
+        try:
+            item = self.ready.popleft()
+        except IndexError:  # asked before, it might be cleared in between
             return None
-        item = self.ready.popleft()
         match item:
-            case RankBatch(off_plan=off_plan):
+            case RankBatch():
                 self.pulled.append(item)
-                self.last_pulled = self.last_pulled if off_plan else max(self.last_pulled, item.step)
+                if not item.off_plan and item.step > self.last_pulled:
+                    self.last_pulled = item.step
             case EpochEnd() if self.pulled:
                 self._end_ahead = item
             case EpochEnd():

@@ -35,14 +35,13 @@ class Slot:
     """One report on its way."""
 
     batch: RankBatch
-    losses: F32 | None
+    values: Tensor | None
     """In host memory; None where they were dropped."""
-    pinned: Tensor | None = None
-    """The buffer in which they are, where they come from a GPU; to be used again."""
-    event: torch.cuda.Event | None = None
-    is_skipped: bool = False
+    event: torch.cuda.Event | None
+    """Of the copy from a GPU, into a pinned buffer that is to be used again."""
+    is_skipped: bool
     """The script has no losses for this batch, and says so."""
-    report_us: float = 0.0
+    report_us: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,22 +72,22 @@ class Reporter:
     def put(self, batch: RankBatch, losses: Tensor, *, is_skipped: bool = False) -> None:
         """Copy per-instance losses, shape ``(batch,)``, and return; never synchronises the device."""
         start = time.perf_counter()
-        detached = losses.detach()
+        values: Tensor | None
+        values = event = None
         if len(self._ring) >= self._slots:
-            slot = Slot(batch, None, is_skipped=is_skipped)
-            self.values_dropped += detached.numel()
-        elif not detached.is_cpu:
-            pinned = self._pinned_buffer(detached.numel())
-            pinned.copy_(detached.to(torch.float32), non_blocking=True)
-            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            event.record()
-            slot = Slot(batch, None, pinned, event, is_skipped)
+            self.values_dropped += losses.numel()
+        elif losses.is_cpu:
+            values = losses.detach().clone()  # what else is to be done with it, the I/O thread does
         else:
-            slot = Slot(batch, _copied(detached), is_skipped=is_skipped)
-        self._ring.append(slot)
-        elapsed_us = (time.perf_counter() - start) * 1e6
-        slot.report_us = elapsed_us
-        self._timings_us.append(elapsed_us)
+            values, event = self._from_device(losses.detach())
+        self._ring.append(Slot(batch, values, event, is_skipped, (time.perf_counter() - start) * 1e6))
+
+    def _from_device(self, losses: Tensor) -> tuple[Tensor, torch.cuda.Event]:
+        pinned = self._pinned_buffer(losses.numel())
+        pinned.copy_(losses.to(torch.float32), non_blocking=True)
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record()
+        return pinned, event
 
     def _pinned_buffer(self, size: int) -> Tensor:
         free = self._pinned.setdefault(size, [])
@@ -111,6 +110,7 @@ class Reporter:
             slot = self._ring.popleft()
             losses = self._values(slot)
             self.sent += 1
+            self._timings_us.append(slot.report_us)
             step = slot.batch.step
             if slot.batch.off_plan:
                 ids = slot.batch.ids if len(losses) else empty_i64()
@@ -122,12 +122,12 @@ class Reporter:
         return reports
 
     def _values(self, slot: Slot) -> F32:
-        losses = slot.losses
-        if slot.pinned is not None:
-            losses = slot.pinned.numpy().copy()
-            self._pinned[slot.pinned.numel()].append(slot.pinned)
-        if losses is None:
+        if slot.values is None:
             return empty_f32()
+        losses: F32 = slot.values.to(torch.float32).numpy()
+        if slot.event is not None:
+            losses = losses.copy()
+            self._pinned[slot.values.numel()].append(slot.values)
         self._note_not_finite(slot, losses)
         if not slot.is_skipped:
             self.latest = Latest(losses, slot.batch)
@@ -156,12 +156,6 @@ class Reporter:
     def timing_us(self, share: float) -> float:
         """Quantile of what one report cost the training thread; 0 before the first."""
         return float(np.quantile(np.array(self._timings_us), share)) if self._timings_us else 0.0
-
-
-def _copied(losses: Tensor) -> F32:
-    """Of losses on the CPU. NumPy copies so few values in half of torch's time, but knows no bfloat16."""
-    copied: F32 = losses.numpy().copy() if losses.dtype is torch.float32 else losses.to(torch.float32).numpy()
-    return copied
 
 
 def diverged(step: int) -> TrainingDiverged:

@@ -29,16 +29,24 @@ def mean_loss(losses: Tensor, batch: RankBatch, settings: RunSettings, counts: T
         return _mean_per_token(losses, counts, batch, settings)
     real = losses[: len(losses) - batch.padding] if batch.padding else losses
     weights = instance_weights(batch.keep_probabilities[: len(real)], settings) if settings.weighs else None
-    if weights is None and real.is_cpu and real.is_floating_point():
-        mean = real.mean()
-        if math.isfinite(mean.item()):  # the usual case in one operation; on a device, looking would wait for it
-            return mean if batch.share == 1.0 else batch.share * mean
+    if weights is None and (mean := plain_mean(real)) is not None:
+        return mean if batch.share == 1.0 else batch.share * mean
     finite = torch.isfinite(real)
     clean = torch.where(finite, real, 0.0)
     if weights is None:
         return batch.share * clean.sum() / finite.sum().clamp(min=1)
     scale = torch.where(finite, torch.from_numpy(weights).to(real.device, non_blocking=True), 0.0)
     return batch.share * (scale * clean).sum() / scale.sum().clamp(min=1e-12)
+
+
+def plain_mean(losses: Tensor) -> Tensor | None:
+    """The mean of losses on the CPU in one operation, every step's way; None where some are not finite, or where
+    looking would wait for a device."""
+    if losses.is_cpu and losses.is_floating_point():
+        mean = losses.mean()
+        if math.isfinite(mean.item()):
+            return mean
+    return None
 
 
 def _mean_per_token(losses: Tensor, counts: Tensor, batch: RankBatch, settings: RunSettings) -> Tensor:

@@ -251,7 +251,7 @@ class RunSettings:
         """As they go over the wire: an earlier version's peer takes no missing warm-up."""
         return dataclasses.replace(self, warmup_epochs=self.warmup)
 
-    @property
+    @cached_property
     def weighs(self) -> bool:
         """Whether the Boss weighs losses by 1/π, with the automatic choice resolved."""
         return self.weights == "on" or (self.weights == "auto" and self.policy in WEIGHED_POLICIES)

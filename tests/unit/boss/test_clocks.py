@@ -51,3 +51,38 @@ def test_evaluation_after_the_last_report_is_in_no_training_clock(watch: Watch) 
     assert (clocks.wall_s, clocks.evaluation_s) == (2.0, 9.0)
     trained(clocks, watch, 3.0)
     assert clocks.wall_s == 5.0
+
+
+def test_pauses_that_follow_each_other_after_a_report_are_in_no_training_clock(watch: Watch) -> None:
+    """A checkpoint, then an evaluation; seen from outside at any time, the wall clock stands still meanwhile."""
+    clocks = Clocks()
+    for _ in range(2):
+        trained(clocks, watch, 2.0)
+        wall_s = clocks.wall_s
+        with clocks.checkpoint():
+            watch.now += 4.0
+            assert clocks.wall_s == wall_s
+        assert clocks.wall_s == wall_s
+        with clocks.evaluation():
+            watch.now += 9.0
+        assert clocks.wall_s == wall_s
+    assert (clocks.wall_s, clocks.checkpoint_s, clocks.evaluation_s) == (4.0, 8.0, 18.0)
+
+
+def test_an_evaluation_before_the_first_batch_is_in_no_training_clock(watch: Watch) -> None:
+    clocks = Clocks()
+    with clocks.evaluation():
+        watch.now += 9.0
+    trained(clocks, watch, 2.0)
+    assert clocks.wall_s == 2.0
+
+
+def test_a_resumed_run_goes_on_counting_without_the_pauses_of_before(watch: Watch) -> None:
+    before, clocks = Clocks(), Clocks()
+    trained(before, watch, 2.0)
+    with before.evaluation():
+        watch.now += 9.0
+    clocks.load_state_dict(before.state_dict())
+    assert clocks.wall_s == 2.0
+    trained(clocks, watch, 3.0)
+    assert (clocks.wall_s, clocks.evaluation_s) == (5.0, 9.0)

@@ -53,6 +53,15 @@ def test_padding_belongs_to_the_last_ranks() -> None:
     assert parts == [0, 0, 1, 1]
 
 
+def test_a_batch_is_plain_where_nothing_is_to_be_weighed_padded_or_shared_unevenly() -> None:
+    """Then, and only then, its mean is that of its losses."""
+    even = RunSettings(world_size=2)
+    assert [rank_batch(batch(0), rank, even).is_plain for rank in (0, 1)] == [True, True]
+    assert not rank_batch(batch(0), 0, RunSettings(world_size=2, weights="on")).is_plain
+    assert [rank_batch(batch(0, counts=(2, 2), padding=1), rank, even).is_plain for rank in (0, 1)] == [False, False]
+    assert not rank_batch(batch(0, counts=(3, 1)), 0, even).is_plain
+
+
 def test_a_repeated_batch_or_epoch_end_changes_nothing() -> None:
     p = plan()
     assert p.receive(batch(0)) and not p.receive(batch(0))
