@@ -12,6 +12,8 @@ from tests.processes.roles import roles, start_broker
 
 pytestmark = pytest.mark.processes
 
+AN_HOUR_S = 3600
+"""Far less than the clocks differ, and more than a busy machine holds anybody up."""
 SHIFT = """
 import datetime, os, time
 
@@ -36,8 +38,10 @@ def test_clocks_a_day_apart_change_nothing(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     with roles() as start:
         broker, address, _ = start_broker(start, run_dir)
-        boss = start("boss", HEAVY, "--broker", address, "--epochs", "8", environment=shifted(-day_s))
         assistant = start("assistant", HEAVY, "--broker", address, environment=shifted(day_s))
+        assistant.wait_for("waiting for the broker")
+        words = ("--broker", address, "--epochs", "8", "--local-after-s", str(AN_HOUR_S))
+        boss = start("boss", HEAVY, *words, environment=shifted(-day_s))
         assert boss.end() == assistant.end() == broker.end() == 0, boss.text + assistant.text
         assert "clocks are shifted" in boss.text and "clocks are shifted" in assistant.text
     assert_nothing_lost_or_doubled(run_dir, 8)

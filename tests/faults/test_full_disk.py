@@ -14,6 +14,7 @@ from boss.checkpoint import CheckpointDir
 from protocol.report import read_report
 from tests.faults.test_broker_outage import assert_nothing_lost_or_doubled
 from tests.harness.disks import make_read_only
+from tests.processes.heavy_digits import Pace
 from tests.processes.roles import HERE, roles, start_broker
 
 pytestmark = pytest.mark.processes
@@ -45,16 +46,17 @@ def fill(ballast: Path) -> None:
 
 
 def test_a_full_disk_under_the_checkpoints_costs_checkpoints_and_not_the_training(
-    small_disk: Path, tmp_path: Path
+    small_disk: Path, tmp_path: Path, pace: Pace
 ) -> None:
     checkpoints = small_disk / "checkpoints"
     with roles() as start:
         broker, address, _ = start_broker(start, tmp_path / "run")
         saving = ("--checkpoint-every", "5", "--checkpoint-dir", str(checkpoints))
-        boss = start("boss", HEAVY, "--broker", address, "--epochs", "8", *saving)
+        boss = start("boss", HEAVY, "--broker", address, "--epochs", "16", *saving, environment=pace.environment)
         boss.wait_for("epoch 0:")
         fill(small_disk / "ballast")
         boss.wait_for("cannot be written")
+        pace.hurry()
         assert boss.end() == 0, boss.text
         assert broker.end() == 0, broker.text
     assert "the one before it still counts" in boss.text and "Traceback" not in boss.text
@@ -63,11 +65,13 @@ def test_a_full_disk_under_the_checkpoints_costs_checkpoints_and_not_the_trainin
     assert newest is not None and newest.step > 0
 
 
-def test_a_full_disk_stops_the_broker_clearly_and_the_run_goes_on_when_there_is_space(small_disk: Path) -> None:
+def test_a_full_disk_stops_the_broker_clearly_and_the_run_goes_on_when_there_is_space(
+    small_disk: Path, pace: Pace
+) -> None:
     ballast = small_disk / "ballast"
     with roles() as start:
         broker, address, _ = start_broker(start, small_disk / "run")
-        boss = start("boss", HEAVY, "--broker", address, "--epochs", "12")
+        boss = start("boss", HEAVY, "--broker", address, "--epochs", "20", environment=pace.environment)
         boss.wait_for("epoch 0:")
         fill(ballast)
         assert broker.end() == 1
@@ -76,10 +80,11 @@ def test_a_full_disk_stops_the_broker_clearly_and_the_run_goes_on_when_there_is_
         ballast.unlink()
         port = address.rpartition(":")[2]
         broker = start("broker", "--run-dir", str(small_disk / "run"), "--port", port)
+        pace.hurry()
         assert boss.end() == 0, boss.text
         assert broker.end() == 0, broker.text
     assert read_report(small_disk / "run").status == "finished"
-    assert_nothing_lost_or_doubled(small_disk / "run", 12)
+    assert_nothing_lost_or_doubled(small_disk / "run", 20)
 
 
 def test_a_broker_on_a_read_only_disk_says_so_and_what_to_do(small_disk: Path) -> None:
