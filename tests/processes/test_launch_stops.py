@@ -13,8 +13,9 @@ from tests.processes.launching import errors, write_workload
 from tests.processes.roles import Role, roles
 
 pytestmark = pytest.mark.processes
-SOON_S = 10.0
-"""Less than the 15 s that the roles of a run have to end in order."""
+DRAIN = ("--drain-s", "500")
+SOON_S = 60.0
+"""Far less than the roles of these runs have to end in order."""
 
 
 def interrupt(run: Role) -> None:
@@ -31,7 +32,7 @@ def test_before_the_first_step_ctrl_c_waits_for_nobody_and_keeps_nothing(tmp_pat
     )
     run_dir = tmp_path / "runs" / "mine"
     with roles() as start:
-        run = start("run", source, "--run-dir", str(run_dir))
+        run = start("run", source, "--run-dir", str(run_dir), *DRAIN)
         run.wait_for("it hangs")
         children = psutil.Process(run.process.pid).children(recursive=True)
         interrupt(run)
@@ -48,7 +49,7 @@ def test_a_second_ctrl_c_kills_at_once(tmp_path: Path) -> None:
         "if role == 'boss' and Odd.calls == 60:\n    print('it hangs', file=sys.stderr)\n    threading.Event().wait()",
     )
     with roles() as start:
-        run = start("run", source, "--run-dir", str(tmp_path / "run"), "--drain-s", "500")
+        run = start("run", source, "--run-dir", str(tmp_path / "run"), *DRAIN)
         run.wait_for("it hangs")
         children = psutil.Process(run.process.pid).children(recursive=True)
         interrupt(run)

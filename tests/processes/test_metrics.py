@@ -42,7 +42,7 @@ def test_a_broker_serves_the_figures_of_its_run_until_it_ends(tmp_path: Path) ->
     with roles() as start:
         broker = start("broker", "--run-dir", str(tmp_path), "--port", "0", "--announce", "--http-port", "0")
         addresses = json.loads(broker.wait_for('{"address"'))
-        boss = start("boss", HEAVY, "--broker", addresses["address"], "--epochs", "40", "--policy", "uniform")
+        boss = start("boss", HEAVY, "--broker", addresses["address"], "--epochs", "4000", "--policy", "uniform")
         statistics = Statistics(addresses["statistics"])
         seen = statistics.wait_until(lambda s: s.trained_steps > 0 and any(p.rss_bytes for p in s.peers), "training")
         statistics.close()

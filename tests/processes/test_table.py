@@ -35,7 +35,7 @@ def test_a_stopped_run_is_resumed_from_another_folder(people: Path, tmp_path: Pa
     """The table is remembered by its full path."""
     elsewhere, run_dir = tmp_path / "elsewhere", tmp_path / "run"
     elsewhere.mkdir()
-    words = ("--data", "people.csv", "--label", "rich", "--epochs", "40", "--run-dir", str(run_dir))
+    words = ("--data", "people.csv", "--label", "rich", "--epochs", "160", "--run-dir", str(run_dir))
     with roles() as start:
         run = start("run", "table", *words, cwd=people.parent)
         run.wait_for("epoch 1:")
@@ -44,7 +44,7 @@ def test_a_stopped_run_is_resumed_from_another_folder(people: Path, tmp_path: Pa
         resumed = start("run", "--resume", str(run_dir), cwd=elsewhere)
         assert resumed.end() == 0, resumed.text
     report = read_report(run_dir)
-    assert (report.status, report.selection.offered) == ("finished", 40 * 481)
+    assert (report.status, report.selection.offered) == ("finished", 160 * 481)
 
 
 MISTAKES = {
@@ -80,7 +80,7 @@ def test_an_assistant_with_another_file_is_refused(people: Path, tmp_path: Path)
     with roles() as start:
         _, address, _ = start_broker(start, tmp_path / "run")
         words = ("table", "--broker", address, "--label", "rich", "--data")
-        boss = start("boss", *words, str(people), "--epochs", "2000")
+        boss = start("boss", *words, str(people), "--epochs", "100000")
         boss.wait_for("epoch 0:")
         stranger = start("assistant", *words, str(other))
         assert stranger.end() == 2, stranger.text

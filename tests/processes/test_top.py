@@ -21,7 +21,7 @@ HEAVY = f"{HERE / 'heavy_digits.py'}:HeavyDigits"
 def test_top_finds_a_run_by_its_directory_and_by_its_address(tmp_path: Path) -> None:
     with roles() as start:
         broker, address, statistics_address = start_broker(start, tmp_path)
-        boss = start("boss", HEAVY, "--broker", address, "--epochs", "40")
+        boss = start("boss", HEAVY, "--broker", address, "--epochs", "4000")
         boss.wait_for("epoch 0:")
         for target in (str(tmp_path), statistics_address):
             top = start("top", target, "--once", "--json")
