@@ -285,7 +285,7 @@ class BossLine:
             credit = self._plan.credit()
             returned, self._plan.to_return = self._plan.to_return, []
         if reports := self._reporter.take():
-            self._rest.later()
+            self._rest.later(len(reports))
         for report in reports:
             self._client.send(report)
         if returned:

@@ -16,7 +16,7 @@ import torch
 from boss import rest
 from boss.plan import RankBatch
 from boss.reporter import Reporter
-from boss.rest import COPY_POLL_S, DOZES, IDLE_S, Rest
+from boss.rest import COPY_POLL_S, DOZES, IDLE_S, LEAST_DOZE_S, LONG_STEP_S, Rest
 from boss.wake import Wake
 
 
@@ -25,7 +25,8 @@ class Thread:
 
     def __init__(self, wake: Wake) -> None:
         self.reporter, self.wake = Reporter(rank=0), wake
-        self.rest = Rest(self.reporter, wake, self._wait)
+        self.now = 100.0
+        self.rest = Rest(self.reporter, wake, self._wait, lambda: self.now)
         self.doze_s: list[float] = []
         self.during: Callable[[], bool] = lambda: False
 
@@ -38,15 +39,15 @@ class Thread:
         batch = RankBatch(0, 0, 0.0, np.arange(2), np.ones(2, dtype=np.float32))
         self.reporter.put(batch, torch.ones(2))
 
-    def report(self) -> bool:
+    def report(self, step_s: float = 0.005) -> bool:
         """A report as the training thread makes it, and the turn that sends it; whether it had to call."""
+        self.now += step_s
         self.put()
         self.wake.soon()
         had_to_call = self.wake.is_set
         assert self.rest() < IDLE_S or had_to_call
         self.wake.clear()
-        assert self.reporter.take()
-        self.rest.later()
+        self.rest.later(len(self.reporter.take()))
         return had_to_call
 
 
@@ -72,9 +73,27 @@ def test_a_report_during_a_doze_is_found_after_it(thread: Thread) -> None:
 def test_after_some_dozes_without_a_report_the_next_one_calls(thread: Thread) -> None:
     thread.report()
     assert thread.rest() == IDLE_S
-    assert len(thread.doze_s) == DOZES and max(thread.doze_s) < 0.005
+    assert len(thread.doze_s) == DOZES
     assert thread.rest() == IDLE_S and len(thread.doze_s) == DOZES, "it goes on sleeping"
     assert [thread.report() for _ in range(2)] == [True, False]
+
+
+def test_a_doze_is_half_a_step_of_several_reports_too_and_no_shorter_than_the_poll_can_wait(thread: Thread) -> None:
+    thread.during = lambda: True
+    for step_s in (0.005, 0.012, 0.0005):
+        thread.report(step_s)
+        thread.rest()
+    thread.put()
+    thread.report(0.008)
+    thread.rest()
+    assert thread.doze_s == pytest.approx([0.0025, 0.006, LEAST_DOZE_S, 0.002])
+
+
+def test_reports_that_follow_slowly_call_and_nobody_dozes_for_them(thread: Thread) -> None:
+    thread.report()
+    assert [thread.report(2 * LONG_STEP_S) for _ in range(3)] == [False, True, True]
+    assert thread.rest() == IDLE_S and thread.doze_s == []
+    assert [thread.report() for _ in range(2)] == [True, False], "the pace is back"
 
 
 def test_a_message_or_a_call_ends_a_doze(thread: Thread) -> None:
@@ -123,7 +142,7 @@ def test_no_report_is_slept_through_wherever_it_falls(monkeypatch: pytest.Monkey
         def dozing() -> Thread:
             wake.clear()
             one = Thread(wake)
-            one.rest.later()
+            one.rest.later(1)
             return one
 
         timeout_s, instructions = interleaved(dozing().rest, [])
