@@ -142,7 +142,9 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     kept_fraction: float
     room: float  # share of the passes between warm-up and anneal
     overhead: float  # wall time of one pass, relative to uniform's at this budget, less 1
-    saving: Saving | None  # of Boss passes; null for uniform itself
+    saving: (
+        Saving | None
+    )  # of Boss passes; null for uniform itself, and where all its runs end at one metric
     wall_saving: Saving | None
     against_uniform: Difference | None  # at the same budget; null for uniform itself
     worth: (
@@ -258,7 +260,9 @@ def _cell(
     )
 
 
-def _saving(found: list[RunResult], uniform: list[list[RunResult]], cost: str, sign: float) -> Saving:
+def _saving(found: list[RunResult], uniform: list[list[RunResult]], cost: str, sign: float) -> Saving | None:
+    if len({run.metric for runs in uniform for run in runs}) == 1:
+        return None  # a line without a slope reaches its metric everywhere
     curve = Curve(
         costs=np.stack([_column(runs, cost) for runs in uniform]),
         metrics=np.stack([sign * _column(runs, "metric") for runs in uniform]),

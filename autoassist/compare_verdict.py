@@ -66,9 +66,8 @@ def judge(cells: Sequence[Cell], gain: Difference, *, workload: str, metric_name
 
 def outcome_of(cell: Cell, *, seeds: int) -> str:
     """What one policy's cell shows."""
-    assert cell.saving is not None
     difference = cell.against_random_drop
-    if seeds < LEAST_SEEDS or cell.room < LEAST_ROOM:
+    if cell.saving is None or seeds < LEAST_SEEDS or cell.room < LEAST_ROOM:
         return CANNOT_TELL
     if difference is not None and difference.high is not None and difference.high < 0.0:
         return WORSE
@@ -103,6 +102,11 @@ def _sentence(
         return (
             f"Whether selection pays on {workload} cannot be told: {at} has next to nothing to select from, since the "
             f"warm-up and the end of a run pass whole; raise --epochs"
+        )
+    if cell.saving is None:
+        return (
+            f"Whether selection pays on {workload} cannot be told: uniform reaches the same {metric_name} in all its "
+            f"runs, whatever their budget, so no saving follows from it; raise --epochs, or mend the metric"
         )
     if seeds < LEAST_SEEDS:
         return (

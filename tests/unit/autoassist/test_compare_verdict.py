@@ -86,6 +86,22 @@ def test_selection_that_saves_and_beats_random_drop_pays() -> None:
     assert "better than random-drop by 0.0250" in sentence
 
 
+@pytest.mark.parametrize("reached", [0.0, 0.2])
+def test_where_uniform_ends_at_one_metric_whatever_its_budget_there_is_no_saving_to_tell(reached: float) -> None:
+    """BLEU is 0 as long as nothing is learned; a line that is flat is reached at its least budget."""
+    runs = [run_of("uniform", budget, seed, 0.0) for budget in UNIFORM for seed in range(3)]
+    for policy, metric in (("random-drop", 0.0), ("autoassist", reached)):
+        runs += [run_of(policy, budget, seed, metric, kept=0.7) for budget in (1.0, 0.6) for seed in range(3)]
+    found = make_cells(runs, policies=["uniform", "random-drop", "autoassist"], higher_is_better=True)
+    assert all(cell.saving is None and cell.wall_saving is None for cell in found)
+    outcome, sentence = verdict(found)
+    assert outcome == "cannot-tell"
+    assert "uniform reaches the same test_accuracy in all its runs" in sentence and " % of the passes" not in sentence
+    with io.StringIO() as file:
+        print_comparison(comparison_of(found), Console(file=file, width=80))
+        assert "-50 %" not in file.getvalue() and "nan" not in file.getvalue()
+
+
 def test_a_saving_of_passes_that_is_none_of_time_is_said_to_be_that() -> None:
     outcome, sentence = verdict(cells(slower=2.0, random_drop=0.930, autoassist=0.955))
     assert outcome == "pays" and sentence.startswith("Selection pays on mine in Boss passes, not in wall time here: ")
