@@ -142,9 +142,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     kept_fraction: float
     room: float  # share of the passes between warm-up and anneal
     overhead: float  # wall time of one pass, relative to uniform's at this budget, less 1
-    saving: (
-        Saving | None
-    )  # of Boss passes; null for uniform itself, and where all its runs end at one metric
+    saving: Saving | None  # of Boss passes; null for uniform itself, and where all its runs end at one metric
     wall_saving: Saving | None
     against_uniform: Difference | None  # at the same budget; null for uniform itself
     worth: (
