@@ -14,6 +14,8 @@ from autoassist.figures import sparkline
 from autoassist.why_whole import why_whole
 from protocol.report import Report
 
+COMMAND_FILE = "command.json"
+"""Where a run lies that ``autoassist run`` has begun; what ``autoassist.remembered`` reads, which imports torch."""
 MOST_NOTICES = 12
 MOST_EPOCHS = 12
 """Epochs whose shares are told one by one."""
@@ -34,6 +36,8 @@ def print_summary(report: Report, run_dir: Path, notices: Sequence[str] = ()) ->
     console.print(table)
     console.print(verdict(report))
     console.print(f"report: {run_dir / 'report.json'}", soft_wrap=True)
+    if report.status == "stopped" and (run_dir / COMMAND_FILE).exists():
+        console.print(f"go on: autoassist run --resume {run_dir}", soft_wrap=True)
     for notice in notices[:MOST_NOTICES]:
         console.print(Text(f"warning: {notice}"), soft_wrap=True)
     if len(notices) > MOST_NOTICES:

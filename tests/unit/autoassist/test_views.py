@@ -11,6 +11,7 @@ from rich.console import Console
 
 from autoassist.export import segments_between
 from autoassist.live import LiveView, render
+from autoassist.remembered import COMMAND_FILE
 from autoassist.summary import print_summary, rows, verdict
 from protocol.errors import DataError
 from protocol.messages import Segment
@@ -178,6 +179,18 @@ def test_a_stopped_run_is_no_saving() -> None:
         "The run was stopped after 150 instances, in epoch 2 of 2000: its figures are those of a part."
     )
     assert "failed after 150 instances" in verdict(changed(status="failed"))
+
+
+@pytest.mark.parametrize(("status", "began"), [("stopped", True), ("stopped", False), ("finished", True)])
+def test_the_summary_of_a_stopped_run_says_how_to_go_on_where_run_can(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], status: str, began: bool
+) -> None:
+    """Roles that somebody has started one by one are not resumed by it."""
+    if began:
+        (tmp_path / COMMAND_FILE).write_text("{}")
+    print_summary(changed(status=status), tmp_path)
+    expected = status == "stopped" and began
+    assert (f"go on: autoassist run --resume {tmp_path}" in capsys.readouterr().out) == expected
 
 
 def test_a_budget_in_instances_is_compared_with_what_was_offered() -> None:
