@@ -181,6 +181,9 @@ def published_at(run_dir: Path) -> str:
     path = run_dir / ADDRESSES_FILE
     try:
         return str(msgspec.json.decode(path.read_bytes(), type=dict[str, str])["statistics"])
+    except FileNotFoundError:
+        what = "holds no run of a broker" if run_dir.is_dir() else "is no directory"
+        raise SettingError(f"target={run_dir}: {what}; give a run directory or tcp://host:port") from None
     except (OSError, msgspec.MsgspecError, KeyError) as error:
         raise SettingError(f"target={run_dir}: {error}; give a run directory or tcp://host:port") from None
 

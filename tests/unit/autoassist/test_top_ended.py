@@ -13,7 +13,7 @@ from autoassist.top import TopCommand
 from broker.addresses import write_addresses
 from broker.run_lock import RunLock, is_served
 from broker.store import DATABASE
-from protocol.errors import BrokerUnreachable
+from protocol.errors import BrokerUnreachable, SettingError
 from tests.unit.autoassist.report_runs import STEPS, write_run
 
 NOBODY = "tcp://127.0.0.1:9"
@@ -66,3 +66,9 @@ def test_a_damaged_store_tells_no_end(tmp_path: Path) -> None:
     assert read_ended(run_dir) is not None
     (run_dir / DATABASE).write_bytes(b"this is no database")
     assert read_ended(run_dir) is None
+
+
+def test_top_tells_a_directory_without_a_run_from_none_at_all(tmp_path: Path) -> None:
+    for folder, problem in ((tmp_path, "holds no run of a broker"), (tmp_path / "nowhere", "is no directory")):
+        with pytest.raises(SettingError, match=f"target={folder}: {problem}; give a run directory or tcp://"):
+            TopCommand(target=str(folder)).execute()
