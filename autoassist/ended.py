@@ -21,12 +21,13 @@ from protocol.statistics import RunStatistics
 class Ended:
     """The last that is known of it."""
 
-    statistics: RunStatistics
+    statistics: RunStatistics | None
+    """None where the store cannot be read."""
     report: Report
 
 
 def read_ended(run_dir: Path) -> Ended | None:
-    """None where the run has not ended, or its store cannot be read."""
+    """None where the run has not ended, or neither its store nor its report can be read."""
     try:
         with closing(RunStore(run_dir, writable=False)) as store:
             core = BrokerCore.from_rows("", store.rows())
@@ -35,7 +36,8 @@ def read_ended(run_dir: Path) -> Ended | None:
         last = replace(build_statistics(core, Hub(), 0.0), broker_cpu_percent=0.0, broker_rss_bytes=0)  # not this one's
         return Ended(statistics=last, report=_written(run_dir) or build_report(core, Hub()))
     except (AutoAssistError, LookupError, ValueError, AssertionError):
-        return None
+        report = _written(run_dir)
+        return Ended(statistics=None, report=report) if report is not None else None
 
 
 def _written(run_dir: Path) -> Report | None:

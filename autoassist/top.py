@@ -27,8 +27,9 @@ from autoassist.roles import Flat, LogSettings
 from autoassist.summary import print_summary
 from broker.addresses import ADDRESSES_FILE
 from broker.run_lock import is_served
-from protocol.errors import BrokerUnreachable, PeerRefused, SettingError
+from protocol.errors import BrokerUnreachable, DataError, PeerRefused, SettingError
 from protocol.handshake import HandshakeWatch
+from protocol.report import REPORT_FILE
 from protocol.security import MONITOR, Key, open_key, secure_client
 from protocol.settings import require
 from protocol.signals import StopSignal
@@ -79,7 +80,9 @@ class TopCommand:
 
     def _tell_end(self, ended: Ended, run_dir: Path) -> int:
         """What the broker published last, for scripts; for people that it is over, and the summary."""
-        if self.json:
+        if self.json and ended.statistics is None:
+            raise DataError(f"{run_dir}: the run is over, and its store cannot be read; see its {REPORT_FILE}")
+        if self.json and ended.statistics is not None:
             self._print(iter([ended.statistics]))
         else:
             sys.stdout.write(f"{run_dir}: the run is over ({ended.report.status}); this is its summary:\n")

@@ -13,7 +13,7 @@ from autoassist.top import TopCommand
 from broker.addresses import write_addresses
 from broker.run_lock import RunLock, is_served
 from broker.store import DATABASE
-from protocol.errors import BrokerUnreachable, SettingError
+from protocol.errors import BrokerUnreachable, DataError, SettingError
 from tests.unit.autoassist.report_runs import STEPS, write_run
 
 NOBODY = "tcp://127.0.0.1:9"
@@ -61,10 +61,16 @@ def test_top_watches_a_broker_that_goes_on_with_a_run_that_was_over(tmp_path: Pa
     assert not is_served(run_dir)
 
 
-def test_a_damaged_store_tells_no_end(tmp_path: Path) -> None:
+def test_where_the_store_is_damaged_the_report_tells_the_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run_dir = left(tmp_path)
-    assert read_ended(run_dir) is not None
     (run_dir / DATABASE).write_bytes(b"this is no database")
+    assert TopCommand(target=str(run_dir)).execute() == 0
+    assert "the run is over (finished)" in capsys.readouterr().out
+    with pytest.raises(DataError, match=r"its store cannot be read; see its report\.json"):
+        TopCommand(target=str(run_dir), json=True).execute()
+    (run_dir / "report.json").unlink()
     assert read_ended(run_dir) is None
 
 
