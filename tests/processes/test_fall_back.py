@@ -36,6 +36,7 @@ def test_a_run_that_fell_back_names_the_served_set_and_no_role_searches_again(
 ) -> None:
     run_dir = tmp_path / "run"
     words = ("run", workload, "--epochs", "1", "--batch-size", "250", "--run-dir", str(run_dir))
+    words += ("--deterministic",)  # so its Assistant is in the run, however late it comes
     role = Role(*words, environment=cut_off(tmp_path))
     assert role.end() == 0, role.text
     report = read_report(run_dir)

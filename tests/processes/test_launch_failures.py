@@ -10,43 +10,51 @@ import psutil
 import pytest
 
 from protocol.report import read_report
+from tests.processes.heavy_digits import Pace
 from tests.processes.launching import child, errors, write_workload
-from tests.processes.roles import HERE, roles
+from tests.processes.roles import DEADLINE_S, HERE, roles
 
 pytestmark = pytest.mark.processes
 HEAVY = f"{HERE / 'heavy_digits.py'}:HeavyDigits"
-SOON_S = 30.0
-"""Far less than the time for which a run hung, or went on in vain."""
+MANY = ("--epochs", "20")
+"""So many that the run is not over before it was disturbed."""
+SOON_S = DEADLINE_S
+"""Far less than the time for which a run hung, or went on in vain for its 2000 epochs."""
 
 
-def test_a_killed_broker_is_started_again_and_the_run_finishes(tmp_path: Path) -> None:
+def test_a_killed_broker_is_started_again_and_the_run_finishes(tmp_path: Path, pace: Pace) -> None:
     with roles() as start:
-        run = start("run", HEAVY, "--epochs", "6", "--run-dir", str(tmp_path))
+        run = start("run", HEAVY, *MANY, "--run-dir", str(tmp_path), environment=pace.environment)
         run.wait_for("epoch 1:")
         child(run, "broker").kill()
         run.wait_for("the broker was killed by signal 9 (SIGKILL); starting it again")
+        pace.hurry()
         assert run.end() == 0, run.text
     assert read_report(tmp_path).status == "finished"
 
 
-def test_broker_and_boss_killed_together_are_both_started_again(tmp_path: Path) -> None:
+def test_broker_and_boss_killed_together_are_both_started_again(tmp_path: Path, pace: Pace) -> None:
+    words = ("--run-dir", str(tmp_path), "--checkpoint-every", "10")
     with roles() as start:
-        run = start("run", HEAVY, "--epochs", "6", "--run-dir", str(tmp_path), "--checkpoint-every", "10")
+        run = start("run", HEAVY, *MANY, *words, environment=pace.environment)
         run.wait_for("epoch 1:")
         doomed = [child(run, "broker"), child(run, "boss")]
         for process in doomed:
             process.kill()
         run.wait_for("resuming from the checkpoint")
+        pace.hurry()
         assert run.end() == 0, run.text
     assert read_report(tmp_path).status == "finished"
 
 
-def test_an_assistant_that_fails_for_good_is_done_without(tmp_path: Path) -> None:
+def test_an_assistant_that_fails_for_good_is_done_without(tmp_path: Path, pace: Pace) -> None:
+    words = ("--run-dir", str(tmp_path), "--assistant-restarts", "0")
     with roles() as start:
-        run = start("run", HEAVY, "--epochs", "6", "--run-dir", str(tmp_path), "--assistant-restarts", "0")
+        run = start("run", HEAVY, *MANY, *words, environment=pace.environment)
         run.wait_for("epoch 1:")
         child(run, "assistant").kill()
         run.wait_for("the run goes on without it")
+        pace.hurry()
         assert run.end() == 1, run.text
     assert read_report(tmp_path).status == "finished"
     assert len(errors(run)) == 1 and "assistant-0 failed for good" in errors(run)[0], run.text
@@ -85,13 +93,15 @@ def test_a_run_directory_that_is_deleted_ends_the_run_with_one_error_and_nothing
     assert not run_dir.exists()
 
 
-def test_a_moved_run_is_resumed_at_its_new_place(tmp_path: Path) -> None:
+def test_a_moved_run_is_resumed_at_its_new_place(tmp_path: Path, pace: Pace) -> None:
+    words = ("--run-dir", str(tmp_path / "old"), "--checkpoint-every", "20")
     with roles() as start:
-        run = start("run", HEAVY, "--epochs", "5", "--run-dir", str(tmp_path / "old"), "--checkpoint-every", "20")
+        run = start("run", HEAVY, *MANY, *words, environment=pace.environment)
         run.wait_for("epoch 1:")
         (tmp_path / "old").rename(tmp_path / "new")
         assert run.end(SOON_S) == 1, run.text
-        resumed = start("run", "--resume", str(tmp_path / "new"))
+        pace.hurry()
+        resumed = start("run", "--resume", str(tmp_path / "new"), environment=pace.environment)
         assert resumed.end() == 0, resumed.text
     assert "resuming from the checkpoint" in resumed.text
     assert read_report(tmp_path / "new").status == "finished"

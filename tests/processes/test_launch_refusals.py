@@ -9,6 +9,7 @@ import pytest
 from broker.run_lock import RunLock
 from protocol.report import read_report
 from tests.processes.conftest import Here
+from tests.processes.heavy_digits import Pace
 from tests.processes.launching import child
 from tests.processes.roles import HERE, Role, roles, start_broker
 
@@ -41,16 +42,17 @@ def test_a_run_is_not_begun_again_in_its_directory(finished: Path, here: Here) -
     assert_refused(here, words, finished, f"run_dir={finished}", f"--resume {finished}", "another --run-dir")
 
 
-def test_an_interrupted_run_is_not_begun_again_but_resumed(tmp_path: Path, here: Here) -> None:
-    words = ("run", HEAVY, "--epochs", "4", "--run-dir", str(tmp_path), "--checkpoint-every", "20")
+def test_an_interrupted_run_is_not_begun_again_but_resumed(tmp_path: Path, here: Here, pace: Pace) -> None:
+    words = ("run", HEAVY, "--epochs", "20", "--run-dir", str(tmp_path), "--checkpoint-every", "20")
     with roles() as start:
-        run = start(*words)
+        run = start(*words, environment=pace.environment)
         run.wait_for("epoch 1:")
         run.kill()
         again = here(*words, cwd=tmp_path)
         assert again.code == 2, again.text
         assert len(again.errors) == 1 and f"--resume {tmp_path}" in again.errors[0], again.text
-        resumed = start("run", "--resume", str(tmp_path))
+        pace.hurry()
+        resumed = start("run", "--resume", str(tmp_path), environment=pace.environment)
         assert resumed.end() == 0, resumed.text
     assert read_report(tmp_path).status == "finished"
 
