@@ -15,6 +15,7 @@ from autoassist.export import Record, batch_records, window_records
 from broker.store import DATABASE, WINDOW_LOG, RunStore
 from protocol.report import read_report
 from tests.harness.disks import make_read_only, small_disk
+from tests.processes.heavy_digits import Pace
 from tests.processes.roles import HERE, Role, export, roles
 
 pytestmark = pytest.mark.processes
@@ -25,10 +26,16 @@ LOOKS = 20
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One finished run of digits that several tests look at; slow enough for its Assistant to shrink in it."""
+    """One finished run of digits that several tests look at; its Assistant is in time to shrink in it."""
     run_dir = tmp_path_factory.mktemp("run")
-    role = Role("run", HEAVY, "--epochs", str(EPOCHS), "--run-dir", str(run_dir), "--seed", "7")
-    assert role.end() == 0, role.text
+    pace = Pace(tmp_path_factory.mktemp("pace"))
+    pace.hold()
+    with roles() as start:
+        words = ("--epochs", str(EPOCHS), "--run-dir", str(run_dir), "--seed", "7")
+        role = start("run", HEAVY, *words, environment=pace.environment)
+        role.wait_for("joined the run")
+        pace.walk()
+        assert role.end() == 0, role.text
     return run_dir
 
 
@@ -82,14 +89,18 @@ def test_a_window_names_its_assistant_or_why_it_passed_unfiltered(finished: Path
     assert any(window["kept"] < len(window["ids"]) for window in windows)
 
 
-def test_a_run_that_was_taken_back_to_a_checkpoint_offers_every_id_once_all_the_same(tmp_path: Path) -> None:
+def test_a_run_that_was_taken_back_to_a_checkpoint_offers_every_id_once_all_the_same(
+    tmp_path: Path, pace: Pace
+) -> None:
     """The Boss is killed well after its checkpoint: what was decided since then is decided again."""
-    epochs = 8
+    epochs = 20
+    words = ("--epochs", str(epochs), "--checkpoint-every", "20", "--run-dir", str(tmp_path))
     with roles() as start:
-        run = start("run", "digits", "--epochs", str(epochs), "--checkpoint-every", "30", "--run-dir", str(tmp_path))
+        run = start("run", HEAVY, *words, environment=pace.environment)
         run.wait_for("epoch 3:")
         run.kill()
-        resumed = start("run", "--resume", str(tmp_path))
+        pace.hurry()
+        resumed = start("run", "--resume", str(tmp_path), environment=pace.environment)
         assert resumed.end() == 0, resumed.text
     assert "resuming from the checkpoint" in resumed.text
     windows, n = export(tmp_path, "windows"), read_report(tmp_path).n

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import autoassist
 from autoassist import local_feed
 from protocol.errors import DataError, FeedMisuse, SettingError
 from protocol.report import read_report
-from tests.processes.roles import export, roles, start_broker
+from tests.processes.roles import DEADLINE_S, export, roles, start_broker
 
 pytestmark = pytest.mark.processes
 N = 600
@@ -29,6 +31,14 @@ def train(feed: autoassist.Feed) -> None:
             feed.report(torch.where(x < N // 10, 5.0, 0.01 + x * 1e-5))
 
 
+def wait_for_the_assistant(run_dir: Path) -> None:
+    """Until it has joined; before that all would pass unfiltered."""
+    log, deadline = run_dir / "logs" / "assistant-0.log", time.monotonic() + DEADLINE_S
+    while not (log.exists() and "joined the run" in log.read_text()):
+        assert time.monotonic() < deadline, log
+        threading.Event().wait(0.05)
+
+
 @pytest.mark.parametrize("knows", ["losses alone", "features and labels"])
 def test_a_local_feed_filters_and_leaves_a_report_and_no_process(tmp_path: Path, knows: str) -> None:
     arrays: dict[str, Any] = {}
@@ -37,6 +47,7 @@ def test_a_local_feed_filters_and_leaves_a_report_and_no_process(tmp_path: Path,
     with autoassist.Feed.local(DATA, run_dir=tmp_path / "run", batch_size=16, epochs=20, **arrays) as feed:
         assert feed.run_dir == tmp_path / "run"
         assert len(psutil.Process().children()) == 2
+        wait_for_the_assistant(tmp_path / "run")
         train(feed)
     assert not psutil.Process().children()
     report = read_report(tmp_path / "run")

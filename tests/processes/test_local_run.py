@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from protocol.report import Report, read_report
+from tests.processes.heavy_digits import Pace
 from tests.processes.roles import DEADLINE_S, HERE, Role, export, roles
 
 pytestmark = pytest.mark.processes
@@ -20,10 +21,16 @@ HEAVY = f"{HERE / 'heavy_digits.py'}:HeavyDigits"
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Role]:
-    """One finished run of digits that several tests look at; slow enough for its Assistant to take part in it."""
+    """One finished run of digits that several tests look at; its Assistant is in time to take part in it."""
     run_dir = tmp_path_factory.mktemp("run")
-    role = Role("run", HEAVY, "--epochs", str(EPOCHS), "--run-dir", str(run_dir), "--seed", "3")
-    assert role.end() == 0, role.text
+    pace = Pace(tmp_path_factory.mktemp("pace"))
+    pace.hold()
+    with roles() as start:
+        words = ("--epochs", str(EPOCHS), "--run-dir", str(run_dir), "--seed", "3")
+        role = start("run", HEAVY, *words, environment=pace.environment)
+        role.wait_for("joined the run")
+        pace.walk()
+        assert role.end() == 0, role.text
     return run_dir, role
 
 
