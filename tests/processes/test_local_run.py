@@ -26,7 +26,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Role]:
     pace = Pace(tmp_path_factory.mktemp("pace"))
     pace.hold()
     with roles() as start:
-        words = ("--epochs", str(EPOCHS), "--run-dir", str(run_dir), "--seed", "3")
+        words = ("--epochs", str(EPOCHS), "--warmup-epochs", "1", "--run-dir", str(run_dir), "--seed", "3")
         role = start("run", HEAVY, *words, environment=pace.environment)
         role.wait_for("joined the run")
         pace.walk()
