@@ -12,6 +12,7 @@ import torch
 from assistant.core import AssistantCore
 from assistant.policies import make_policy
 from benchmarks.boss_pass_all import Training
+from benchmarks.common import image_like
 from protocol.arrays import F32, I64
 from protocol.codec import decode, encode
 from protocol.messages import Envelope, LossRecord, Selection, Window
@@ -53,7 +54,7 @@ def assistant_share(records: int, batch_size: int, seed: int) -> dict[str, float
 def an_assistant(seed: int) -> AssistantCore:
     """The default policy, with features and labels, in its second epoch."""
     rng = np.random.default_rng(seed)
-    features = rng.normal(size=(N, WIDTH)).astype(np.float32)
+    features = image_like(rng, N, WIDTH)
     run = RunSettings(seed=seed)
     return AssistantCore(run, make_policy(run, N, features, rng.integers(0, CLASSES, N)))
 

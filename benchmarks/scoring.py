@@ -29,16 +29,13 @@ from torch.utils.data import TensorDataset
 from assistant.condensed import condensed
 from assistant.core import AssistantCore
 from assistant.policies import AutoAssist, make_policy
-from benchmarks.common import machine, print_table, spread
+from benchmarks.common import image_like, machine, print_table, spread
 from protocol.arrays import F32, I64
 from protocol.messages import LossRecord, Selection, Window
 from protocol.settings import RunSettings
 
 CLASSES = 10
 REPORT = 60
-DECAY = 10.0
-"""Columns' deviations are 1 / (1 + j / 10): 64 principal components hold 0.88 of the variance, as of images (0.86 to
-0.89), which the Assistant condenses to them."""
 PASS = 0.3
 """The authors' base probability: of so many they ask no model."""
 
@@ -81,8 +78,7 @@ class Data:
     def drawn(cls, settings: ScoringBenchmark) -> Data:
         """At random."""
         rng = np.random.default_rng(settings.seed)
-        features = rng.normal(size=(settings.n, settings.width)).astype(np.float32)
-        features *= np.float32(1.0) / (1.0 + np.arange(settings.width, dtype=np.float32) / DECAY)
+        features = image_like(rng, settings.n, settings.width)
         labels = rng.integers(0, CLASSES, settings.n)
         return cls(features, labels, np.exp(features[:, 0] + 0.5 * labels).astype(np.float32))
 

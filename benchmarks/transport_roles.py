@@ -36,6 +36,9 @@ KEEP_EVERY = 2
 """Of a window, every second instance is kept."""
 REPORTS_AT_ONCE = 8
 """Of the batches that are there, so many are reported before the next ones are looked for, with one credit."""
+REST_S = 50e-6
+"""Between two looks at a pace, where a poll's millisecond is too long: a Boss whose device trains leaves the core to
+others too."""
 GIVE_UP_S = 60.0
 
 
@@ -123,6 +126,8 @@ class ScriptedRoles:
         return [batch.step for batch in batches]
 
     def _turn(self, wait_ms: int) -> None:
+        if self.pace and not wait_ms and not self.poller.poll(0):
+            time.sleep(REST_S)
         if wait_ms and not self.poller.poll(wait_ms) and not self._sent:
             self.boss.send(Credit(limit=self.credit - 1, yielded=-1))  # the first one may have come too early
         for message in self.boss.poll(0.0):
