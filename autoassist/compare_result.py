@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from autoassist.compare_statistics import Curve, Interval, height, mean_sd, paired_difference, saving
+from autoassist.why_whole import unscored_fraction
 from protocol.errors import DataError
 from protocol.report import Report
 from protocol.settings import RunSettings
@@ -44,6 +45,7 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     exposed_wait_fraction: float  # of wall_s
     kept_fraction: float  # of the offered
     room: float  # share of the passes between warm-up and anneal, where a policy may select
+    unscored_fraction: float = 0.0  # of the offered: passed whole as no Assistant had scored it in time
     drop_rate: float | None = None  # random-drop: the rate that pairs it
 
     @classmethod
@@ -68,6 +70,7 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
             exposed_wait_fraction=report.boss.exposed_wait_fraction,
             kept_fraction=report.selection.kept_fraction,
             room=_room(report),
+            unscored_fraction=unscored_fraction(report),
             drop_rate=report.settings.get("drop_rate") if report.policy == RANDOM_DROP else None,
         )
 
@@ -149,6 +152,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
         float  # what uniform gains, from this budget on, by 1/19 more passes: the gain that a saving of 5 % would show
     )
     against_random_drop: Difference | None  # at the same budget; null where that did not run, and for the controls
+    unscored_fraction: float = 0.0  # of the offered: passed whole as no Assistant had scored it in time
     share_of_oracle: float | None = None  # saving / the oracle's at this budget; null without one, or where it has none
 
 
@@ -249,6 +253,7 @@ def _cell(
         exposed_wait_fraction=waited_s / wall_s if wall_s else 0.0,
         kept_fraction=float(_column(found, "kept_fraction").mean()),
         room=float(_column(found, "room").mean()),
+        unscored_fraction=float(_column(found, "unscored_fraction").mean()),
         overhead=(wall_s / passes) / pass_s - 1.0 if passes and pass_s else 0.0,
         saving=_saving(found, uniform, "passes", sign) if policy != UNIFORM else None,
         wall_saving=_saving(found, uniform, "wall_s", sign) if policy != UNIFORM else None,

@@ -19,6 +19,9 @@ LEAST_SEEDS = 3
 """With two seeds, the bootstrap's interval is their range, and both lie on the same side of 0 every other time."""
 LEAST_ROOM = 0.1
 """Share of a run's passes between warm-up and anneal, below which a policy has no room to select in."""
+MOST_UNSCORED = 0.5
+"""Share of the offered that no Assistant had scored in time, from which on a policy that left nothing out has not been
+tried."""
 NOTHING_LEFT_OUT = 0.995
 """Kept fraction from which on nothing was selected."""
 
@@ -67,7 +70,7 @@ def judge(cells: Sequence[Cell], gain: Difference, *, workload: str, metric_name
 def outcome_of(cell: Cell, *, seeds: int) -> str:
     """What one policy's cell shows."""
     difference = cell.against_random_drop
-    if cell.saving is None or seeds < LEAST_SEEDS or cell.room < LEAST_ROOM:
+    if cell.saving is None or seeds < LEAST_SEEDS or cell.room < LEAST_ROOM or _is_untried(cell):
         return CANNOT_TELL
     if difference is not None and difference.high is not None and difference.high < 0.0:
         return WORSE
@@ -75,6 +78,10 @@ def outcome_of(cell: Cell, *, seeds: int) -> str:
         return DOES_NOT_PAY
     beats_random = difference is not None and difference.low is not None and difference.low > 0.0
     return PAYS if cell.saving.is_positive and beats_random else CANNOT_TELL
+
+
+def _is_untried(cell: Cell) -> bool:
+    return cell.kept_fraction >= NOTHING_LEFT_OUT and cell.unscored_fraction >= MOST_UNSCORED
 
 
 def _is_refuted(cell: Cell) -> bool:
@@ -98,16 +105,8 @@ def _sentence(
     reached = f"{at} reaches {metric_name} {cell.metric:.4f}"
     saved = f"{saving_in_words(cell.saving)} of the passes and {saving_in_words(cell.wall_saving)} of the wall time"
     spread = f"(95 % intervals over {seeds} seeds)"
-    if cell.room < LEAST_ROOM:
-        return (
-            f"Whether selection pays on {workload} cannot be told: {at} has next to nothing to select from, since the "
-            f"warm-up and the end of a run pass whole; raise --epochs"
-        )
-    if cell.saving is None:
-        return (
-            f"Whether selection pays on {workload} cannot be told: uniform reaches the same {metric_name} in all its "
-            f"runs, whatever their budget, so no saving follows from it; raise --epochs, or mend the metric"
-        )
+    if why := _why_no_seeds_tell(cell, at, metric_name):
+        return f"Whether selection pays on {workload} cannot be told: {why}"
     if seeds < LEAST_SEEDS:
         return (
             f"{'One seed' if seeds == 1 else 'Two seeds'} cannot tell whether selection pays on {workload}: {reached}, "
@@ -131,6 +130,23 @@ def _sentence(
         f"Whether selection pays on {workload} cannot be told: {reached}, at equal metric a saving of {saved} {spread}"
         f"{_doubt(cell, random_drop, gain)}"
     )
+
+
+def _why_no_seeds_tell(cell: Cell, at: str, metric_name: str) -> str:
+    """Empty where more seeds would tell."""
+    if cell.room < LEAST_ROOM:
+        return f"{at} has next to nothing to select from, since warm-up and end of a run pass whole; raise --epochs"
+    if _is_untried(cell):
+        return (
+            f"{at} left nothing out, as no Assistant had scored {cell.unscored_fraction:.0%} of what was offered in "
+            f"time; raise --epochs, so that runs last longer"
+        )
+    if cell.saving is None:
+        return (
+            f"uniform reaches the same {metric_name} in all its runs, whatever their budget, so no saving follows from "
+            f"it; raise --epochs, or mend the metric"
+        )
+    return ""
 
 
 def _in_what(cell: Cell) -> str:

@@ -27,6 +27,12 @@ def why_whole(report: Report) -> str:
     return f"Of what was offered, {_listed(told)}: {_remedy(report, causes[0])}."
 
 
+def unscored_fraction(report: Report) -> float:
+    """Share of the offered that passed whole as no Assistant had scored it in time."""
+    counts, offered = report.selection.passed_whole, report.selection.offered
+    return sum(counts.get(cause, 0) for cause in UNSCORED) / offered if offered else 0.0
+
+
 def _listed(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 

@@ -270,11 +270,6 @@ class BossPlan:
         self.off_plan_steps += 1
         self._append(batch)
 
-    @property
-    def is_stopping(self) -> bool:
-        """Whether the next item is a Stop."""
-        return bool(self.ready) and isinstance(self.ready[0], Stop)
-
     def put_back(self) -> None:
         """A new iteration begins: what was pulled and never reported comes first again."""
         if self._end_ahead is not None:

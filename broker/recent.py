@@ -11,6 +11,8 @@ from protocol.messages import LossRecord
 
 INSTANCES = 1 << 16
 """Most that are kept, 16 bytes each; those of the last two steps are kept however many they are."""
+LEAST = 32
+"""Instances as which a record counts that has fewer, by its own size."""
 
 
 @dataclass(slots=True)
@@ -23,9 +25,9 @@ class Recent:
     def append(self, record: LossRecord) -> None:
         """The log has one more."""
         self._records.append(record)
-        self._instances += len(record.ids)
+        self._instances += max(LEAST, len(record.ids))
         while self._instances > INSTANCES and self._records[0].step < record.step - 1:
-            self._instances -= len(self._records.popleft().ids)
+            self._instances -= max(LEAST, len(self._records.popleft().ids))
 
     def of(self, start: int, stop: int) -> Iterator[LossRecord] | None:
         """Records ``start … stop-1``; None where they are not all here."""

@@ -327,3 +327,12 @@ def test_the_room_to_select_leaves_out_each_policys_own_warm_up_and_the_anneal()
     """A quarter of an epoch for the default, a whole one for infobatch, of two epochs; an eighth anneals."""
     for policy, room in (("autoassist", 0.75), ("infobatch", 0.375)):
         assert RunResult.of(report_of(policy, n=500, passes=1000), budget=1.0, run_dir="x").room == pytest.approx(room)
+
+
+def test_a_policy_whose_assistants_never_came_in_time_has_not_been_tried() -> None:
+    found = cells(kept=1.0, random_drop=0.955, autoassist=0.955)
+    late = [msgspec.structs.replace(cell, unscored_fraction=0.8) for cell in found]
+    outcome, sentence = verdict(late)
+    assert outcome == "cannot-tell"
+    assert "no Assistant had scored 80% of what was offered in time; raise --epochs" in sentence
+    assert verdict(found)[0] == "does-not-pay", "all was scored, and nothing found to leave out"
