@@ -76,10 +76,11 @@ def _shared_memory() -> set[str]:
 def _left_of(shared: set[str]) -> set[str]:
     """What is there still, and not at work in a process of somebody else."""
     mine, left = {os.getpid(), *_children()}, shared & _shared_memory()
-    others = (maps for maps in Path("/proc").glob("[0-9]*/maps") if left and int(maps.parent.name) not in mine)
-    for maps in others:
+    # The names of the folder alone: a glob for the files in them fails where a process ends meanwhile.
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()] if left else []
+    for pid in set(pids) - mine:
         with suppress(OSError):  # it has ended, or is another user's
-            left.difference_update(re.findall(rf"{SHARED_MEMORY}/(\S+)", maps.read_text()))
+            left.difference_update(re.findall(rf"{SHARED_MEMORY}/(\S+)", Path(f"/proc/{pid}/maps").read_text()))
     return left
 
 
