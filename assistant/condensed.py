@@ -24,7 +24,7 @@ SPARE = 16
 SHORTEST = 2 * COMPONENTS
 """Columns below which nothing would be gained."""
 MOST_VALUES = 1 << 29
-"""Of all features; more take too long at the start: this many some two seconds."""
+"""Of all features; more take too long at the start: this many take one to four seconds."""
 MOST_INSTANCES = 1 << 20
 """256 MB of components."""
 SAMPLE = 4096

@@ -212,7 +212,7 @@ class Feed:
         batch = self._plan.pulled[0] if self._plan.pulled else None
         if counts is not None or batch is None or type(losses) is not Tensor or losses.shape != (len(batch.ids),):
             require_losses(losses, counts, len(batch.ids) if batch is not None else None)
-        if self._reporter.steps_without_a_finite_loss >= HOPELESS_STEPS:
+        if self.has_diverged:
             raise diverged(self.steps)
         self._pairing.reported()
         batch = self._plan.reported()
