@@ -112,6 +112,11 @@ def _sentence(
             f"{'One seed' if seeds == 1 else 'Two seeds'} cannot tell whether selection pays on {workload}: {reached}, "
             f"at equal metric a saving of {saved}{_beside(random_drop)}; give --seeds {LEAST_SEEDS} or more"
         )
+    if _is_untried(cell):
+        return (
+            f"Whether selection pays on {workload} cannot be told: {at} left nothing out, as no Assistant had scored "
+            f"{cell.unscored_fraction:.0%} of what was offered in time; raise --epochs, so that runs last longer"
+        )
     if outcome == PAYS:
         return (
             f"Selection pays on {workload}{_in_what(cell)}: {reached}, at equal metric a saving of {saved} {spread}, "
@@ -136,11 +141,6 @@ def _why_no_seeds_tell(cell: Cell, at: str, metric_name: str) -> str:
     """Empty where more seeds would tell."""
     if cell.room < LEAST_ROOM:
         return f"{at} has next to nothing to select from, since warm-up and end of a run pass whole; raise --epochs"
-    if _is_untried(cell):
-        return (
-            f"{at} left nothing out, as no Assistant had scored {cell.unscored_fraction:.0%} of what was offered in "
-            f"time; raise --epochs, so that runs last longer"
-        )
     if cell.saving is None:
         return (
             f"uniform reaches the same {metric_name} in all its runs, whatever their budget, so no saving follows from "
