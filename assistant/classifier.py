@@ -104,7 +104,7 @@ class OwnClassifier:
 
 def losses_of(odds: F32) -> F32:
     """Cross entropies from odds of shape ``(classes, k)``, nats, at most 16; shape ``(k,)``."""
-    sums = odds.sum(axis=0)
+    sums = np.add.reduce(odds, axis=0)
     losses: F32 = np.log(sums, out=sums)
     return np.minimum(losses, MOST_LOSS, out=losses)
 

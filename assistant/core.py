@@ -134,15 +134,15 @@ class AssistantCore:
     def _score(self, window: Window) -> Selection:
         self.moment = Moment(window.epoch, window.progress)
         keep = self.policy.keep_probability(window.ids, self.moment)
-        kept = self._drawing(window.window, keep)
+        (places,) = self._drawing(window.window, keep).nonzero()
         self._count("instances_scored", len(window.ids))
-        self._count("instances_kept", int(np.count_nonzero(kept)))
+        self._count("instances_kept", len(places))
         lift, error = self.policy.lift
         return Selection(
             window=window.window,
             attempt=window.attempt,
-            kept_ids=window.ids[kept],
-            keep_probabilities=keep[kept],
+            kept_ids=window.ids.take(places),
+            keep_probabilities=keep.take(places),
             learned_through=self.learned_through,
             version=self.policy.version,
             lift=lift,

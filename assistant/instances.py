@@ -29,6 +29,11 @@ class Remembered(NamedTuple):
         """Whether a loss was ever reported."""
         return self.last_epoch >= 0
 
+    @property
+    def is_unseen(self) -> NDArray[np.bool_]:
+        """Whether none was."""
+        return self.last_epoch < 0
+
 
 class InstanceStore:
     """Per-instance loss history, 12 bytes an instance, 8 at smoothing 1.

@@ -164,7 +164,7 @@ class Feed:
                 break
             if self.clocks.started_at is None:
                 self.clocks.got_batch()
-            yield item.ids.tolist()
+            yield item.id_list
         if isinstance(item, Stop) and item.reason != "finished":
             log.warning("the run is %s%s", item.reason, f": {item.detail}" if item.detail else "")
 
@@ -209,10 +209,11 @@ class Feed:
         Raises FeedMisuse for a loss that is reduced or of another length, TrainingDiverged after ``HOPELESS_STEPS``
         steps without a finite loss.
         """
-        batch = self._plan.pulled[0] if self._plan.pulled else None
-        if counts is not None or batch is None or type(losses) is not Tensor or losses.shape != (len(batch.ids),):
-            require_losses(losses, counts, len(batch.ids) if batch is not None else None)
-        if self.has_diverged:
+        pulled = self._plan.pulled
+        size = len(pulled[0].ids) if pulled else None
+        if counts is not None or type(losses) is not Tensor or losses.shape != (size,):
+            require_losses(losses, counts, size)
+        if self._reporter.steps_without_a_finite_loss >= HOPELESS_STEPS:
             raise diverged(self.steps)
         self._pairing.reported()
         batch = self._plan.reported()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -45,6 +45,8 @@ class RankBatch:
     their means the mean over all instances."""
     is_plain: bool = False
     """Whether each of its instances weighs the same, and as much as any other rank's."""
+    id_list: list[int] = field(default_factory=list)
+    """``ids`` for the script, made where the batch arrives so that the training thread need not."""
 
 
 Item = RankBatch | EpochEnd | Stop
@@ -71,6 +73,7 @@ def rank_batch(batch: Batch, rank: int, settings: RunSettings) -> RankBatch:
         staleness=staleness_of(batch),
         share=share,
         is_plain=not (padding or settings.weighs) and share == 1.0,
+        id_list=batch.ids[start:stop].tolist(),
     )
 
 
@@ -275,7 +278,9 @@ class BossPlan:
         if self._end_ahead is not None:
             self.ready.appendleft(self._end_ahead)
             self._end_ahead = None
-        self.ready.extendleft(reversed(self.pulled))
+        # Lists anew: the script had those, and may have changed them.
+        again = [replace(batch, id_list=batch.ids.tolist()) for batch in self.pulled]
+        self.ready.extendleft(reversed(again))
         self.pulled.clear()
 
     def _why_nothing_waits(self) -> str:

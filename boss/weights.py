@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,10 @@ from protocol.settings import RunSettings
 
 if TYPE_CHECKING:
     from boss.plan import RankBatch
+
+SHARED_DTYPES = (torch.float32, torch.float64)
+MOST_SHARES = 4096
+"""Of longer batches ``mean`` adds up more precisely, and their steps do not feel it."""
 
 
 def mean_loss(losses: Tensor, batch: RankBatch, settings: RunSettings, counts: Tensor | None = None) -> Tensor:
@@ -40,13 +45,26 @@ def mean_loss(losses: Tensor, batch: RankBatch, settings: RunSettings, counts: T
 
 
 def plain_mean(losses: Tensor) -> Tensor | None:
-    """The mean of losses on the CPU in one operation, every step's way; None where some are not finite, or where
-    looking would wait for a device."""
-    if losses.is_cpu and losses.is_floating_point():
-        mean = losses.mean()
-        if math.isfinite(mean.item()):
-            return mean
-    return None
+    """The mean of losses on the CPU, shape ``(batch,)``, in one operation, every step's way; None where some are not
+    finite, or where looking would wait for a device.
+
+    A dot product with 1/n takes a third of what ``mean`` does when a step has just emptied the caches. The gradient is
+    the same to the last bit where a power of two comes back, as from ``backward`` itself; the mean may differ in its
+    last digit.
+    """
+    if not (losses.is_cpu and losses.is_floating_point()):
+        return None
+    count, dtype = losses.numel(), losses.dtype
+    has_shares = dtype in SHARED_DTYPES and count <= MOST_SHARES
+    mean = losses.dot(_shares(count, dtype)) if has_shares else losses.mean()
+    return mean if math.isfinite(mean.item()) else None
+
+
+@functools.lru_cache(maxsize=256)
+def _shares(count: int, dtype: torch.dtype) -> Tensor:
+    """1/n for each of so many; never an inference tensor, which no later step could train with."""
+    with torch.inference_mode(False):
+        return torch.full((count,), 1.0 / count, dtype=dtype, device="cpu")
 
 
 def _mean_per_token(losses: Tensor, counts: Tensor, batch: RankBatch, settings: RunSettings) -> Tensor:

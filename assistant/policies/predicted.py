@@ -168,7 +168,7 @@ class AutoAssist(Policy):
 
     def _look_up(self, ids: I64) -> Found:
         remembered = self.instances.look_up(ids)
-        unseen = np.flatnonzero(~remembered.is_seen)
+        (unseen,) = remembered.is_unseen.nonzero()
         looks = None
         if self.own is not None and len(unseen):
             looks = self.own.look(ids if len(unseen) == len(ids) else ids[unseen])

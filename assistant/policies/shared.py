@@ -126,4 +126,5 @@ class Guarded(Policy):
 
     def _is_within(self, keep: F32) -> bool:
         """Whether all lie in [γ, 1]; NaN does not."""
-        return bool(np.minimum.reduce(keep) >= np.float32(self.floor) and np.maximum.reduce(keep) <= 1.0)
+        # The places of the extremes, or of a NaN, are found several times as fast as the extremes.
+        return bool(keep[keep.argmin()] >= np.float32(self.floor) and keep[keep.argmax()] <= 1.0)

@@ -107,6 +107,19 @@ def test_an_epoch_is_over_once_all_of_it_is_reported_however_far_a_loader_fetche
     assert (p.epochs_done, p.ended) == (0, "finished")
 
 
+def test_what_is_put_back_has_its_ids_again_whatever_the_script_did_with_its_list() -> None:
+    p = plan()
+    p.receive(batch(0))
+    item = p.pull()
+    assert isinstance(item, RankBatch)
+    whole = item.ids.tolist()
+    assert item.id_list == whole
+    item.id_list.clear()
+    p.put_back()
+    again = p.pull()
+    assert isinstance(again, RankBatch) and again.id_list == whole
+
+
 def test_an_epochs_end_that_was_fetched_ahead_comes_again_behind_what_is_put_back() -> None:
     p = fetched_ahead()
     p.put_back()

@@ -68,11 +68,38 @@ def test_a_batch_without_a_finite_loss_has_the_mean_zero() -> None:
     assert mean_loss(torch.full((2,), float("nan")), batch(1.0, 0.5), ON).item() == 0.0
 
 
-def test_without_weights_and_where_all_weigh_the_same_it_is_the_plain_mean_to_the_bit() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("count", [1, 37, 128, 5000])
+def test_where_all_weigh_the_same_the_gradient_is_that_of_the_plain_mean_to_the_bit(
+    count: int, dtype: torch.dtype
+) -> None:
+    values = torch.rand(count, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
+    losses, plain = values.clone().requires_grad_(), values.clone().requires_grad_()
+    found = mean_loss(losses, batch(*[0.5] * count), ON)
+    (1024 * found).backward()  # type: ignore[no-untyped-call]
+    (1024 * plain.mean()).backward()  # type: ignore[no-untyped-call]
+    assert losses.grad is not None and plain.grad is not None and torch.equal(losses.grad, plain.grad)
+    assert found.dtype == dtype and found.item() == pytest.approx(plain.mean().item(), rel=1e-6)
+
+
+def test_without_weights_it_is_the_plain_mean_whatever_the_keep_probabilities() -> None:
     losses = torch.rand(37, generator=torch.Generator().manual_seed(1))
-    uneven = batch(*np.linspace(0.1, 1.0, 37))
-    assert torch.equal(mean_loss(losses, uneven, OFF), losses.sum() / 37)
-    assert torch.equal(mean_loss(losses, batch(*[0.5] * 37), ON), losses.sum() / 37)
+    assert mean_loss(losses, batch(*np.linspace(0.1, 1.0, 37)), OFF).item() == pytest.approx(losses.mean().item())
+
+
+def test_under_autocast_the_mean_stays_precise() -> None:
+    losses = torch.full((128,), 1.001)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = mean_loss(losses, batch(*[1.0] * 128), OFF)
+    assert found.dtype == torch.float32 and found.item() == pytest.approx(1.001)
+
+
+def test_a_mean_that_was_first_taken_in_inference_mode_can_be_trained_on_later() -> None:
+    losses, whole = torch.rand(91, requires_grad=True), batch(*[1.0] * 91)
+    with torch.inference_mode():
+        mean_loss(losses.detach(), whole, OFF)
+    mean_loss(losses * 2.0, whole, OFF).backward()  # type: ignore[no-untyped-call]
+    assert losses.grad is not None
 
 
 def test_the_weighed_mean_of_the_kept_is_that_of_all_in_expectation() -> None:
