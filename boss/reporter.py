@@ -11,6 +11,7 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -30,9 +31,8 @@ NAMED_IDS = 8
 """Most instances that the warning of losses that are not finite names."""
 
 
-@dataclass(slots=True)
-class Slot:
-    """One report on its way."""
+class Slot(msgspec.Struct):
+    """One report on its way; a struct is made in a fraction of a dataclass's time."""
 
     batch: RankBatch
     values: Tensor | None

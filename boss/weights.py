@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import math
+from math import isfinite
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
 SHARED_DTYPES = (torch.float32, torch.float64)
 MOST_SHARES = 4096
 """Of longer batches ``mean`` adds up more precisely, and their steps do not feel it."""
+MOST_COUNTS = 256
+_shares: dict[tuple[int, torch.dtype], Tensor] = {}
 
 
 def mean_loss(losses: Tensor, batch: RankBatch, settings: RunSettings, counts: Tensor | None = None) -> Tensor:
@@ -48,23 +49,32 @@ def plain_mean(losses: Tensor) -> Tensor | None:
     """The mean of losses on the CPU, shape ``(batch,)``, in one operation, every step's way; None where some are not
     finite, or where looking would wait for a device.
 
-    A dot product with 1/n takes a third of what ``mean`` does when a step has just emptied the caches. The gradient is
+    A dot product with 1/n takes half of what ``mean`` does when a step has just emptied the caches. The gradient is
     the same to the last bit where a power of two comes back, as from ``backward`` itself; the mean may differ in its
     last digit.
     """
-    if not (losses.is_cpu and losses.is_floating_point()):
+    if not losses.is_cpu:
         return None
-    count, dtype = losses.numel(), losses.dtype
-    has_shares = dtype in SHARED_DTYPES and count <= MOST_SHARES
-    mean = losses.dot(_shares(count, dtype)) if has_shares else losses.mean()
-    return mean if math.isfinite(mean.item()) else None
+    shares = _shares.get((losses.numel(), losses.dtype))
+    if shares is not None:
+        mean = losses.dot(shares)
+    elif not losses.is_floating_point():
+        return None
+    elif losses.dtype in SHARED_DTYPES and losses.numel() <= MOST_SHARES:
+        mean = losses.dot(_made(losses.numel(), losses.dtype))
+    else:
+        mean = losses.mean()
+    return mean if isfinite(mean.item()) else None
 
 
-@functools.lru_cache(maxsize=256)
-def _shares(count: int, dtype: torch.dtype) -> Tensor:
-    """1/n for each of so many; never an inference tensor, which no later step could train with."""
+def _made(count: int, dtype: torch.dtype) -> Tensor:
+    """1/n for each of so many, kept; never an inference tensor, which no later step could train with."""
+    if len(_shares) >= MOST_COUNTS:
+        _shares.clear()
     with torch.inference_mode(False):
-        return torch.full((count,), 1.0 / count, dtype=dtype, device="cpu")
+        shares = torch.full((count,), 1.0 / count, dtype=dtype, device="cpu")
+    _shares[count, dtype] = shares
+    return shares
 
 
 def _mean_per_token(losses: Tensor, counts: Tensor, batch: RankBatch, settings: RunSettings) -> Tensor:
