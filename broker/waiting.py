@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 import zmq
 
-GATHER_S = 0.00025
+GATHER_S = 0.0001
 """Time for what belongs together to arrive, a report and the credit behind it: an iteration for each costs more than
 both. A Boss with a batch in hand does not notice."""
 
