@@ -1,6 +1,6 @@
 """What the feed costs the Boss, beside a plain loop in the same run, taking turns. No GPU is needed.
 
-* A step of ``--step-ms`` without a model: the feed and the report on the training thread, by turns of ``TURN`` steps
+* A step of ``--step-ms`` without a model: the feed and the report on the training thread, by turns of ``--turn`` steps
   with a plain loop that takes its IDs from a list and the mean of its losses. Wall time, so what it waits for the
   interpreter is in it, with the thread's CPU time beside it. Step about, each would find its code as cold as after two
   steps, as in nobody's training. On ``--device cuda`` a report that waits for the device is an error.
@@ -36,7 +36,6 @@ from protocol.settings import RunSettings
 
 WARM_UP = 50
 """Steps that are not counted."""
-TURN = 25
 BURSTS = 50
 
 
@@ -49,6 +48,9 @@ class OverheadBenchmark:
 
     steps: int = 1000
     """Of these, a repetition, whole turns; as many plain ones between them."""
+
+    turn: int = 25
+    """Steps in a row, of one kind."""
 
     batch_size: int = 128
     """Instances per batch."""
@@ -124,25 +126,24 @@ def overhead(settings: OverheadBenchmark) -> dict[str, float]:
     with broker() as address, boss(address, n=n, batch_size=settings.batch_size, policy="uniform") as feed:
         w = torch.ones(settings.batch_size, device=settings.device, requires_grad=True)
         of_feed, of_list, report = batches(feed), _listed(settings.batch_size), reporting(feed)
-        for _ in range((settings.steps + WARM_UP) // TURN):
-            ours += _turn(spin, settings.step_ms, of_feed, report, w)
-            plain += _turn(spin, settings.step_ms, of_list, torch.Tensor.mean, w)
+        for _ in range((settings.steps + WARM_UP) // settings.turn):
+            ours += _turn(settings, of_feed, report, w)
+            plain += _turn(settings, of_list, torch.Tensor.mean, w)
         warm = [one.both for _ in range(BURSTS) for one in _burst(spin, of_feed, report, w)]
     return {**figures(settings, ours[WARM_UP:], plain[WARM_UP:]), "warm_p50_us": statistics.median(warm)}
 
 
 def _turn(
-    spin: Spin,
-    step_ms: float,
+    settings: OverheadBenchmark,
     source: Iterator[list[int]],
     report: Callable[[torch.Tensor], torch.Tensor],
     w: torch.Tensor,
 ) -> list[Timed]:
-    timings = []
-    for _ in range(TURN):
-        spin(step_ms / 1e3)
-        timings.append(timed(source, report, w))
-    return timings
+    spin, found = Spin.small(), []
+    for _ in range(settings.turn):
+        spin(settings.step_ms / 1e3)
+        found.append(timed(source, report, w))
+    return found
 
 
 def _burst(
