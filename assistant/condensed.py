@@ -41,23 +41,25 @@ _last: tuple[weakref.ref[NDArray[np.float32]], NDArray[np.float32]] | None = Non
 """Features, and what they became: an Assistant that joins a run anew has it at once."""
 
 
-def condensed(features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """``features`` (n, d) as (n, 64) float32, their mean 0; the same where d is small, n·d large, or 64 directions do
-    not hold most of the variance."""
+def condensed(features: NDArray[np.float32], scales: F32 | None = None) -> NDArray[np.float32]:
+    """``features`` (n, d), times their ``column_scales``, as (n, 64) float32, their mean 0; the same, without scales,
+    where d is small, n·d large, or 64 directions do not hold most of the variance."""
     global _last  # noqa: PLW0603
     if _last is not None and _last[0]() is features:
         return _last[1]
-    found = _condensed(features)
+    found = _condensed(features, scales)
     _last = weakref.ref(features), found
     return found
 
 
-def _condensed(features: NDArray[np.float32]) -> NDArray[np.float32]:
+def _condensed(features: NDArray[np.float32], scales: F32 | None) -> NDArray[np.float32]:
     # The plain array of a memory map: numpy takes ten times as long to make a part of a map.
     rows, began = np.asarray(features), time.perf_counter()
     if rows.shape[1] < SHORTEST or rows.size > MOST_VALUES or not COMPONENTS < len(rows) <= MOST_INSTANCES:
         return rows
     sample = rows[np.unique(np.linspace(0, len(rows) - 1, SAMPLE).astype(np.intp))].astype(np.float32)
+    if scales is not None:
+        sample *= scales
     mean = sample.mean(axis=0)
     sample -= mean
     axes, share = principal_axes(sample)
@@ -65,6 +67,8 @@ def _condensed(features: NDArray[np.float32]) -> NDArray[np.float32]:
         return rows
     axes *= np.float32(SPREAD * (COMPONENTS / (share * _variance(sample))) ** 0.5)
     shift, components = mean @ axes, np.empty((len(rows), COMPONENTS), dtype=np.float32)
+    if scales is not None:
+        axes *= scales[:, None]
     for start in range(0, len(rows), CHUNK):
         part = components[start : start + CHUNK]
         np.matmul(rows[start : start + CHUNK], axes, out=part)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from assistant.scales import column_scales, rows_of
 from protocol.arrays import F32, I64
 from protocol.sparse import Features, values_a_row
 
@@ -114,6 +115,7 @@ class PaperModel:
     def __init__(self, features: Features | None, labels: NDArray[np.int64] | None) -> None:
         self.features = features
         self.labels = labels
+        self._scales = column_scales(features) if features is not None else None
         classes = int(labels.max()) + 1 if labels is not None and len(labels) else 1
         self.w: F32 = np.zeros(features.shape[1] if features is not None else 0, dtype=np.float32)
         self.u: F32 = np.zeros(classes, dtype=np.float32)
@@ -131,7 +133,7 @@ class PaperModel:
         """Probability that each instance is not trivial, shape ``(k,)``."""
         logits = self.u[self.labels[ids]] if self.labels is not None else np.full(len(ids), self.u[0])
         if self.features is not None:
-            logits = logits + self.features[ids] @ self.w
+            logits = logits + rows_of(self.features, ids, self._scales) @ self.w
         return sigmoid(logits.astype(np.float32))
 
     def learn(self, ids: I64, targets: F32) -> float:
@@ -144,6 +146,6 @@ class PaperModel:
         decay = PAPER_WEIGHT_DECAY / len(ids)
         self.u -= (PAPER_LEARNING_RATE * (gradient + decay * present * self.u)).astype(np.float32)
         if self.features is not None:
-            self.w -= PAPER_LEARNING_RATE * (residual @ self.features[ids] + decay * self.w)
+            self.w -= PAPER_LEARNING_RATE * (residual @ rows_of(self.features, ids, self._scales) + decay * self.w)
         self.updates += 1
         return float(((found > 0.5) == (targets > 0.5)).mean())

@@ -16,6 +16,7 @@ from assistant.classifier import LOSS_FEATURES, OwnClassifier, columns_of, losse
 from assistant.condensed import condensed
 from assistant.estimates import State, Stateful, gather, scatter
 from assistant.learned import LogisticModel
+from assistant.scales import column_scales, rows_of
 from protocol.arrays import F32, I64, empty_f32
 from protocol.sparse import Features
 
@@ -43,7 +44,11 @@ class OwnModels:
     """The learned model, and the classifier where there is something to classify; their weights lie in one matrix."""
 
     def __init__(self, features: Features | None, labels: NDArray[np.int64] | None) -> None:
-        self.features = condensed(features) if isinstance(features, np.ndarray) else features
+        scales = column_scales(features) if features is not None else None
+        self.features = condensed(features, scales) if isinstance(features, np.ndarray) else features
+        # Components are of one size already.
+        is_to_scale = scales is not None and self.features is not None and self.features.shape[1] == len(scales)
+        self._scales = scales if is_to_scale else None
         self.classifier = OwnClassifier.where_possible(self.features, labels)
         self.learned = LogisticModel(self.features, labels, LOSS_FEATURES if self.classifier is not None else 0)
         if self.classifier is not None:
@@ -67,10 +72,11 @@ class OwnModels:
         if self.features is None:
             return Looks(ids, None, empty_f32(), None, None, np.zeros((len(ids), 0), dtype=np.float32))
         if self.classifier is None or not isinstance(self.features, np.ndarray):
-            rows = self.features[ids]
+            rows = rows_of(self.features, ids, self._scales)
             products: F32 = rows @ self.learned.w
             return Looks(ids, rows, empty_f32(), products, None, np.zeros((len(ids), 0), dtype=np.float32))
-        x: F32 = self.features.take(ids, axis=0)
+        x = rows_of(self.features, ids, self._scales)
+        assert isinstance(x, np.ndarray)
         # Each class's numbers side by side: sums over the classes are ten times as fast.
         found: F32 = self._weights @ x.T
         classes = self.classifier.classes

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +28,7 @@ from protocol.signals import StopSignal
 from protocol.sparse import Features
 
 log = logging.getLogger("autoassist.assistant")
+Made = TypeVar("Made")
 
 IDLE_S = 1.0
 DRAIN_S = 5.0
@@ -100,6 +104,7 @@ class Assistant:
         self.core: AssistantCore | None = None
         self.previews: Previews | None = None
         self.history = ""
+        self._early: list[AnyMessage] = []
         self._written = 0
         path = self.settings.checkpoint_path
         self.tables = Tables(path.with_suffix("") if path is not None else None, self.settings.map_from)
@@ -153,7 +158,7 @@ class Assistant:
     def _take(self, message: AnyMessage) -> str:
         match message:
             case Welcome():
-                self._join(message)
+                return self._join(message)
             case Stop(reason=reason):
                 return reason
             case Preview():
@@ -163,7 +168,8 @@ class Assistant:
                 self.client.session.update_hello(position=self.core.position, history=self.history)
         return ""
 
-    def _join(self, welcome: Welcome) -> None:
+    def _join(self, welcome: Welcome) -> str:
+        """Begin, or go on where the broker was away; returns why it has ended, where the broker has said so by now."""
         self.history = history_id(welcome.run_id, welcome.generation)
         for name, array in (("features", self.features), ("labels", self.labels)):
             if array is not None and len(array) != welcome.n:
@@ -174,13 +180,28 @@ class Assistant:
         if self.core is None:
             settings = welcome.settings
             log.info("joined the run: policy %s, seed %d", settings.policy, settings.seed)
-            policy = make_policy(settings, welcome.n, self.features, self.labels, tables=self.tables)
+            policy = self._heard_meanwhile(
+                lambda: make_policy(settings, welcome.n, self.features, self.labels, tables=self.tables)
+            )
             self.core = AssistantCore(settings, policy)
             self._load(self.core, welcome)
             if self.settings.previews:
                 self.previews = Previews(welcome.n, self.labels, self.show)
                 self.core.watcher = self.previews.history
         self._say(self.core.grant())
+        early, self._early, ended = self._early, [], ""
+        for message in early:
+            ended = ended or self._take(message)
+        return ended
+
+    def _heard_meanwhile(self, make: Callable[[], Made]) -> Made:
+        """What ``make`` returns, in a thread of its own: it may take longer than the broker bears silence, and only the
+        Welcome says what there is to make. What the broker says meanwhile waits in ``_early``."""
+        with ThreadPoolExecutor(1) as threads:
+            made = threads.submit(make)
+            while not wait([made], self.client.session.times.heartbeat_s / 4).done:
+                self._early += self.client.poll(0.0)
+        return made.result()
 
     def _answer(self, wanted: Preview) -> None:
         if self.previews is not None and self.core is not None:

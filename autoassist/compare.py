@@ -99,18 +99,19 @@ class CompareCommand:
         plan = self._plan(fingerprint.n)
         _require_runnable(plan, workload)
         out = self._out_dir()
-        log.info("%d of %d runs are finished in %s", finished_before(plan, out, fingerprint.dataset_id), len(plan), out)
+        finished = finished_before(plan, out, fingerprint.dataset_id)
+        log.info("%d of %d runs are finished in %s", len(finished), len(plan), out)
         metric = _metric_of(workload, self.train.resolved_device())
         with Notices() as notices, StopSignal() as stop, locked(out):
             enabled = sys.stdout.isatty() and not self.log.debug
-            with ProgressView(plan, enabled=enabled) as view:
+            with ProgressView(plan, enabled=enabled, finished=finished) as view:
                 runner = Runner(
                     plan, out, fingerprint.dataset_id, stop=stop, notices=notices, view=view, debug=self.log.debug
                 )
                 is_complete = runner.execute()
             if not is_complete:
-                finished, again = f"{len(runner.reports)} of {len(plan)}", shlex.join(sys.argv[1:])
-                log.info("stopped; %s runs are finished and kept; autoassist %s goes on", finished, again)
+                kept, again = f"{len(runner.reports)} of {len(plan)}", shlex.join(sys.argv[1:])
+                log.info("stopped; %s runs are finished and kept; autoassist %s goes on", kept, again)
                 return 128 + stop.number
             results = [RunResult.of(runner.reports[r.name], budget=r.budget, run_dir=r.name) for r in plan]
             self._conclude(self._comparison(results, fingerprint, metric), out)

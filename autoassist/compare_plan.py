@@ -96,6 +96,8 @@ class Found:
     """Of a finished run with these settings: it is not run again."""
 
     can_resume: bool = False
+    passes_before: int = 0
+    """Of a run that can be resumed, as it last wrote them down."""
 
 
 def make_plan(
@@ -234,18 +236,19 @@ def look(planned: PlannedRun, run_dir: Path, dataset_id: str) -> Found:
         return Found(None)
     if report is not None and report.status == "finished":
         return Found(report)
-    return Found(None, can_resume=(run_dir / DATABASE).exists())
+    passes = report.boss.instances if report is not None else 0
+    return Found(None, can_resume=(run_dir / DATABASE).exists(), passes_before=passes)
 
 
-def finished_before(plan: Sequence[PlannedRun], out: Path, dataset_id: str) -> int:
-    """How many runs need not be run; raises SettingError where a directory holds another one's."""
+def finished_before(plan: Sequence[PlannedRun], out: Path, dataset_id: str) -> dict[str, Report]:
+    """Reports of the runs that need not be run, by name; raises SettingError where a directory holds another one's."""
     reports: dict[str, Report] = {}
     for planned in plan:
         run = planned.paired(reports[planned.pair]) if planned.pair in reports else planned
         report = look(run, out / run.name, dataset_id).report
         if report is not None and (not run.pair or run.pair in reports):
             reports[run.name] = report
-    return len(reports)
+    return reports
 
 
 def _require_same(began: Remembered, wanted: Remembered, run_dir: Path, *, drop_rate_matters: bool) -> None:

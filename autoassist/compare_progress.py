@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from autoassist.compare_plan import PlannedRun
-from protocol.report import Report
+from protocol.report import BossReport, Report
 
 log = logging.getLogger("autoassist.compare")
 
@@ -21,7 +21,32 @@ MOST_OF_A_RUN = 0.95
 
 
 class Pace:
-    """How long runs take: so many seconds each, and so many per Boss pass, from those that have finished."""
+    """How long runs take: so many seconds each, and so many per Boss pass, from those that have finished.
+
+    Those that this call has timed from start to end count alone once there are any: the others are known by the Boss's
+    own clocks, which leave out the start of a run, and may have met another machine, or a busier one.
+    """
+
+    def __init__(self) -> None:
+        self._timed = Tally()
+        self._reported = Tally()
+
+    def add(self, report: Report, duration_s: float | None) -> None:
+        """One run; without a duration where this call has not seen all of it."""
+        boss = report.boss
+        if duration_s is None:
+            self._reported.add(boss, boss.wall_s + boss.evaluation_s + boss.startup_wait_s)
+        else:
+            self._timed.add(boss, duration_s)
+
+    def expected_s(self, passes: int, runs: int = 1) -> float | None:
+        """Seconds that ``runs`` runs of ``passes`` passes together will take; None while nothing is known."""
+        timed_s = self._timed.expected_s(passes, runs)
+        return self._reported.expected_s(passes, runs) if timed_s is None else timed_s
+
+
+class Tally:
+    """Runs added up."""
 
     def __init__(self) -> None:
         self._runs = 0
@@ -29,34 +54,40 @@ class Pace:
         self._wall_s = 0.0
         self._overhead_s = 0.0
 
-    def add(self, report: Report, duration_s: float | None) -> None:
-        """One run; without a duration, as for one that an earlier call has finished, by the Boss's own clocks."""
-        boss = report.boss
+    def add(self, boss: BossReport, duration_s: float) -> None:
+        """One run."""
         self._runs += 1
         self._passes += boss.instances
         self._wall_s += boss.wall_s
-        known_s = boss.wall_s + boss.evaluation_s + boss.startup_wait_s
-        self._overhead_s += max(0.0, (known_s if duration_s is None else duration_s) - boss.wall_s)
+        self._overhead_s += max(0.0, duration_s - boss.wall_s)
 
-    def expected_s(self, passes: int, runs: int = 1) -> float | None:
-        """Seconds that ``runs`` runs of ``passes`` passes together will take; None while nothing is known."""
+    def expected_s(self, passes: int, runs: int) -> float | None:
+        """As they took; None without a run."""
         if not self._runs or not self._passes:
             return None
         return runs * self._overhead_s / self._runs + passes * self._wall_s / self._passes
 
 
 class ProgressView:
-    """Drawn until it is left."""
+    """Drawn until it is left; ``finished`` are the runs of the plan that need not be run."""
 
     def __init__(
-        self, plan: Sequence[PlannedRun], *, enabled: bool, clock: Callable[[], float] = time.monotonic
+        self,
+        plan: Sequence[PlannedRun],
+        *,
+        enabled: bool,
+        finished: Mapping[str, Report] = {},
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._left = {run.name: run.passes for run in plan}
+        self._left = {run.name: run.passes for run in plan if run.name not in finished}
         self._total = len(plan)
         self._clock = clock
         self._pace = Pace()
+        for report in finished.values():
+            self._pace.add(report, None)
         self._began_s = clock()
         self._current: PlannedRun | None = None
+        self._passes_before: int | None = None
         self._bar: Progress | None = None
         if enabled:
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[left]}"))
@@ -64,19 +95,20 @@ class ProgressView:
             self._bar = Progress(*columns, console=Console(), redirect_stderr=sys.stderr.isatty(), transient=True)
             self._task = self._bar.add_task("", total=self._total, left="")
 
-    def began(self, run: PlannedRun, *, resumed: bool) -> None:
-        """A run is under way."""
-        self._current, self._began_s = run, self._clock()
+    def began(self, run: PlannedRun, *, passes_before: int | None) -> None:
+        """A run is under way, or goes on after so many passes."""
+        self._current, self._began_s, self._passes_before = run, self._clock(), passes_before
         number = self._total - len(self._left) + 1
         if self._bar is None:
-            verb = "goes on" if resumed else "begins"
+            verb = "begins" if passes_before is None else "goes on"
             log.info("run %d of %d %s: %s; %s", number, self._total, verb, run.words, self.time_left())
         self.tick()
 
     def finished(self, run: PlannedRun, report: Report, *, ran: bool) -> None:
         """A run has ended well, or was found finished."""
-        self._left.pop(run.name, None)
-        self._pace.add(report, self._clock() - self._began_s if ran else None)
+        if self._left.pop(run.name, None) is not None:
+            seen_whole = ran and self._passes_before is None
+            self._pace.add(report, self._clock() - self._began_s if seen_whole else None)
         self._current = None
         if not ran:
             log.debug("%s was finished before and is not run again", run.name)
@@ -97,7 +129,12 @@ class ProgressView:
 
     def _share_of_current(self) -> float:
         expected_s = self._pace.expected_s(self._current.passes) if self._current is not None else None
-        return min(MOST_OF_A_RUN, (self._clock() - self._began_s) / expected_s) if expected_s else 0.0
+        return min(MOST_OF_A_RUN, self._behind_s() / expected_s) if expected_s else 0.0
+
+    def _behind_s(self) -> float:
+        """Seconds of the current run that are behind, those before it was interrupted by what its passes take."""
+        before_s = self._pace.expected_s(self._passes_before or 0, runs=0) or 0.0
+        return before_s + self._clock() - self._began_s
 
     def time_left(self) -> str:
         """In words."""
@@ -105,8 +142,7 @@ class ProgressView:
         if seconds is None:
             return "time left is known after the first run"
         if self._current is not None:
-            passed_s, whole_s = self._clock() - self._began_s, self._pace.expected_s(self._current.passes) or 0.0
-            seconds -= min(passed_s, whole_s)
+            seconds -= min(self._behind_s(), self._pace.expected_s(self._current.passes) or 0.0)
         return f"about {duration_in_words(seconds)} left"
 
     def __enter__(self) -> ProgressView:

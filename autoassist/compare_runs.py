@@ -88,7 +88,7 @@ class Runner:
             on_line=self._heard,
             on_news=lambda: self._wake.put(None),
         )
-        self._view.began(run, resumed=found.can_resume)
+        self._view.began(run, passes_before=found.passes_before if found.can_resume else None)
         self._supervise(child)
         report = _finished(run_dir)
         if child.code == 0 and report is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from protocol.report import Report
+from protocol.report import AssistantReport, Report
 
 MUCH_KEPT = 0.9
 """Share of the offered from which on it is said why."""
@@ -63,10 +63,25 @@ REMEDIES = {
 
 def _remedy(report: Report, cause: str) -> str:
     longer = "train for longer (--boss-instances)" if report.boss_instances_budget else "train for more --epochs"
+    return REMEDIES[cause].format(longer=longer, help=_help(report, longer))
+
+
+def _help(report: Report, longer: str) -> str:
+    """Against what nobody had scored: another Assistant helps where one is too slow, not where one came too late."""
     if not report.assistants:
-        helped = "start one (autoassist assistant --broker …)"
-    elif not any(one.windows for one in report.assistants):
-        helped = f"the run was over before its Assistant had begun; {longer}"
-    else:
-        helped = f"add an Assistant, or {longer}"
-    return REMEDIES[cause].format(longer=longer, help=helped)
+        return "start one (autoassist assistant --broker …)"
+    if not any(_has_begun(one) for one in report.assistants):
+        return f"the run was over before its Assistant had begun; start it before the Boss, or {longer}"
+    counts = report.selection.passed_whole
+    if 2 * counts.get("no_assistant", 0) > sum(counts.get(cause, 0) for cause in UNSCORED):
+        return (
+            f"most of what was not scored came while none was there or free; start your Assistant before the Boss, or "
+            f"{longer}, and if it was there all along, add another"
+        )
+    return f"add an Assistant, or {longer}"
+
+
+def _has_begun(one: AssistantReport) -> bool:
+    """Whether it has had a window, whatever became of it."""
+    missed = one.selections_late + one.selections_stale + one.selections_refused + one.leases_expired
+    return one.windows + missed > 0

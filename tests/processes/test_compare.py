@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from autoassist.cli import main
 from autoassist.compare_plot import PLOT_FILE
+from autoassist.compare_progress import ProgressView
 from autoassist.compare_result import Comparison, read_comparison, schema
 from protocol.report import read_report
 from tests.processes.launching import errors, write_workload
@@ -29,7 +31,10 @@ def said(compare: Role) -> str:
 
 
 def test_a_comparison_goes_on_where_it_was_interrupted_and_runs_nothing_twice(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     words = (*WORDS, "--out", str(tmp_path / "out"))
     with roles() as start:
@@ -46,7 +51,16 @@ def test_a_comparison_goes_on_where_it_was_interrupted_and_runs_nothing_twice(
         check(read_comparison(tmp_path / "out"), tmp_path / "out")
 
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/*")}
+    views: list[ProgressView] = []
+
+    def view(*given: Any, **named: Any) -> ProgressView:
+        views.append(ProgressView(*given, **named))
+        return views[-1]
+
+    monkeypatch.setattr("autoassist.compare.ProgressView", view)
+    monkeypatch.setattr(ProgressView, "finished", lambda *_, **__: None)
     assert main(words) == 0
+    assert views[0].time_left() == "about 0 s left", "finished runs are known as such before their turn"
     assert "One seed cannot tell" in capsys.readouterr().out and "3 of 3 runs are finished" in caplog.text
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/*")}
 

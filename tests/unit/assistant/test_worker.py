@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from assistant.policies import make_policy
+from assistant.policies.shared import Guarded
 from assistant.tables import MAP_FROM
 from assistant.worker import Assistant, AssistantSettings
 from protocol.client import ConnectSettings
 from protocol.errors import PeerFenced, SettingError
-from protocol.messages import LossRecord, Welcome
+from protocol.messages import AnyMessage, LossRecord, Stop, Welcome
+from protocol.session import SessionTimes
 from protocol.settings import RunSettings
 from tests.unit.assistant.streams import MIDDLE, record
 
@@ -95,6 +100,55 @@ def test_a_mapped_assistant_s_checkpoint_is_small_however_many_instances_there_a
         learn(assistant, range(5))
         assistant._save(1)
     assert (tmp_path / "assistant-0.npz").stat().st_size < 200e3
+
+
+def joining_slowly(monkeypatch: pytest.MonkeyPatch, said: list[list[AnyMessage]]) -> tuple[Assistant, str]:
+    """An Assistant whose policy is not made before the broker has had its say, and how its joining ended."""
+    heard, is_made = list(said), threading.Event()
+
+    def made_at_last(*given: Any, **named: Any) -> Guarded:
+        assert is_made.wait(60), "nobody has listened to the broker"
+        return make_policy(*given, **named)
+
+    def poll(timeout_s: float, wake_fd: int | None = None) -> list[AnyMessage]:
+        if len(heard) == 1:
+            is_made.set()
+        return heard.pop(0) if heard else []
+
+    monkeypatch.setattr("assistant.worker.make_policy", made_at_last)
+    assistant = Assistant(AssistantSettings(), NOBODY, times=SessionTimes(heartbeat_s=0.01))
+    monkeypatch.setattr(assistant.client, "poll", poll)
+    try:
+        welcome = Welcome(run_id="run", stream="s", settings=RunSettings(), position=0, n=N)
+        return assistant, assistant._take(welcome)
+    finally:
+        assistant.client.close()
+        assistant.tables.close()
+
+
+def test_an_assistant_is_not_silent_while_its_models_are_made_and_loses_nothing_of_what_it_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Condensing two GB of features takes longer than the silence after which a role is lost."""
+    assistant, ended = joining_slowly(monkeypatch, [[loss_record(0)], [], [loss_record(1), loss_record(2)]])
+    assert ended == "" and assistant.core is not None
+    assert assistant.core.position == 3 and [r.position for r in assistant.core.records] == [0, 1, 2]
+    assert assistant.client.session.hello.position == 3
+
+
+def test_a_run_that_ends_while_the_models_are_made_ends_the_assistant(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert joining_slowly(monkeypatch, [[loss_record(0)], [Stop(reason="finished")]])[1] == "finished"
+
+
+def test_a_policy_that_cannot_be_made_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = RunSettings(policy="no-such-policy")
+    assistant = Assistant(AssistantSettings(), NOBODY)
+    try:
+        with pytest.raises(SettingError, match="policy=no-such-policy: unknown policy"):
+            assistant._join(Welcome(run_id="run", stream="s", settings=settings, position=0, n=N))
+    finally:
+        assistant.client.close()
+        assistant.tables.close()
 
 
 def test_a_negative_number_of_instances_is_refused() -> None:

@@ -122,7 +122,7 @@ def test_a_stopped_run_goes_on_and_a_failed_one_begins_again(tmp_path: Path) -> 
     assert not look(stopped, tmp_path / stopped.name, "mine:1").can_resume
     put(stopped, tmp_path, status="stopped")
     found = look(stopped, tmp_path / stopped.name, "mine:1")
-    assert found.report is None and found.can_resume
+    assert found.report is None and found.can_resume and found.passes_before == stopped.passes
     put(failed, tmp_path, status="failed")
     found = look(failed, tmp_path / failed.name, "mine:1")
     assert found.report is None and not found.can_resume
@@ -161,11 +161,11 @@ def test_random_drop_is_run_again_where_its_pair_kept_at_another_rate_since(tmp_
     for run in plan[:3]:
         put(run, tmp_path, kept_fraction=0.8)
     put(plan[3].paired(report_of("autoassist", passes=2000, kept_fraction=0.8)), tmp_path)
-    assert finished_before(plan, tmp_path, "mine:1") == 4
+    assert len(finished_before(plan, tmp_path, "mine:1")) == 4
     (tmp_path / plan[2].name / REPORT_FILE).write_bytes(
         encode_report(report_of("autoassist", passes=2000, kept_fraction=0.7))
     )
-    assert finished_before(plan, tmp_path, "mine:1") == 3
+    assert len(finished_before(plan, tmp_path, "mine:1")) == 3
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,9 @@ def test_a_killed_run_gives_the_code_that_a_shell_would(tmp_path: Path, stop: St
     assert caught.value.exit_code == 137
 
 
-def test_a_signal_ends_it_after_the_current_run_which_goes_on_the_next_time(tmp_path: Path, stop: StopSignal) -> None:
+def test_a_signal_ends_it_after_the_current_run_which_goes_on_the_next_time(
+    tmp_path: Path, stop: StopSignal, caplog: pytest.LogCaptureFixture
+) -> None:
     name = PLAN[1].name
     FakeChild.ends = {name: (143, "stopped")}
     FakeChild.on_start = lambda started: setattr(stop, "requested", started == name)
@@ -140,6 +142,10 @@ def test_a_signal_ends_it_after_the_current_run_which_goes_on_the_next_time(tmp_
     assert FakeChild.started == [PLAN[0].name, name] and list(first.reports) == [PLAN[0].name]
     run = PLAN[1]
     assert compare_runs.look(run, tmp_path / name, "mine:1").can_resume
+    stop.requested, FakeChild.ends, FakeChild.on_start = False, {name: (1, "")}, lambda started: None
+    with caplog.at_level("INFO"), pytest.raises(RunFailed):
+        runner(tmp_path, stop).execute()
+    assert f"run 2 of 6 goes on: {run.words}; about" in caplog.text
 
 
 def test_a_run_that_had_finished_when_the_signal_came_counts(tmp_path: Path, stop: StopSignal) -> None:
@@ -206,13 +212,13 @@ def test_the_time_left_is_told_from_the_runs_so_far() -> None:
     """Ten seconds of overhead for each run, and the wall time by its passes."""
     clock = Clock()
     view = ProgressView(PLAN, enabled=False, clock=clock)
-    view.began(PLAN[0], resumed=False)
+    view.began(PLAN[0], passes_before=None)
     assert view.time_left() == "time left is known after the first run"
     clock.now = 30.0
     view.finished(PLAN[0], report_of("uniform", passes=2000), ran=True)
     passes = sum(run.passes for run in PLAN[1:])
     assert view.time_left() == f"about {duration_in_words(5 * 10 + passes / 100)} left" == "about 2 min left"
-    view.began(PLAN[1], resumed=False)
+    view.began(PLAN[1], passes_before=None)
     clock.now += 29.0
     assert view.time_left() == f"about {duration_in_words(5 * 10 + passes / 100 - 29)} left"
     clock.now += 1000.0
@@ -226,6 +232,39 @@ def test_what_an_earlier_call_has_finished_tells_the_pace_too() -> None:
     assert pace.expected_s(1000) == pytest.approx(2.0 + 10.0)
 
 
+def test_once_this_call_has_timed_a_run_those_of_an_earlier_one_no_longer_tell_the_pace() -> None:
+    """It ran on a machine that was half as fast, and nothing is known of how long its runs took to start."""
+    pace = Pace()
+    pace.add(report_of("uniform", passes=2000), None)
+    fast = report_of("uniform", passes=2000)
+    fast.boss.wall_s /= 2
+    pace.add(fast, 15.0)
+    assert pace.expected_s(1000) == pytest.approx(5.0 + 5.0)
+
+
+def test_runs_that_are_finished_are_none_of_the_time_left_wherever_the_plan_has_them() -> None:
+    """A policy was added to a comparison that was over: what it had lies between the new runs."""
+    finished = {run.name: report_of("uniform", passes=2000) for run in PLAN if run.settings.policy != "autoassist"}
+    view = ProgressView(PLAN, enabled=False, finished=finished)
+    passes = sum(run.passes for run in PLAN if run.name not in finished)
+    expected = f"about {duration_in_words(2 * 2.0 + passes / 100)} left"
+    assert len(finished) == 4 and view.time_left() == expected
+    view.finished(PLAN[0], report_of("uniform", passes=10), ran=False)
+    assert view.time_left() == expected
+
+
+def test_a_run_that_goes_on_has_its_passes_behind_it_and_tells_no_more_of_the_pace_than_its_boss() -> None:
+    """Its first 1500 of 2000 passes were another call's, and only the rest is timed here."""
+    clock = Clock()
+    earlier = {PLAN[0].name: report_of("uniform", passes=2000)}
+    view = ProgressView(PLAN[:2], enabled=False, finished=earlier, clock=clock)
+    view.began(PLAN[1], passes_before=1500)
+    assert view.time_left() == "about 7 s left" and view._share_of_current() == pytest.approx(15 / 22)
+    clock.now = 6.0
+    view.finished(PLAN[1], report_of("uniform", passes=2000), ran=True)
+    assert view._pace.expected_s(1000) == pytest.approx(2.0 + 10.0)
+
+
 @pytest.mark.parametrize("seconds, words", [(0, "0 s"), (59, "59 s"), (90, "2 min"), (7500, "2 h 5 min")])
 def test_durations_are_told_in_words(seconds: float, words: str) -> None:
     assert duration_in_words(seconds) == words
@@ -235,9 +274,9 @@ def test_the_bar_is_drawn_without_a_run_and_with_one(capsys: Any) -> None:
     clock = Clock()
     with ProgressView(PLAN, enabled=True, clock=clock) as view:
         view.tick()
-        view.began(PLAN[0], resumed=True)
+        view.began(PLAN[0], passes_before=0)
         view.finished(PLAN[0], made_report(), ran=True)
-        view.began(PLAN[1], resumed=False)
+        view.began(PLAN[1], passes_before=None)
         clock.now = 5.0
         view.tick()
         assert 1.0 < view._share_of_current() + 1.0 <= 1.95

@@ -15,10 +15,12 @@ ASSISTANT = {
 }
 
 
-def kept(share: float, causes: dict[str, int], *, windows: int | None = None, **fields: object) -> Report:
+def kept(
+    share: float, causes: dict[str, int], *, windows: int | None = None, expired: int = 0, **fields: object
+) -> Report:
     """Of 200 that were offered; ``windows`` is what the Assistant has judged, None where there was none."""
     selection = {"kept": int(200 * share), "kept_fraction": share, "passed_whole": causes}
-    assistants = [] if windows is None else [ASSISTANT | {"windows": windows}]
+    assistants = [] if windows is None else [ASSISTANT | {"windows": windows, "leases_expired": expired}]
     return changed(selection=selection, boss={"instances": int(200 * share)}, assistants=assistants, **fields)
 
 
@@ -33,9 +35,24 @@ def test_a_run_without_an_assistant_says_so_and_how_to_start_one() -> None:
 def test_a_run_that_was_over_before_its_assistant_had_begun_asks_for_more_epochs() -> None:
     text = why_whole(kept(1.0, {"no_assistant": 200}, windows=0))
     assert "as no Assistant had scored them in time: the run was over before its Assistant had begun" in text
-    assert text.endswith("train for more --epochs.")
+    assert text.endswith("; start it before the Boss, or train for more --epochs.")
     budget = {"epochs": 0, "boss_instances_budget": 200}
     assert why_whole(kept(1.0, {"no_assistant": 200}, windows=0, **budget)).endswith("(--boss-instances).")
+
+
+def test_an_assistant_that_came_when_most_was_over_is_to_come_sooner_and_another_is_no_remedy_for_that() -> None:
+    """It has scored a few windows; what came before it had nobody to score it."""
+    causes = {"warmup": 10, "no_assistant": 140, "patience": 4, "gate": 20}
+    text = why_whole(kept(0.95, causes, windows=2))
+    assert text.endswith(
+        ": most of what was not scored came while none was there or free; start your Assistant before the Boss, or "
+        "train for more --epochs, and if it was there all along, add another."
+    )
+
+
+def test_an_assistant_whose_every_lease_expired_had_begun_and_was_too_slow() -> None:
+    text = why_whole(kept(1.0, {"patience": 120, "no_assistant": 80}, windows=0, expired=3))
+    assert text.endswith(": add an Assistant, or train for more --epochs.")
 
 
 @pytest.mark.parametrize(
