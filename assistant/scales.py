@@ -20,13 +20,16 @@ log = logging.getLogger("autoassist.assistant")
 
 LARGEST = 1e12
 """Its square, times a row's length and as many reports as a run may have, is still far from float32's 3·10^38."""
+MOST_VALUES = 1 << 29
+"""Of more, a sample of the rows speaks for all: a file that is mapped shall not be read through at the start."""
+SAMPLE = 4096
 CHUNK_VALUES = 1 << 16
 """Looked at together; they stay in the processor's cache for the second look."""
 
 
 def column_scales(features: Features) -> F32 | None:
-    """Factor of each column, shape ``(d,)``; None where no number exceeds 10^12. Reads all features once."""
-    values = features.values if isinstance(features, SparseRows) else np.asarray(features)
+    """Factor of each column, shape ``(d,)``; None where no number that is looked at exceeds 10^12."""
+    values = features.values if isinstance(features, SparseRows) else _looked_at(np.asarray(features))
     if all(chunk.max() <= LARGEST and chunk.min() >= -LARGEST for chunk in _chunks(values)):
         return None
     greatest = np.zeros(features.shape[1], dtype=np.float32)
@@ -42,6 +45,13 @@ def column_scales(features: Features) -> F32 | None:
     first = int(large.argmax())
     log.info(what, np.count_nonzero(large), len(large), LARGEST, first, greatest[first])
     return scales
+
+
+def _looked_at(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """All of them, or some."""
+    if rows.size <= MOST_VALUES:
+        return rows
+    return rows[np.unique(np.linspace(0, len(rows) - 1, SAMPLE).astype(np.intp))]
 
 
 def rows_of(features: Features, ids: I64, scales: F32 | None) -> Features:
