@@ -8,9 +8,11 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from autoassist.summary import COMMAND_FILE
 from broker.core import BrokerCore
 from broker.hub import Hub
 from broker.report import build_report, build_statistics
+from broker.rows import RunRow
 from broker.store import RunStore
 from protocol.errors import AutoAssistError, DataError
 from protocol.report import Report, read_report
@@ -38,6 +40,23 @@ def read_ended(run_dir: Path) -> Ended | None:
     except (AutoAssistError, LookupError, ValueError, AssertionError):
         report = _written(run_dir)
         return Ended(statistics=None, report=report) if report is not None else None
+
+
+def what_became_of(run_dir: Path) -> str:
+    """In words, with what can be done, of a run that has not ended and that no broker of this machine serves."""
+    try:
+        with closing(RunStore(run_dir, writable=False)) as store:
+            has_begun = any(isinstance(row, RunRow) for _, row in store.rows())
+    except AutoAssistError as error:
+        return f"no broker of this machine serves its run, and {error}"
+    resume, serve = f"autoassist run --resume {run_dir}", f"autoassist broker --run-dir {run_dir} serves it again"
+    begin, go_on = f"{resume} begins it", f"{resume} goes on with it"
+    if not (run_dir / COMMAND_FILE).exists():  # roles of their own, or a script with Feed.local
+        begin, go_on = f"{serve}, for a Boss to begin it", f"{serve}, for its Boss (--resume if that has ended too)"
+    if not has_begun:
+        return f"its broker has ended before any Boss came; {begin}"
+    what = "its run has not ended, and no broker of this machine serves it, so it was killed"
+    return f"{what}; autoassist report {run_dir} shows how far it came, {go_on}"
 
 
 def _written(run_dir: Path) -> Report | None:

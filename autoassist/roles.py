@@ -326,7 +326,7 @@ def _watched(feed: Feed, peer: str, monitor: ExporterSettings, curves: CurveSett
 
 
 def _keep(boss: nn.Module, path: Path | None) -> None:
-    from boss.checkpoint import save_weights
+    from boss.files import save_weights
 
     if path is not None:
         save_weights(boss, path)

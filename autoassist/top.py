@@ -20,7 +20,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from autoassist.ended import Ended, read_ended
+from autoassist.ended import Ended, read_ended, what_became_of
 from autoassist.figures import Pair, Read, field, field_of, rate, rate_of, share_since, share_since_of, sparkline
 from autoassist.live import render
 from autoassist.roles import Flat, LogSettings
@@ -195,9 +195,7 @@ def _explained(error: BrokerUnreachable, run_dir: Path | None) -> BrokerUnreacha
     """With what can be done, where no broker of this machine serves the run."""
     if run_dir is None or is_served(run_dir):
         return error
-    ways = f"autoassist report {run_dir} shows how far it came, autoassist run --resume {run_dir} goes on with it"
-    what = f"{run_dir}: its run has not ended, and no broker of this machine serves it, so it was killed"
-    return BrokerUnreachable(f"{what}; {ways}; if it runs on another host, give tcp://host:port")
+    return BrokerUnreachable(f"{run_dir}: {what_became_of(run_dir)}; if it runs on another host, give tcp://host:port")
 
 
 def _newest() -> Path:

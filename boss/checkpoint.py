@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from boss.feed import Feed
+from boss.files import refused, write
 from boss.ranks import comes_again
 from protocol.errors import DataError
 from protocol.settings import require
@@ -155,8 +156,8 @@ class CheckpointDir:
             "optimizer": state.optimizer,
             "rng": state.rng,
         }
-        _write(content, part)
-        return part, Entry(state.step, f"boss-{state.step:09d}.pt", _sha256(part))
+        write(content, part)
+        return part, Entry(state.step, _name(state.step), _sha256(part))
 
     def publish(self, part: Path, entry: Entry) -> None:
         """The broker has its snapshot too: from now on this checkpoint is the newest."""
@@ -228,17 +229,17 @@ class Saver:
             self.directory.publish(*staged)
         except OSError as error:
             staged[0].unlink(missing_ok=True)
-            return self._without(step, self._unwritable(error))
+            return self._without(step, self._unwritable(step, error))
         return True
 
     def _stage(self, state: BossState) -> tuple[tuple[Path, Entry] | None, str]:
         try:
             return self.directory.stage(state), ""
         except OSError as error:
-            return None, self._unwritable(error)
+            return None, self._unwritable(state.step, error)
 
-    def _unwritable(self, error: OSError) -> str:
-        return f"{self.directory.path} cannot be written ({error})"
+    def _unwritable(self, step: int, error: OSError) -> str:
+        return f"{refused(self.directory.path / _name(step), error)}; free space there or make it writable"
 
     @staticmethod
     def _without(step: int, why: str) -> bool:
@@ -270,28 +271,8 @@ def open_checkpoints(settings: CheckpointSettings) -> tuple[Saver | None, BossSt
     return saver, state
 
 
-def save_weights(boss: nn.Module, path: Path) -> None:
-    """Write the trained Boss's ``state_dict`` atomically; read it with ``torch.load(path, weights_only=True)``.
-
-    Raises OSError.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    _write(boss.state_dict(), part)
-    part.replace(path)
-
-
-def _write(content: dict[str, Any], path: Path) -> None:
-    """Raises OSError, and leaves nothing, where it cannot be written whole."""
-    try:
-        with path.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-    except (OSError, RuntimeError) as error:  # torch makes a RuntimeError of its own of what the file says
-        with suppress(OSError):
-            path.unlink()
-        raise OSError(str(error).splitlines()[0]) from error
+def _name(step: int) -> str:
+    return f"boss-{step:09d}.pt"
 
 
 def _sha256(path: Path) -> str:

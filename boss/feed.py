@@ -61,6 +61,7 @@ class Feed:
         self._group = group
         self._lengths = lengths
         self._closed = False
+        self._is_stopping = False  # by whoever uses this feed; that the run ends so is no warning to him
         self._loaders = Loaders()
         self.gradients_dropped = 0
         """Steps that a training loop has left out since their gradient was not finite; it sets this, for the report."""
@@ -166,7 +167,8 @@ class Feed:
                 self.clocks.got_batch()
             yield item.id_list
         if isinstance(item, Stop) and item.reason != "finished":
-            log.warning("the run is %s%s", item.reason, f": {item.detail}" if item.detail else "")
+            level = logging.INFO if self._is_stopping and item.reason == "stopped" else logging.WARNING
+            log.log(level, "the run is %s%s", item.reason, f": {item.detail}" if item.detail else "")
 
     def __len__(self) -> int:
         """Steps of an unfiltered epoch: an upper bound; by tokens about as many."""
@@ -316,6 +318,7 @@ class Feed:
 
     def stop(self) -> None:
         """End the iteration after the batch at hand, several ranks' after what all know of. A signal may call it."""
+        self._is_stopping = True
         self._line.stop()
 
     def figures(self) -> dict[str, float]:

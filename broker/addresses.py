@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from broker.store import unwritable
+from broker.store_errors import unwritable
 
 ADDRESSES_FILE = "addresses.json"
 

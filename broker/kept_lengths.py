@@ -12,7 +12,7 @@ from numpy.lib.format import open_memmap
 
 from broker.effects import KeepLengths
 from broker.rows import RunRow
-from broker.store import unwritable
+from broker.store_errors import unwritable
 from protocol.errors import StoreError
 from protocol.token_batches import I32
 

@@ -14,7 +14,7 @@ from broker.core import BrokerCore
 from broker.hub import Hub
 from broker.rows import PeerRow
 from broker.state import State
-from broker.store import unwritable
+from broker.store_errors import unwritable
 from broker.whole import PREFIX
 from protocol.report import (
     REPORT_FILE,

@@ -28,6 +28,7 @@ from broker.recent import Recent
 from broker.rows import Row, WindowRecord, decode_row, encode_row
 from broker.run_lock import RunLock
 from broker.segments import batch_log, loss_log, window_log
+from broker.store_errors import damaged, is_damage, unwritable
 from broker.wal import WalEmptier
 from protocol.errors import ProtocolError, StoreError, UserError
 from protocol.messages import Batch, LossRecord
@@ -75,6 +76,8 @@ class RunStore:
                 raise UserError(f"{run_dir} holds no run ({DATABASE} is missing); give the --run-dir of a run")
         except (OSError, sqlite3.Error) as error:
             self.close()
+            if is_damage(error):
+                raise damaged(run_dir, error) from error
             remedy = "give a writable --run-dir on a local disk" if writable else "make it readable, or copy it whole"
             raise StoreError(f"run store {run_dir}: {error}; {remedy}") from error
         except BaseException:
@@ -88,9 +91,17 @@ class RunStore:
         self._db.execute("PRAGMA synchronous=OFF")
         self._db.execute("PRAGMA secure_delete=OFF")  # some builds write zeros over all that is deleted
         self._db.execute("PRAGMA wal_autocheckpoint=0")
+        self._require_rows_of_logs()
         self._db.executescript(TABLES)
         self._emptier = self._opened.enter_context(closing(WalEmptier(self.run_dir / DATABASE)))
         self._open_logs(self._lengths(), writable=True)
+
+    def _require_rows_of_logs(self) -> None:
+        """A database that was emptied looks like a new run's, for which the logs would be cut to nothing."""
+        is_new = self._db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None
+        full = [name for name in LOGS if is_new and _size(self.run_dir / name)]
+        if full:
+            raise damaged(self.run_dir, f"{DATABASE} is empty or gone, {full[0]} is not")
 
     def _open_to_read(self) -> None:
         self._db = self._opened.enter_context(_reading(self.run_dir))
@@ -130,7 +141,7 @@ class RunStore:
             found = self._raw_rows() if self._seen is None else self._seen
             return [(kind, decode_row(kind, value)) for kind, value in found]
         except (sqlite3.Error, msgspec.MsgspecError, ProtocolError, KeyError) as error:
-            raise StoreError(f"run store {self.run_dir} is damaged: {error}; choose another --run-dir") from error
+            raise damaged(self.run_dir, error) from error
 
     def append(self, effect: AppendLoss | AppendBatch | AppendWindow) -> None:
         """Append to a log; durable with the next ``commit``."""
@@ -244,12 +255,8 @@ class RunStore:
         self._opened.close()
 
 
-def unwritable(run_dir: Path, error: Exception) -> StoreError:
-    """The error of a full or failing disk, with its remedy."""
-    remedy = "free space, then start the broker again with the same --run-dir"
-    if not run_dir.exists():
-        remedy = "the directory is gone; put it back, or begin another run"
-    return StoreError(f"run store {run_dir} cannot be written: {error}; {remedy}")
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _connect(database: Path, options: str = "") -> sqlite3.Connection:

@@ -11,7 +11,7 @@
     │       └── PeerFenced             the run was taken back to a checkpoint; this process belongs to the time after it
     ├── ProtocolError          bytes from the wire that are not a message of ours
     ├── BrokerUnreachable      nobody answered within --connect-timeout-s
-    ├── StoreError             the run store or the data cache cannot be read or written (a full disk)
+    ├── StoreError             the run store, the data cache or the weights cannot be read or written (a full disk)
     ├── TrainingDiverged       no loss is finite any more
     ├── RankLost               another rank of this Boss is gone: the ranks are started again together, or not at all
     └── RoleFailed             a role of a local run ended for good
@@ -88,7 +88,7 @@ class RankLost(AutoAssistError):
 
 
 class StoreError(AutoAssistError):
-    """The run store cannot be read or written."""
+    """The run store, the data cache or the Boss's weights cannot be read or written."""
 
 
 class TrainingDiverged(AutoAssistError):

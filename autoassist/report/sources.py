@@ -140,7 +140,7 @@ def _stored(found: Sources, opened: ExitStack) -> tuple[list[Row], Logs]:
         store = opened.enter_context(closing(RunStore(found.run_dir, writable=False)))
         return [row for _, row in store.rows()], (store.losses, store.batches, store.windows)
     except StoreError as error:
-        found.problems.append(f"The run store is damaged; what is whole of it is shown ({error}).")
+        found.problems.append(f"The run store cannot be read whole; what can be is shown ({error}).")
     return _what_is_whole(found, opened)
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from autoassist.ended import read_ended
+from autoassist.summary import COMMAND_FILE
 from autoassist.top import TopCommand
 from broker.addresses import write_addresses
 from broker.run_lock import RunLock, is_served
-from broker.store import DATABASE
+from broker.store import DATABASE, RunStore
 from protocol.errors import BrokerUnreachable, DataError, SettingError
 from tests.unit.autoassist.report_runs import STEPS, write_run
 
@@ -44,10 +45,47 @@ def test_top_gives_scripts_the_last_statistics_of_a_run_that_is_over(
     assert (sample["ended"], sample["trained_steps"], sample["broker_rss_bytes"]) == ("stopped", STEPS, 0)
 
 
-def test_top_says_of_a_killed_run_how_to_see_it_and_how_to_go_on(tmp_path: Path) -> None:
-    run_dir = left(tmp_path, ended="", reported=False)
-    with pytest.raises(BrokerUnreachable, match=r"has not ended.* so it was killed; autoassist report .* --resume"):
+def told(run_dir: Path) -> str:
+    """What ``top`` complains of."""
+    with pytest.raises(BrokerUnreachable) as caught:
         TopCommand(target=str(run_dir), timeout_s=AT_ONCE_S).execute()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("by_launcher", "how"), [(True, "autoassist run --resume {}"), (False, "autoassist broker --run-dir {}")]
+)
+def test_top_says_of_a_killed_run_how_to_see_it_and_how_to_go_on(tmp_path: Path, by_launcher: bool, how: str) -> None:
+    """Only what ``autoassist run`` has begun can be resumed by it."""
+    run_dir = left(tmp_path, ended="", reported=False)
+    if by_launcher:
+        (run_dir / COMMAND_FILE).write_text("{}")
+    said = told(run_dir)
+    assert "has not ended" in said and f"so it was killed; autoassist report {run_dir} shows how far" in said
+    assert how.format(run_dir) in said
+
+
+@pytest.mark.parametrize(
+    ("by_launcher", "how"),
+    [(True, "autoassist run --resume {} begins it"), (False, "autoassist broker --run-dir {} serves it again")],
+)
+def test_top_says_of_a_broker_that_no_boss_has_met_how_to_begin(tmp_path: Path, by_launcher: bool, how: str) -> None:
+    """Nothing was killed, and nothing is there that a report could show."""
+    write_addresses(tmp_path, address=NOBODY, statistics=NOBODY)
+    RunStore(tmp_path).close()
+    if by_launcher:
+        (tmp_path / COMMAND_FILE).write_text("{}")
+    said = told(tmp_path)
+    assert said.startswith(f"{tmp_path}: its broker has ended before any Boss came; {how.format(tmp_path)}")
+    assert "killed" not in said and "report" not in said
+
+
+def test_top_says_of_a_damaged_store_that_it_is(tmp_path: Path) -> None:
+    run_dir = left(tmp_path, ended="", reported=False)
+    (run_dir / DATABASE).write_bytes(b"this is no database")
+    said = told(run_dir)
+    assert f"run store {run_dir} is damaged: file is not a database; choose another run directory" in said
+    assert "killed" not in said and "--resume" not in said
 
 
 def test_top_watches_a_broker_that_goes_on_with_a_run_that_was_over(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import itertools
+import logging
 import os
 import signal
 import subprocess
@@ -238,6 +239,19 @@ def test_stop_ends_the_iteration_and_the_run(address: str, tmp_path: Path) -> No
         assert feed.ended == "stopped"
         assert list(feed) == []
     assert read_report(tmp_path).status == "stopped"
+
+
+@pytest.mark.parametrize("by", ["this script", "another role"])
+def test_a_stopped_run_is_a_warning_only_to_who_has_not_stopped_it(
+    address: str, caplog: pytest.LogCaptureFixture, by: str
+) -> None:
+    """A launcher repeats warnings after its summary, which says already that the run was stopped."""
+    with caplog.at_level(logging.INFO, "autoassist.boss"), connect(address, epochs=50) as feed:
+        for ids in feed:
+            feed.report(torch.zeros(len(ids)))
+            (feed.stop if by == "this script" else feed._line.stop)()
+    said = [record.levelname for record in caplog.records if record.getMessage() == "the run is stopped"]
+    assert said == ["INFO" if by == "this script" else "WARNING"]
 
 
 def test_an_exception_in_the_loop_ends_the_run_as_failed(address: str, tmp_path: Path) -> None:

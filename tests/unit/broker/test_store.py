@@ -376,7 +376,50 @@ def test_a_damaged_database_is_an_error_that_names_directory_and_remedy(run_dir:
             store.rows()
         finally:
             store.close()
-    assert str(run_dir) in str(caught.value) and "--run-dir" in str(caught.value)
+    assert f"{run_dir} is damaged: " in str(caught.value) and "another run directory" in str(caught.value)
+
+
+def closed(run_dir: Path) -> Path:
+    """The database of a run that nobody serves any more: all of it in one file."""
+    filled(run_dir)
+    with closing(sqlite3.connect(run_dir / DATABASE)) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return run_dir / DATABASE
+
+
+@pytest.mark.parametrize("writable", [True, False])
+@pytest.mark.parametrize("damage", ["overwritten", "cut off", "emptied"])
+def test_a_database_that_was_overwritten_or_cut_off_is_called_damaged_by_broker_and_reader(
+    run_dir: Path, damage: str, writable: bool
+) -> None:
+    """A disk has failed. That the directory were not writable, or not readable, would be no help."""
+    path = closed(run_dir)
+    whole = path.read_bytes()
+    path.write_bytes({"overwritten": b"x" * 100 + whole[100:], "cut off": whole[:1500], "emptied": b""}[damage])
+    said = f"{run_dir} is damaged: .*; choose another run directory, or put a backup of all its files in its place"
+    with pytest.raises(StoreError, match=said):
+        opened(run_dir, writable=writable)
+
+
+def test_logs_whose_database_is_gone_are_not_cut_to_nothing(run_dir: Path) -> None:
+    """To a broker that is started there it looks like a new run's directory, but for the logs."""
+    path = closed(run_dir)
+    before = (run_dir / LOSS_LOG).read_bytes()
+    path.unlink()
+    for _ in range(2):
+        with pytest.raises(StoreError, match=f"{DATABASE} is empty or gone, {LOSS_LOG} is not"):
+            opened(run_dir)
+    assert (run_dir / LOSS_LOG).read_bytes() == before != b""
+
+
+def test_damage_that_is_met_by_a_commit_is_no_full_disk(run_dir: Path) -> None:
+    store = opened(run_dir)
+    with closing(sqlite3.connect(run_dir / DATABASE)) as database:
+        database.execute("DROP TABLE logs")
+    store.append(loss(0))
+    with pytest.raises(StoreError, match="is damaged: no such table: logs; choose another"):
+        store.commit([])
+    store.close()
 
 
 # Disks that do not take it

@@ -1,0 +1,34 @@
+"""What can befall a run store, each with its own remedy: a disk that does not take it, or files that are damaged."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from protocol.errors import StoreError
+
+DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR})
+"""SQLite's codes for a file that is malformed, none of its own, or without our tables."""
+PRIMARY_CODE = 0xFF
+"""The bits of SQLite's codes that are not details."""
+
+
+def unwritable(run_dir: Path, error: Exception) -> StoreError:
+    """The error of a full or failing disk, with its remedy; or of a store that is found damaged while it is used."""
+    if is_damage(error):
+        return damaged(run_dir, error)
+    remedy = "free space, then start the broker again with the same --run-dir"
+    if not run_dir.exists():
+        remedy = "the directory is gone; put it back, or begin another run"
+    return StoreError(f"run store {run_dir} cannot be written: {error}; {remedy}")
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether SQLite has found the file itself wrong, and not what lies around it."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & PRIMARY_CODE in DAMAGE
+
+
+def damaged(run_dir: Path, problem: Exception | str) -> StoreError:
+    """The error of a run store that is no longer what was written, with its remedy."""
+    remedy = "choose another run directory, or put a backup of all its files in its place"
+    return StoreError(f"run store {run_dir} is damaged: {problem}; {remedy}")
