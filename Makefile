@@ -41,7 +41,7 @@ test: $(STAMP)  ## the whole suite
 test-compose: $(STAMP)  ## the roles in containers, where a Docker engine answers
 	$(BIN)/python -m pytest tests/compose -m compose -rs
 
-bench: $(STAMP)  ## what the system costs, each figure beside its limit; five minutes, on a machine that does nothing else
+bench: $(STAMP)  ## what the system costs, each figure beside its limit; eight minutes, on a machine that does nothing else
 	mkdir -p $(BENCH)
 	set -e; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name --json $(BENCH)/$$name.json; done
 	$(BIN)/python -m benchmarks.limits $(BENCH)

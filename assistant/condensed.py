@@ -14,6 +14,7 @@ import weakref
 import numpy as np
 from numpy.typing import NDArray
 
+from assistant.scales import sample_of
 from protocol.arrays import F32
 
 log = logging.getLogger("autoassist.assistant")
@@ -27,7 +28,6 @@ MOST_VALUES = 1 << 29
 """Of all features; more take too long at the start: this many take one to four seconds."""
 MOST_INSTANCES = 1 << 20
 """256 MB of components."""
-SAMPLE = 4096
 ROUNDS = 4
 LEAST_SHARE = 0.7
 """Of the variance; what keeps less of it may have lost what matters. Images keep 0.86 to 0.94, independent numbers
@@ -57,7 +57,7 @@ def _condensed(features: NDArray[np.float32], scales: F32 | None) -> NDArray[np.
     rows, began = np.asarray(features), time.perf_counter()
     if rows.shape[1] < SHORTEST or rows.size > MOST_VALUES or not COMPONENTS < len(rows) <= MOST_INSTANCES:
         return rows
-    sample = rows[np.unique(np.linspace(0, len(rows) - 1, SAMPLE).astype(np.intp))].astype(np.float32)
+    sample = sample_of(rows).astype(np.float32)
     if scales is not None:
         sample *= scales
     mean = sample.mean(axis=0)
