@@ -1,7 +1,7 @@
 """Losses leave the training thread without a wait: a ring of slots, pinned where the losses are on a GPU.
 
-The training thread copies into a slot and goes on; the I/O thread takes the slot once the copy's event has fired. A
-full ring drops the values and still acknowledges the step.
+The training thread launches a copy into a slot and goes on; the I/O thread records an event behind it, and takes the
+slot once that has fired. A full ring drops the values and still acknowledges the step.
 """
 
 from __future__ import annotations
@@ -37,11 +37,13 @@ class Slot(msgspec.Struct):
     batch: RankBatch
     values: Tensor | None
     """In host memory; None where they were dropped."""
-    event: torch.cuda.Event | None
-    """Of the copy from a GPU, into a pinned buffer that is to be used again."""
+    stream: torch.cuda.Stream | None
+    """On which the copy from a GPU was launched, into a pinned buffer that is to be used again."""
     is_skipped: bool
     """The script has no losses for this batch, and says so."""
     report_us: float
+    event: torch.cuda.Event | None = None
+    """Behind that copy; the I/O thread records it, since it costs the training thread more than the copy does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,21 +75,19 @@ class Reporter:
         """Copy per-instance losses, shape ``(batch,)``, and return; never synchronises the device."""
         start = time.perf_counter()
         values: Tensor | None
-        values = event = None
+        values = stream = None
         if len(self._ring) >= self._slots:
             self.values_dropped += losses.numel()
         elif losses.is_cpu:
             values = losses.detach().clone()  # what else is to be done with it, the I/O thread does
         else:
-            values, event = self._from_device(losses.detach())
-        self._ring.append(Slot(batch, values, event, is_skipped, (time.perf_counter() - start) * 1e6))
+            values, stream = self._from_device(losses.detach())
+        self._ring.append(Slot(batch, values, stream, is_skipped, (time.perf_counter() - start) * 1e6))
 
-    def _from_device(self, losses: Tensor) -> tuple[Tensor, torch.cuda.Event]:
+    def _from_device(self, losses: Tensor) -> tuple[Tensor, torch.cuda.Stream]:
         pinned = self._pinned_buffer(losses.numel())
-        pinned.copy_(losses.to(torch.float32), non_blocking=True)
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record()
-        return pinned, event
+        pinned.copy_(losses, non_blocking=True)
+        return pinned, torch.cuda.current_stream(losses.device)
 
     def _pinned_buffer(self, size: int) -> Tensor:
         free = self._pinned.setdefault(size, [])
@@ -125,7 +125,7 @@ class Reporter:
         if slot.values is None:
             return empty_f32()
         losses: F32 = slot.values.to(torch.float32).numpy()
-        if slot.event is not None:
+        if slot.stream is not None:
             losses = losses.copy()
             self._pinned[slot.values.numel()].append(slot.values)
         self._note_not_finite(slot, losses)
@@ -167,4 +167,10 @@ def diverged(step: int) -> TrainingDiverged:
 
 
 def _is_done(slot: Slot) -> bool:
-    return slot.event is None or bool(slot.event.query())  # type: ignore[no-untyped-call]
+    """Whether the values are there; called by the I/O thread alone."""
+    if slot.stream is None:
+        return True
+    if slot.event is None:
+        slot.event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        slot.event.record(slot.stream)
+    return bool(slot.event.query())  # type: ignore[no-untyped-call]

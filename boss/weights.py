@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.functional import nll_loss
 
 from protocol.arrays import F32
 from protocol.settings import RunSettings
@@ -35,7 +36,7 @@ def mean_loss(losses: Tensor, batch: RankBatch, settings: RunSettings, counts: T
         return _mean_per_token(losses, counts, batch, settings)
     real = losses[: len(losses) - batch.padding] if batch.padding else losses
     weights = instance_weights(batch.keep_probabilities[: len(real)], settings) if settings.weighs else None
-    if weights is None and (mean := plain_mean(real)) is not None:
+    if weights is None and (mean := _mean_of_finite(real) if real.is_cuda else plain_mean(real)) is not None:
         return mean if batch.share == 1.0 else batch.share * mean
     finite = torch.isfinite(real)
     clean = torch.where(finite, real, 0.0)
@@ -65,6 +66,18 @@ def plain_mean(losses: Tensor) -> Tensor | None:
     else:
         mean = losses.mean()
     return mean if isfinite(mean.item()) else None
+
+
+def _mean_of_finite(losses: Tensor) -> Tensor:
+    """The mean of the finite ones, shape ``(batch,)``, without looking; of none it is NaN, with a gradient of 0.
+
+    Four launches on a device, where ``isfinite``, ``where`` and two sums are fourteen: each costs the training thread
+    5 to 30 µs. ``nll_loss`` of one column is a mean that leaves out what has the class to be ignored.
+    """
+    known = losses.detach()
+    is_bad = torch.empty(losses.shape, dtype=torch.int64, device=losses.device)
+    torch.ne(known - known, 0.0, out=is_bad)  # of NaN and infinity the difference to themselves is NaN
+    return -nll_loss(losses.unsqueeze(1), is_bad, ignore_index=1)
 
 
 def _made(count: int, dtype: torch.dtype) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,11 +14,12 @@ from torch import Tensor
 
 from boss.plan import RankBatch
 from boss.reporter import Reporter
-from boss.weights import mean_loss
+from boss.weights import _mean_of_finite, mean_loss
 from protocol.settings import RunSettings
 
 BATCH = 8
 SETTINGS = [RunSettings(), RunSettings(weights="on")]
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 WAITS = ("item", "cpu", "numpy", "tolist", "__bool__", "__float__", "__int__", "__array__", "nonzero")
 
 
@@ -40,20 +43,33 @@ def _leaves(args: Any) -> bool:
     return not isinstance(to, OnDevice) or any(str(one).startswith("cpu") for one in given)
 
 
+THE_STREAM = object()
+
+
 class Event:
     """Of a copy that goes on for ever."""
 
-    def record(self) -> None:
+    def record(self, stream: object) -> None:
         """See torch.cuda.Event."""
+        assert stream is THE_STREAM
 
     def query(self) -> bool:
         """See torch.cuda.Event."""
         return False
 
 
+@pytest.fixture(scope="module", autouse=True)
+def what_cuda_opens_stays_open() -> None:
+    """From its first use on, in every process."""
+    if torch.cuda.is_available():
+        torch.zeros(1, device="cuda").to("cpu", non_blocking=True)
+        torch.cuda.synchronize()
+
+
 @pytest.fixture
 def reporter(monkeypatch: pytest.MonkeyPatch) -> Reporter:
     monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: THE_STREAM)
     monkeypatch.setattr(Reporter, "_pinned_buffer", lambda _, size: torch.empty(size))
     return Reporter(rank=0)
 
@@ -107,12 +123,45 @@ def test_on_the_cpu_the_mean_of_finite_losses_is_one_operation() -> None:
     assert [type(node).__name__ for node, _ in mean.grad_fn.next_functions if node is not None] == ["AccumulateGrad"]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(
+    ("values", "mean", "gradient"),
+    [
+        ([1.0, 2.0, 6.0], 3.0, [1 / 3, 1 / 3, 1 / 3]),
+        ([1.0, math.nan, 6.0, math.inf, -math.inf], 3.5, [0.5, 0.0, 0.5, 0.0, 0.0]),
+        ([math.nan, math.inf], math.nan, [0.0, 0.0]),
+    ],
+)
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_device_leaves_out_of_the_mean_what_is_not_finite(
+    values: list[float], mean: float, gradient: list[float], device: str, dtype: torch.dtype
+) -> None:
+    losses = torch.tensor(values, device=device, dtype=dtype, requires_grad=True)
+    found = _mean_of_finite(losses)
+    found.backward()  # type: ignore[no-untyped-call]
+    assert found.item() == pytest.approx(mean, nan_ok=True)
+    assert losses.grad is not None and losses.grad.tolist() == pytest.approx(gradient)
+
+
+@needs_gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_losses_come_from_a_gpu_as_they_were(dtype: torch.dtype) -> None:
+    reporter, losses = Reporter(rank=0), torch.arange(BATCH, device="cuda", dtype=dtype)
+    reporter.put(a_batch(0), losses)
+    losses.zero_()  # the copy was launched before
+    torch.cuda.synchronize()
+    (report,) = reporter.take()
+    assert report.losses.tolist() == list(range(BATCH)) and not reporter.is_waiting
+
+
+@needs_gpu
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_a_gpu_in_its_debug_mode_sees_no_wait(settings: RunSettings) -> None:
     losses, reporter = torch.ones(BATCH, device="cuda", requires_grad=True) * 2, Reporter(rank=0)
     reporter.put(a_batch(0), losses)  # the first one makes the buffer
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that this mode is a prototype
+        torch.cuda.set_sync_debug_mode("error")
     try:
         reporter.put(a_batch(0), losses)
         mean_loss(losses, a_batch(2), settings).backward()  # type: ignore[no-untyped-call]
