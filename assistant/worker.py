@@ -18,7 +18,6 @@ from assistant.core import AssistantCore
 from assistant.policies import make_policy
 from assistant.preview import Previews, Show
 from assistant.tables import MAP_FROM, Tables
-from assistant.trouble import Trouble
 from protocol.client import ConnectSettings, RoleClient, new_incarnation
 from protocol.errors import DataError, PeerFenced
 from protocol.messages import MOST_SET_ASIDE, AnyMessage, Goodbye, Hello, Preview, Stop, Welcome, history_id
@@ -26,6 +25,7 @@ from protocol.session import SessionTimes
 from protocol.settings import require
 from protocol.signals import StopSignal
 from protocol.sparse import Features
+from protocol.trouble import Trouble
 
 log = logging.getLogger("autoassist.assistant")
 Made = TypeVar("Made")
