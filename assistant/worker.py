@@ -56,6 +56,10 @@ class AssistantSettings:
     previews: bool = True
     """Show instances, small, to whoever looks at the run's page (autoassist monitor), with their labels and losses."""
 
+    snapshots: Path | None = None
+    """File in which the Boss leaves its weights now and then (the Boss's own --snapshots), on a disk that both see;
+    with a WORKLOAD this Assistant then looks ahead with them in idle time."""
+
     def __post_init__(self) -> None:
         require(bool(self.name) and len(self.name) <= 100, "name", self.name, "must have 1 to 100 characters")
         require(1 <= self.slots <= 64, "slots", self.slots, "must lie in 1 … 64")

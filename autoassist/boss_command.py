@@ -9,6 +9,7 @@ from autoassist.curves import CurveSettings
 from autoassist.roles import Flat, LogSettings, WorkloadName, WorkloadSettings, execute_boss
 from boss.checkpoint import CheckpointSettings
 from boss.line import LocalSettings
+from boss.snapshots import SnapshotSettings
 from boss.train import TrainSettings
 from protocol.client import ConnectSettings
 from protocol.exporter import ExporterSettings
@@ -25,6 +26,7 @@ class BossCommand:
     train: Flat[TrainSettings] = TrainSettings()
     data: Flat[WorkloadSettings] = WorkloadSettings()
     checkpoints: Flat[CheckpointSettings] = CheckpointSettings()
+    snapshots: Flat[SnapshotSettings] = SnapshotSettings()
     local: Flat[LocalSettings] = LocalSettings()
     monitor: Flat[ExporterSettings] = ExporterSettings()
     curves: Flat[CurveSettings] = CurveSettings()
@@ -44,6 +46,7 @@ class BossCommand:
             train_settings=self.train,
             data=self.data,
             checkpoints=self.checkpoints,
+            snapshots=self.snapshots,
             local=self.local,
             monitor=self.monitor,
             curves=self.curves,

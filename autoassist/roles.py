@@ -251,6 +251,7 @@ def execute_boss(
     train_settings: object,
     data: WorkloadSettings,
     checkpoints: object,
+    snapshots: object,
     local: object,
     monitor: ExporterSettings,
     curves: CurveSettings,
@@ -260,11 +261,12 @@ def execute_boss(
     from boss.feed import Feed
     from boss.line import LocalSettings
     from boss.ranks import comes_again, process_group, ranks_here
+    from boss.snapshots import SnapshotSettings, taking
     from boss.train import TrainSettings, train
     from workloads import CheckedWorkload, validate_workload
 
     assert isinstance(train_settings, TrainSettings) and isinstance(checkpoints, CheckpointSettings)
-    assert isinstance(local, LocalSettings)
+    assert isinstance(local, LocalSettings) and isinstance(snapshots, SnapshotSettings)
     checkpoints = under_elasticity(checkpoints)
     device = train_settings.resolved_device()
     peer = f"boss-{os.environ.get('RANK', '0')}"
@@ -287,8 +289,9 @@ def execute_boss(
                 state=(state.run if state is not None else {}) if checkpoints.resume else None,
             ) as feed,
             _watched(feed, peer, monitor, curves),
+            taking(snapshots) as taker,
         ):
-            boss = train(workload, feed, train_settings, stop=stop, saver=saver, state=state)
+            boss = train(workload, feed, train_settings, stop=stop, saver=saver, state=state, snapshots=taker)
         if feed.rank == 0:
             _keep(boss, checkpoints.save)
     return _ended(feed, connect.broker, checkpoints.save)
