@@ -43,8 +43,7 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def looks_ahead(self) -> bool:
         """Whether Assistants of the run do."""
-        run = self.run
-        return self.look_ahead and run.policy == LOOKS_AHEAD and run.assistants > 0 and not run.deterministic
+        return self.look_ahead and self.run.policy == LOOKS_AHEAD and not self.run.deterministic
 
     @classmethod
     def of(cls, command: Any) -> Remembered:

@@ -337,7 +337,7 @@ class OnDevice(Tensor):
 class Behind:
     """An event behind copies that are done once the test says so."""
 
-    is_over, recorded = threading.Event(), 0
+    is_over, waited_for, recorded = threading.Event(), threading.Event(), 0
 
     def __init__(self, *, blocking: bool) -> None:
         assert blocking
@@ -349,6 +349,7 @@ class Behind:
     def synchronize(self) -> None:
         """See torch.cuda.Event."""
         assert threading.current_thread().name == "autoassist-snapshots", "training waits for the device"
+        Behind.waited_for.set()
         assert Behind.is_over.wait(DEADLINE_S)
 
 
@@ -361,7 +362,7 @@ def test_a_device_is_waited_for_by_the_writer_alone(tmp_path: Path, monkeypatch:
     net.state_dict = lambda: {"weight": torch.ones(3).as_subclass(OnDevice)}  # type: ignore[assignment, method-assign]
     with taker(path) as snapshots:
         snapshots.take(net, 9)
-        assert Behind.recorded == 1 and read_snapshot(path) is None
+        assert Behind.recorded == 1 and Behind.waited_for.wait(DEADLINE_S) and read_snapshot(path) is None
         Behind.is_over.set()
         assert written(snapshots) == (9, 1.0)
 
