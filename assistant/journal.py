@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from assistant.trouble import Trouble
 from protocol.arrays import I64
+from protocol.trouble import Trouble
 
 log = logging.getLogger("autoassist.assistant")
 

@@ -18,7 +18,6 @@ from assistant.core import AssistantCore
 from assistant.policies import make_policy
 from assistant.preview import Previews, Show
 from assistant.tables import MAP_FROM, Tables
-from assistant.trouble import Trouble
 from protocol.client import ConnectSettings, RoleClient, new_incarnation
 from protocol.errors import DataError, PeerFenced
 from protocol.messages import MOST_SET_ASIDE, AnyMessage, Goodbye, Hello, Preview, Stop, Welcome, history_id
@@ -26,6 +25,7 @@ from protocol.session import SessionTimes
 from protocol.settings import require
 from protocol.signals import StopSignal
 from protocol.sparse import Features
+from protocol.trouble import Trouble
 
 log = logging.getLogger("autoassist.assistant")
 Made = TypeVar("Made")
@@ -55,6 +55,10 @@ class AssistantSettings:
 
     previews: bool = True
     """Show instances, small, to whoever looks at the run's page (autoassist monitor), with their labels and losses."""
+
+    snapshots: Path | None = None
+    """File in which the Boss leaves its weights now and then (the Boss's own --snapshots), on a disk that both see;
+    with a WORKLOAD this Assistant then looks ahead with them in idle time."""
 
     def __post_init__(self) -> None:
         require(bool(self.name) and len(self.name) <= 100, "name", self.name, "must have 1 to 100 characters")

@@ -13,6 +13,8 @@ from protocol.errors import AutoAssistError
 
 if TYPE_CHECKING:
     from autoassist.local_feed import Feed as Feed
+    from boss.snapshots import Snapshots as Snapshots
+    from boss.snapshots import SnapshotSettings as SnapshotSettings
     from protocol.channels import MemoryHub as MemoryHub
     from protocol.settings import RunSettings as RunSettings
     from workloads import Fingerprint as Fingerprint
@@ -26,6 +28,8 @@ _EXPORTS = {
     "MemoryHub": "protocol.channels",
     "Metric": "workloads",
     "RunSettings": "protocol.settings",
+    "SnapshotSettings": "boss.snapshots",
+    "Snapshots": "boss.snapshots",
     "Workload": "workloads",
     "load_workload": "workloads",
 }
@@ -36,6 +40,8 @@ __all__ = [
     "MemoryHub",
     "Metric",
     "RunSettings",
+    "SnapshotSettings",
+    "Snapshots",
     "Workload",
     "load_workload",
 ]

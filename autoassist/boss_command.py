@@ -1,18 +1,42 @@
-"""``autoassist boss``; apart from the other roles because its settings import torch."""
+"""``autoassist boss``; apart from the other roles because it imports torch."""
 
 from __future__ import annotations
 
+import dataclasses
+import logging
+import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
 
-from autoassist.curves import CurveSettings
-from autoassist.roles import Flat, LogSettings, WorkloadName, WorkloadSettings, execute_boss
-from boss.checkpoint import CheckpointSettings
+from torch import nn
+
+from autoassist.curves import CurveSettings, drawing, of_boss
+from autoassist.exporting import exporting, of_rank
+from autoassist.roles import Flat, LogSettings, WorkloadName, WorkloadSettings, workload_title
+from boss import watch
+from boss.checkpoint import BossState, CheckpointSettings, open_checkpoints, under_elasticity
+from boss.feed import Feed
+from boss.files import save_weights
 from boss.line import LocalSettings
-from boss.train import TrainSettings
+from boss.ranks import comes_again, process_group, ranks_here
+from boss.snapshots import SnapshotSettings, taking
+from boss.train import TrainSettings, train
 from protocol.client import ConnectSettings
+from protocol.errors import BrokerUnreachable
 from protocol.exporter import ExporterSettings
+from protocol.logs import speak_as
+from protocol.role_metrics import BOSS_METRICS
 from protocol.settings import RunSettings
+from protocol.signals import STOPS, StopSignal
+from workloads import CheckedWorkload, validate_workload
+
+log = logging.getLogger("autoassist")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +49,7 @@ class BossCommand:
     train: Flat[TrainSettings] = TrainSettings()
     data: Flat[WorkloadSettings] = WorkloadSettings()
     checkpoints: Flat[CheckpointSettings] = CheckpointSettings()
+    snapshots: Flat[SnapshotSettings] = SnapshotSettings()
     local: Flat[LocalSettings] = LocalSettings()
     monitor: Flat[ExporterSettings] = ExporterSettings()
     curves: Flat[CurveSettings] = CurveSettings()
@@ -37,14 +62,74 @@ class BossCommand:
 
             if not are_launched():
                 return launch_ranks(self.run.world_size, sys.argv[1:])
-        return execute_boss(
-            self.workload,
-            self.run,
-            connect=self.connect,
-            train_settings=self.train,
-            data=self.data,
-            checkpoints=self.checkpoints,
+        return self._train()
+
+    def _train(self) -> int:
+        """As one rank; returns the exit code."""
+        checkpoints = under_elasticity(self.checkpoints)
+        device = self.train.resolved_device()
+        peer = f"boss-{os.environ.get('RANK', '0')}"
+        speak_as("boss", peer)
+        stops = (signal.SIGINT,) if comes_again() else STOPS
+        with StopSignal(stops) as stop, process_group(device):
+            saver, state = open_checkpoints(checkpoints)
+            workload = CheckedWorkload(self.data.load(self.workload))
+            validate_workload(workload)
+            with (
+                self._connected(workload, state, resumes=checkpoints.resume) as feed,
+                self._watched(feed, peer),
+                taking(self.snapshots) as snapshots,
+            ):
+                boss = train(workload, feed, self.train, stop=stop, saver=saver, state=state, snapshots=snapshots)
+            if feed.rank == 0:
+                _keep(boss, checkpoints.save)
+        return _ended(feed, self.connect.broker, checkpoints.save)
+
+    def _connected(self, workload: CheckedWorkload, state: BossState | None, *, resumes: bool) -> Feed:
+        run = self.run
+        return Feed.connect(
+            self.connect.broker,
+            **instances_of(workload, run),
+            connect_timeout_s=self.connect.connect_timeout_s,
+            reconnect_timeout_s=self.connect.reconnect_timeout_s,
+            keys=self.connect.keys,
+            workload=workload_title(self.workload, self.data.model, workload.fall_back),
+            settings=run if run.world_size > 1 else dataclasses.replace(run, world_size=ranks_here()),
             local=self.local,
-            monitor=self.monitor,
-            curves=self.curves,
+            state=(state.run if state is not None else {}) if resumes else None,
         )
+
+    @contextmanager
+    def _watched(self, feed: Feed, peer: str) -> Iterator[None]:
+        """Whoever wants to see how a rank trains, sees it meanwhile."""
+        speak_as("boss", peer, lambda: feed.steps - 1)
+        port, look = of_rank(self.monitor, feed.rank), partial(watch.statistics_of, feed)
+        with (
+            exporting(port, "Boss", BOSS_METRICS, look, partial(watch.turned_at, feed)),
+            drawing(self.curves, peer, look, of_boss),
+        ):
+            yield
+
+
+def instances_of(workload: CheckedWorkload, run: RunSettings) -> dict[str, Any]:
+    """What a Boss says of the instances that it trains."""
+    fingerprint = workload.fingerprint()
+    lengths = workload.lengths() if run.max_tokens is not None else None
+    return {"n": fingerprint.n, "dataset_id": fingerprint.dataset_id, "lengths": lengths}
+
+
+def _ended(feed: Feed, broker: str, save: Path | None) -> int:
+    """The exit code of a Boss that has trained; raises BrokerUnreachable where its last reports may be lost."""
+    if feed.ended == "failed":
+        log.error("the broker ended the run as failed")
+    elif not feed.close():
+        kept = f"; the weights are in {save}" if save is not None else ""
+        raise BrokerUnreachable(f"the broker at {broker} did not acknowledge the run's last reports{kept}")
+    return {"finished": 0, "stopped": 0}.get(feed.ended, 1)
+
+
+def _keep(boss: nn.Module, path: Path | None) -> None:
+    if path is not None:
+        save_weights(boss, path)
+    else:
+        log.warning("the trained weights are not kept: --save FILE was not given")

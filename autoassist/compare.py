@@ -75,6 +75,8 @@ class CompareCommand:
     log: Flat[LogSettings] = LogSettings()
     checkpoint_every: int = DEFAULT_CHECKPOINT_EVERY
     """Steps between two checkpoints of each run, from which an interrupted one goes on; 0 for none."""
+    look_ahead: bool = True
+    """As that of `autoassist run`, for the runs of the policy autoassist."""
 
     def execute(self) -> int:
         """Run what is missing, and sum up; returns the exit code."""
@@ -140,7 +142,11 @@ class CompareCommand:
 
     def _plan(self, n: int) -> list[PlannedRun]:
         base = RunCommand(
-            workload=self.workload, train=self.train, data=self.data, checkpoint_every=self.checkpoint_every
+            workload=self.workload,
+            train=self.train,
+            data=self.data,
+            checkpoint_every=self.checkpoint_every,
+            look_ahead=self.look_ahead,
         )
         return make_plan(
             base,

@@ -85,6 +85,7 @@ class PlannedRun:
         words += as_words(c.train, TrainSettings())
         if c.checkpoint_every != default.checkpoint_every:
             words += ["--checkpoint-every", str(c.checkpoint_every)]
+        words += [] if c.look_ahead else ["--no-look-ahead"]
         return [*words, "--run-dir", str(run_dir), "--no-live"]
 
 
@@ -256,7 +257,7 @@ def _require_same(began: Remembered, wanted: Remembered, run_dir: Path, *, drop_
     if not drop_rate_matters:
         theirs = dataclasses.replace(theirs, drop_rate=ours.drop_rate)
     parts = [ours.difference(theirs)]
-    for name in ("workload", "train", "data", "checkpoint_every"):
+    for name in ("workload", "train", "data", "checkpoint_every", "looks_ahead"):
         here, there = getattr(wanted, name), getattr(began, name)
         parts += [f"{name}: {here} here, {there} there"] if here != there else []
     if any(parts):

@@ -25,9 +25,9 @@ from boss.clocks import Clocks
 from boss.gradients import drop_poisoned_gradients
 from boss.train import TrainSettings, autocast, seed_everything
 from boss.weights import instance_weights
-from broker.order import EpochOrder
 from protocol.arrays import F32, I64
 from protocol.messages import LossRecord
+from protocol.order import EpochOrder
 from protocol.settings import RunSettings
 from protocol.signals import StopSignal
 from workloads import Metric, Workload

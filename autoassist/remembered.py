@@ -23,7 +23,10 @@ from protocol.settings import RunSettings
 
 COMMAND_FILE = "command.json"
 WEIGHTS_FILE = "boss.pt"
+SNAPSHOT_FILE = "snapshot.pt"
 DEFAULT_CHECKPOINT_EVERY = 500
+LOOKS_AHEAD = "autoassist"
+"""The only policy whose Assistants run the Boss's network."""
 
 
 class Remembered(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +37,13 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True):
     train: TrainSettings
     data: WorkloadSettings
     checkpoint_every: int
+    look_ahead: bool = False
+    """As it was given; a run that was begun before there was such an option goes on without it."""
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether Assistants of the run do."""
+        return self.look_ahead and self.run.policy == LOOKS_AHEAD and not self.run.deterministic
 
     @classmethod
     def of(cls, command: Any) -> Remembered:
@@ -51,6 +61,7 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True):
             train=command.train,
             data=data,
             checkpoint_every=command.checkpoint_every,
+            look_ahead=command.look_ahead,
         )
 
     @classmethod
@@ -87,6 +98,8 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True):
             yield "WORKLOAD", given.workload, self.workload
         if given.checkpoint_every not in (DEFAULT_CHECKPOINT_EVERY, self.checkpoint_every):
             yield "--checkpoint-every", given.checkpoint_every, self.checkpoint_every
+        if self.look_ahead and not given.look_ahead:
+            yield "--look-ahead", given.look_ahead, self.look_ahead
         run = dataclasses.replace(self.run, epochs=self.run.epoch_budget)  # 3 where neither budget was given
         for mine, theirs in ((given.run, run), (given.train, self.train), (given.data, self.data)):
             default = type(mine)()

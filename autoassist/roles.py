@@ -1,16 +1,11 @@
-"""One role each: what ``autoassist broker``, ``assistant`` and ``boss`` do. The launcher runs the very same."""
+"""One role each: what ``autoassist broker`` and ``assistant`` do; ``boss`` is apart. The launcher runs the very same."""
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import json
 import logging
-import os
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,26 +17,23 @@ from numpy.typing import NDArray
 
 from assistant.watch import statistics_of
 from assistant.worker import Assistant, AssistantSettings
-from autoassist.curves import CurveSettings, drawing, of_assistant, of_boss
-from autoassist.exporting import exporting, of_rank
+from autoassist.curves import CurveSettings, drawing, of_assistant
+from autoassist.exporting import exporting
 from autoassist.notices import LogLevel
 from broker.monitor import monitoring
 from broker.rows import RunRow
 from broker.settings import BrokerSettings
 from broker.story import Story
 from protocol.client import ConnectSettings
-from protocol.errors import BrokerUnreachable, DataError
+from protocol.errors import DataError
 from protocol.exporter import ExporterSettings
 from protocol.finite import rows_not_finite
 from protocol.logs import joined, speak_as
-from protocol.role_metrics import ASSISTANT_METRICS, BOSS_METRICS
-from protocol.settings import RunSettings, require
-from protocol.signals import STOPS, StopSignal
+from protocol.role_metrics import ASSISTANT_METRICS
+from protocol.settings import require
+from protocol.signals import StopSignal
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from boss.feed import Feed
     from workloads import Workload  # imports torch, which a broker does without
     from workloads.base import FallBack
 
@@ -241,94 +233,3 @@ def workload_title(name: str, model: str, fall_back: FallBack | None) -> str:
     if fall_back is not None:
         title += f" (fell back to {fall_back.served})"
     return title[-MOST_TITLE:]
-
-
-def execute_boss(
-    workload_name: str,
-    run: RunSettings,
-    *,
-    connect: ConnectSettings,
-    train_settings: object,
-    data: WorkloadSettings,
-    checkpoints: object,
-    local: object,
-    monitor: ExporterSettings,
-    curves: CurveSettings,
-) -> int:
-    """Train; returns the exit code."""
-    from boss.checkpoint import CheckpointSettings, open_checkpoints, under_elasticity
-    from boss.feed import Feed
-    from boss.line import LocalSettings
-    from boss.ranks import comes_again, process_group, ranks_here
-    from boss.train import TrainSettings, train
-    from workloads import CheckedWorkload, validate_workload
-
-    assert isinstance(train_settings, TrainSettings) and isinstance(checkpoints, CheckpointSettings)
-    assert isinstance(local, LocalSettings)
-    checkpoints = under_elasticity(checkpoints)
-    device = train_settings.resolved_device()
-    peer = f"boss-{os.environ.get('RANK', '0')}"
-    speak_as("boss", peer)
-    stops = (signal.SIGINT,) if comes_again() else STOPS
-    with StopSignal(stops) as stop, process_group(device):
-        saver, state = open_checkpoints(checkpoints)
-        workload = CheckedWorkload(data.load(workload_name))
-        validate_workload(workload)
-        with (
-            Feed.connect(
-                connect.broker,
-                **instances_of(workload, run),
-                connect_timeout_s=connect.connect_timeout_s,
-                reconnect_timeout_s=connect.reconnect_timeout_s,
-                keys=connect.keys,
-                workload=workload_title(workload_name, data.model, workload.fall_back),
-                settings=run if run.world_size > 1 else dataclasses.replace(run, world_size=ranks_here()),
-                local=local,
-                state=(state.run if state is not None else {}) if checkpoints.resume else None,
-            ) as feed,
-            _watched(feed, peer, monitor, curves),
-        ):
-            boss = train(workload, feed, train_settings, stop=stop, saver=saver, state=state)
-        if feed.rank == 0:
-            _keep(boss, checkpoints.save)
-    return _ended(feed, connect.broker, checkpoints.save)
-
-
-def instances_of(workload: Workload, run: RunSettings) -> dict[str, Any]:
-    """What a Boss says of the instances that it trains."""
-    fingerprint = workload.fingerprint()
-    lengths = workload.lengths() if run.max_tokens is not None else None
-    return {"n": fingerprint.n, "dataset_id": fingerprint.dataset_id, "lengths": lengths}
-
-
-def _ended(feed: Feed, broker: str, save: Path | None) -> int:
-    """The exit code of a Boss that has trained; raises BrokerUnreachable where its last reports may be lost."""
-    if feed.ended == "failed":
-        log.error("the broker ended the run as failed")
-    elif not feed.close():
-        kept = f"; the weights are in {save}" if save is not None else ""
-        raise BrokerUnreachable(f"the broker at {broker} did not acknowledge the run's last reports{kept}")
-    return {"finished": 0, "stopped": 0}.get(feed.ended, 1)
-
-
-@contextmanager
-def _watched(feed: Feed, peer: str, monitor: ExporterSettings, curves: CurveSettings) -> Iterator[None]:
-    """Whoever wants to see how a rank trains, sees it meanwhile."""
-    from boss import watch
-
-    speak_as("boss", peer, lambda: feed.steps - 1)
-    port, look = of_rank(monitor, feed.rank), partial(watch.statistics_of, feed)
-    with (
-        exporting(port, "Boss", BOSS_METRICS, look, partial(watch.turned_at, feed)),
-        drawing(curves, peer, look, of_boss),
-    ):
-        yield
-
-
-def _keep(boss: nn.Module, path: Path | None) -> None:
-    from boss.files import save_weights
-
-    if path is not None:
-        save_weights(boss, path)
-    else:
-        log.warning("the trained weights are not kept: --save FILE was not given")

@@ -21,6 +21,7 @@ from autoassist.notices import Notices, formatter
 from autoassist.page import Page, PageChoice, page_is_wanted
 from autoassist.remembered import (
     DEFAULT_CHECKPOINT_EVERY,
+    SNAPSHOT_FILE,
     WEIGHTS_FILE,
     Remembered,
     RunDirectory,
@@ -33,6 +34,7 @@ from autoassist.roles import Flat, LogSettings, WorkloadName, WorkloadSettings
 from autoassist.summary import print_summary
 from boss.checkpoint import CheckpointSettings
 from boss.joining import fitted
+from boss.snapshots import SnapshotSettings
 from boss.train import TrainSettings
 from broker.run_lock import wait_until_free
 from protocol.errors import RoleFailed, SettingError
@@ -67,6 +69,10 @@ class RunCommand:
     """TCP port of the broker on loopback; 0 for any free one."""
     checkpoint_every: int = DEFAULT_CHECKPOINT_EVERY
     """Steps between two checkpoints of the whole run; 0 for none."""
+    look_ahead: bool = True
+    """Let Assistants run the Boss's network, with weights some hundred steps old, over instances that are soon to be
+    offered, in their idle time and at low priority: their losses are then known afresh. Policy autoassist only; not in
+    deterministic mode."""
     keys: Path | None = None
     """Directory of keys for all roles, as autoassist keys init makes it; nobody else on this machine may join then."""
     resume: Path | None = None
@@ -203,6 +209,7 @@ class RunCommand:
             train=began.train,
             data=began.data,
             checkpoint_every=began.checkpoint_every,
+            look_ahead=began.look_ahead,
         )
         return command._with_ranks(self.ranks or stored_ranks(run_dir) or began.run.world_size)
 
@@ -210,9 +217,11 @@ class RunCommand:
         data = [self.workload, "--broker", address, *as_words(self.data, WorkloadSettings())]
         data += [*self._keys_words(), *as_words(self.log, LogSettings())]
         data += ["--tensorboard", str(run_dir / "tensorboard")] if self.tensorboard else []
-        state_dir = str(run_dir / "assistants")
+        snapshots = run_dir / SNAPSHOT_FILE if Remembered.of(self).looks_ahead else None
+        ahead = as_words(SnapshotSettings(snapshots=snapshots), SnapshotSettings())
+        kept = ["--state-dir", str(run_dir / "assistants")]
         roles = {
-            name: ["assistant", *data, "--name", name, "--state-dir", state_dir]
+            name: ["assistant", *data, "--name", name, *kept, *ahead]
             for name in (f"assistant-{i}" for i in range(self._assistant_count()))
         }
         train = as_words(self._shared_train_settings(), TrainSettings())
@@ -222,7 +231,7 @@ class RunCommand:
             save=run_dir / WEIGHTS_FILE,
             resume=self.resume is not None,
         )
-        words = as_words(saving, CheckpointSettings())
+        words = [*as_words(saving, CheckpointSettings()), *ahead]
         roles[BOSS] = ["boss", *data, *as_words(self.run, RunSettings()), *train, *words]
         return roles
 

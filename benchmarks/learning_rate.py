@@ -16,7 +16,7 @@ import tyro
 
 from benchmarks.common import machine, mean_sd, print_table
 from boss.train import seed_everything
-from broker.order import EpochOrder
+from protocol.order import EpochOrder
 from workloads import Workload, load_workload
 
 

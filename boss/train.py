@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from boss.checkpoint import BossState, Saver, restore
 from boss.feed import Feed
 from boss.gradients import GradientGuard
+from boss.snapshots import Snapshots
 from protocol.errors import SettingError
 from protocol.settings import require
 from protocol.signals import StopSignal
@@ -84,6 +85,7 @@ def train(
     stop: StopSignal | None = None,
     saver: Saver | None = None,
     state: BossState | None = None,
+    snapshots: Snapshots | None = None,
 ) -> nn.Module:
     """Train until the feed ends, from ``state`` on if there is one; returns the trained Boss."""
     device = settings.resolved_device()
@@ -116,6 +118,8 @@ def train(
             loss.backward()  # type: ignore[no-untyped-call]
             guard.check()
             optimizer.step()
+            if snapshots is not None and feed.rank == 0:
+                snapshots.take(boss, feed.steps - 1)
             if saver is not None and saver.is_due(feed):
                 saver.save(feed, boss, optimizer)
         evaluate(workload, boss, feed, device)

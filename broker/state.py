@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from broker.effects import AppendBatch, AppendLoss, Delete, Effect, Put, Send
-from broker.order import EpochOrder
 from broker.reports import Reports
 from broker.rows import EpochRow, PeerRow, Row, RunRow, StepRow, WindowRow
 from protocol.arrays import I64
 from protocol.messages import AnyMessage, Batch
+from protocol.order import EpochOrder
 from protocol.settings import RunSettings
 from protocol.token_batches import I32, LengthsDigest
 

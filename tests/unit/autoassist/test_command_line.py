@@ -7,10 +7,13 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import tyro
 
+from autoassist.boss_command import BossCommand
 from autoassist.cli import main
-from autoassist.roles import LogSettings
+from autoassist.roles import AssistantCommand, LogSettings
 from autoassist.run_command import RunCommand, as_words
+from boss.snapshots import SnapshotSettings
 from boss.train import TrainSettings
 from protocol.exporter import ExporterSettings
 from protocol.settings import RunSettings
@@ -19,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[3]
 SETTINGS_FILES = [
     *("protocol/settings.py", "protocol/client.py", "protocol/session.py", "broker/settings.py", "assistant/worker.py"),
     *("boss/train.py", "boss/line.py", "boss/checkpoint.py", "autoassist/launcher.py", "autoassist/roles.py"),
-    *("protocol/exporter.py", "autoassist/curves.py"),
+    *("protocol/exporter.py", "autoassist/curves.py", "boss/snapshots.py"),
 ]
 
 
@@ -73,6 +76,32 @@ def test_the_launcher_hands_port_log_and_curves_on_to_whom_they_concern() -> Non
         assert " ".join(log) in text and "--tensorboard runs/x/tensorboard" in text and "--http-port" not in text
 
 
+AHEAD = ["--snapshots", "runs/x/snapshot.pt"]
+
+
+def test_the_boss_leaves_snapshots_where_the_assistants_look_for_them() -> None:
+    roles = RunCommand(workload="digits", run=RunSettings(assistants=2))._role_arguments("tcp://host:1", Path("runs/x"))
+    for words in roles.values():
+        assert words[-2:] == AHEAD
+    boss = tyro.cli(BossCommand, args=roles["boss-0"][1:])
+    assistant = tyro.cli(AssistantCommand, args=roles["assistant-1"][1:])
+    assert boss.snapshots == SnapshotSettings(snapshots=Path("runs/x/snapshot.pt"))
+    assert assistant.assistant.snapshots == Path("runs/x/snapshot.pt")
+
+
+WITHOUT: dict[str, RunCommand] = {
+    "it is told not to": RunCommand(workload="digits", look_ahead=False),
+    "another policy": RunCommand(workload="digits", run=RunSettings(policy="infobatch")),
+    "deterministic": RunCommand(workload="digits", run=RunSettings(deterministic=True)),
+}
+
+
+@pytest.mark.parametrize("command", WITHOUT.values(), ids=WITHOUT.keys())
+def test_nobody_looks_ahead_where(command: RunCommand) -> None:
+    for words in command._role_arguments("tcp://host:1", Path("runs/x")).values():
+        assert "--snapshots" not in words
+
+
 def test_uniform_needs_no_assistant() -> None:
     roles = RunCommand(workload="digits", run=RunSettings(policy="uniform"))._role_arguments(
         "tcp://127.0.0.1:1", Path("runs/x")
@@ -99,8 +128,6 @@ def test_a_changed_setting_can_be_said_back_for_every_field() -> None:
     settings = RunSettings(**changed)
     names = {f.name for f in dataclasses.fields(RunSettings)} - {"boss_instances"}
     assert set(changed) == names
-    import tyro
-
     assert tyro.cli(RunSettings, args=as_words(settings, RunSettings())) == settings
 
 

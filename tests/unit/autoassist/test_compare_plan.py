@@ -102,6 +102,28 @@ def test_the_words_of_a_run_give_its_command_back(tmp_path: Path) -> None:
     assert run.arguments(tmp_path, resume=True) == ["run", "--resume", str(tmp_path), "--no-live"]
 
 
+def test_a_comparison_looks_ahead_unless_it_is_told_not_to(tmp_path: Path) -> None:
+    command = CompareCommand(workload="digits", seeds=1)
+    for look_ahead in (True, False):
+        for run in dataclasses.replace(command, look_ahead=look_ahead)._plan(500):
+            words = run.arguments(tmp_path, resume=False)
+            assert run.command.look_ahead == look_ahead == ("--no-look-ahead" not in words)
+
+
+def test_whether_a_run_looked_ahead_matters_for_the_policy_that_does(tmp_path: Path) -> None:
+    """The runs of all other policies are the same runs."""
+    plan = [run for run in plan_of() if run.settings.policy != "random-drop"]
+    for run in plan:
+        put(run, tmp_path)
+    for run in plan:
+        other = dataclasses.replace(run, command=dataclasses.replace(run.command, look_ahead=False))
+        if run.settings.policy != "autoassist":
+            assert look(other, tmp_path / run.name, "mine:1").report is not None
+            continue
+        with pytest.raises(SettingError, match=r"with other settings \(looks_ahead: False here, True there\)"):
+            look(other, tmp_path / run.name, "mine:1")
+
+
 def test_settings_are_for_all_or_for_one_policy_which_go_before() -> None:
     options = ("autoassist:floor=0.2", "floor=0.3", "noise-guard=on", "gate=false")
     fixed = {"seed": 3, "boss_instances": 9}

@@ -16,9 +16,9 @@ from autoassist.oracle import FreshLosses, Oracle
 from autoassist.oracle_command import OracleCommand
 from autoassist.run_command import RunCommand
 from boss.train import TrainSettings
-from broker.order import EpochOrder
 from protocol.arrays import F32, I64
 from protocol.messages import LossRecord
+from protocol.order import EpochOrder
 from protocol.report import read_report
 from protocol.settings import RunSettings
 from protocol.signals import StopSignal

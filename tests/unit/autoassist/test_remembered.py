@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import msgspec
@@ -18,6 +19,7 @@ from autoassist.remembered import (
     require_unused,
 )
 from autoassist.roles import WorkloadSettings
+from autoassist.run_command import RunCommand
 from boss.train import TrainSettings
 from protocol.errors import DataError, SettingError
 from protocol.report import Report, encode_report
@@ -28,7 +30,8 @@ from tests.unit.autoassist.test_views import REPORT
 def begun(**changed: object) -> Remembered:
     """What a run was begun with, or what was typed beside --resume."""
     plain = {"workload": "", "run": RunSettings(), "train": TrainSettings(), "data": WorkloadSettings()}
-    return Remembered(**{**plain, "checkpoint_every": DEFAULT_CHECKPOINT_EVERY, **changed})  # type: ignore[arg-type]
+    options = {"checkpoint_every": DEFAULT_CHECKPOINT_EVERY, "look_ahead": True}
+    return Remembered(**{**plain, **options, **changed})  # type: ignore[arg-type]
 
 
 def test_what_a_run_was_begun_with_is_read_back(tmp_path: Path) -> None:
@@ -62,7 +65,35 @@ CONTRADICTIONS = {
     "threads": ({"train": TrainSettings(threads=7)}, "--threads 7", "--threads 0"),
     "model": ({"data": WorkloadSettings(model="cnn")}, "--model cnn", "--model resnet8"),
     "checkpoints": ({"checkpoint_every": 7}, "--checkpoint-every 7", "--checkpoint-every 50"),
+    "looking ahead": ({"look_ahead": False}, "--look-ahead False", "--look-ahead True"),
 }
+
+
+def before_looking_ahead(place: Path) -> Path:
+    """A run that was begun before there was the option."""
+    RunDirectory(place, begun(workload="digits"))
+    content = json.loads((place / COMMAND_FILE).read_text())
+    del content["look_ahead"]
+    (place / COMMAND_FILE).write_text(json.dumps(content))
+    return place
+
+
+def test_a_run_that_was_begun_before_there_was_looking_ahead_goes_on_without_it(tmp_path: Path) -> None:
+    place = before_looking_ahead(tmp_path / "run")
+    resumed = RunCommand(resume=place)._resumed(place)
+    assert not resumed.look_ahead and not Remembered.of(resumed).looks_ahead
+    assert "--snapshots" not in " ".join(resumed._role_arguments("tcp://host:1", place)["boss-0"])
+    RunCommand(resume=place, look_ahead=False)._resumed(place)  # may be said
+
+
+@pytest.mark.parametrize("look_ahead", [True, False])
+def test_a_run_goes_on_looking_ahead_as_it_was_begun(tmp_path: Path, look_ahead: bool) -> None:
+    place = tmp_path / "run"
+    RunDirectory(place, begun(workload="digits", look_ahead=look_ahead))
+    resumed = RunCommand(resume=place)._resumed(place)
+    assert resumed.look_ahead == look_ahead
+    for words in resumed._role_arguments("tcp://host:1", place).values():
+        assert ("--snapshots" in words) == look_ahead
 
 
 @pytest.mark.parametrize("typed, mine, theirs", CONTRADICTIONS.values(), ids=CONTRADICTIONS.keys())

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from boss.feed import Feed
 from boss.gradients import drop_poisoned_gradients
 from boss.reporter import HOPELESS_STEPS
+from boss.snapshots import Snapshots, SnapshotSettings
 from boss.train import TrainSettings, train
 from protocol.errors import TrainingDiverged
 from protocol.report import read_report
 from tests.harness.local_broker import local_broker
 from workloads.digits import Digits
+from workloads.snapshot_files import read_snapshot
 
 
 @pytest.fixture
@@ -105,6 +107,42 @@ def test_gradients_that_are_only_large_are_kept() -> None:
     (boss(torch.ones(1, 2)) * 1e30).sum().backward()
     assert bool(drop_poisoned_gradients(boss))
     assert float(boss.weight.grad.abs().max()) == pytest.approx(1e30)  # type: ignore[union-attr]
+
+
+class Watching(Snapshots):
+    """Notes after which step it is asked, and what the weights are then."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(SnapshotSettings(snapshots=path, snapshot_every=10))
+        self.asked: list[tuple[int, Tensor]] = []
+
+    def take(self, boss: nn.Module, step: int) -> None:
+        weights = torch.cat([p.detach().flatten() for p in boss.parameters()])
+        self.asked.append((step, weights))
+        super().take(boss, step)
+
+
+def test_the_loop_offers_its_weights_after_every_step_and_a_snapshot_is_one_of_them(
+    address: str, tmp_path: Path
+) -> None:
+    workload, path = Digits(), tmp_path / "snapshot.pt"
+    with feed_of(workload, address, 1) as feed, Watching(path) as snapshots:
+        boss = train(workload, feed, TrainSettings(device="cpu"), snapshots=snapshots)
+        assert [step for step, _ in snapshots.asked] == list(range(feed.steps))
+    trained = torch.cat([p.detach().flatten() for p in boss.parameters()])
+    assert torch.equal(snapshots.asked[-1][1], trained) and not torch.equal(snapshots.asked[0][1], trained)
+    found = read_snapshot(path)
+    assert found is not None and found[0] >= 9
+    other = workload.boss()
+    other.load_state_dict(found[1])
+    assert torch.equal(torch.cat([p.detach().flatten() for p in other.parameters()]), snapshots.asked[found[0]][1])
+
+
+def test_a_rank_that_is_not_the_first_takes_none(address: str, tmp_path: Path) -> None:
+    with feed_of(Digits(), address, 1) as feed, Watching(tmp_path / "snapshot.pt") as snapshots:
+        feed.rank = 1
+        train(Digits(), feed, TrainSettings(device="cpu"), snapshots=snapshots)
+    assert not snapshots.asked
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

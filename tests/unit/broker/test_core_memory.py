@@ -10,8 +10,8 @@ import numpy as np
 import psutil
 import pytest
 
-from broker.order import EpochOrder
 from protocol.off_plan import draw_off_plan
+from protocol.order import EpochOrder
 from protocol.settings import RunSettings
 from tests.unit.broker.world import joined, train_through
 from tests.unit.broker.world_audit import Audit

@@ -9,10 +9,10 @@ import numpy as np
 
 from broker.core import BrokerCore
 from broker.effects import Event, HelloReceived, MessageReceived
-from broker.order import EpochOrder
 from broker.rows import EpochRow, PeerRow, Row, StepRow, WindowRow, decode_row, encode_row
 from protocol.messages import AnyMessage, Batch, EpochEnd, LossRecord, LossReport, OffPlanReport, Return, Segment
 from protocol.off_plan import draw_off_plan
+from protocol.order import EpochOrder
 from protocol.settings import RunSettings
 from protocol.token_batches import I32
 

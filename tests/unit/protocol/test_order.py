@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.order import BLOCK, STRETCHES_KEPT, EpochOrder
+from protocol.order import BLOCK, STRETCHES_KEPT, EpochOrder
 
 MANY = settings(max_examples=150, deadline=None)
 sizes = st.integers(1, 5000)
@@ -63,6 +63,32 @@ def test_ids_are_int64_whatever_n() -> None:
     assert EpochOrder(10, 1, 0).ids(0, 10).dtype == np.int64
     assert EpochOrder(1, 1, 0).ids(0, 1).tolist() == [0]
     assert EpochOrder(10, 1, 0).ids(4, 4).shape == (0,)
+
+
+AROUND_POWERS_OF_TWO = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 63, 64, 65, 255, 256, 257, 1023, 1024, 1025]
+
+
+@pytest.mark.parametrize("n", AROUND_POWERS_OF_TWO)
+def test_the_position_of_every_instance_is_where_the_order_has_it(n: int) -> None:
+    order = EpochOrder(n, 1, 0)
+    assert [order.position(instance_id) for instance_id in order.ids(0, n).tolist()] == list(range(n))
+
+
+@MANY
+@given(st.integers(1, 1 << 62), seeds, epochs, st.data())
+def test_a_position_and_its_instance_lead_to_each_other_in_any_data_set(
+    n: int, seed: int, epoch: int, data: st.DataObject
+) -> None:
+    order, position = EpochOrder(n, seed, epoch), data.draw(st.integers(0, n - 1))
+    assert order.position(int(order.ids(position, position + 1)[0])) == position
+    instance_id = data.draw(st.integers(0, n - 1))
+    assert order.ids(order.position(instance_id), order.position(instance_id) + 1).tolist() == [instance_id]
+
+
+@pytest.mark.parametrize("instance_id", [-1, 10])
+def test_an_instance_outside_the_data_set_has_no_position(instance_id: int) -> None:
+    with pytest.raises(ValueError, match=f"instance {instance_id} is none of 0 to 9"):
+        EpochOrder(10, 1, 0).position(instance_id)
 
 
 @pytest.mark.parametrize("start, stop", [(-1, 3), (3, 2), (0, 11), (11, 12)])

@@ -69,6 +69,25 @@ class EpochOrder:
             left, right = right, left ^ (_mix_one(right, int(key)) & mask)
         return (left << self._half_bits) | right
 
+    def _decrypt_one(self, value: int) -> int:
+        mask = (1 << self._half_bits) - 1
+        left, right = value >> self._half_bits, value & mask
+        for key in reversed(self._keys):
+            left, right = right ^ (_mix_one(left, int(key)) & mask), left
+        return (left << self._half_bits) | right
+
+    def position(self, instance_id: int) -> int:
+        """Where in the order an ID stands: ``ids(p, p + 1)[0] == i`` exactly where ``position(i) == p``.
+
+        Raises ValueError for an ID outside ``0 … n-1``.
+        """
+        if not 0 <= instance_id < self.n:
+            raise ValueError(f"instance {instance_id} is none of 0 to {self.n - 1}")
+        value = self._decrypt_one(instance_id)
+        while value >= self.n:  # a value on the way from the position to the ID, walked past there as here
+            value = self._decrypt_one(value)
+        return value
+
     def ids(self, start: int, stop: int) -> I64:
         """IDs at positions ``start … stop-1`` of the order, shape ``(stop-start,)``, read-only.
 
