@@ -15,6 +15,7 @@ import numpy as np
 from assistant.drawing import Drawing
 from assistant.policies import Moment, Policy
 from assistant.preview import LossHistory
+from protocol.arrays import F32, I64
 from protocol.messages import AnyMessage, Credit, LossRecord, RecordsDropped, Selection, Window
 from protocol.settings import RunSettings
 
@@ -73,6 +74,11 @@ class AssistantCore:
         """Say how far records may come and what is learned."""
         self._granted = self.applied
         return [Credit(limit=self.applied + self._credit, learned_through=self.learned_through)]
+
+    def refresh(self, ids: I64, losses: F32) -> None:
+        """Take in losses that were found by looking ahead; finite, shape ``(k,)`` both."""
+        self.policy.observe_fresh(ids, losses)
+        self._count("instances_looked_at", len(ids))
 
     def has_work(self) -> bool:
         """Whether ``work`` would do anything now."""

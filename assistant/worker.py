@@ -15,14 +15,15 @@ from numpy.typing import NDArray
 
 from assistant.checkpoint import AssistantCheckpoint, read_checkpoint
 from assistant.core import AssistantCore
-from assistant.policies import make_policy
+from assistant.look_ahead import LookAhead
+from assistant.policies import make_policy, takes_fresh_losses
 from assistant.preview import Previews, Show
 from assistant.tables import MAP_FROM, Tables
 from protocol.client import ConnectSettings, RoleClient, new_incarnation
 from protocol.errors import DataError, PeerFenced
-from protocol.messages import MOST_SET_ASIDE, AnyMessage, Goodbye, Hello, Preview, Stop, Welcome, history_id
+from protocol.messages import MOST_SET_ASIDE, AnyMessage, Goodbye, Hello, Preview, Stop, Welcome, Window, history_id
 from protocol.session import SessionTimes
-from protocol.settings import require
+from protocol.settings import RunSettings, require
 from protocol.signals import StopSignal
 from protocol.sparse import Features
 from protocol.trouble import Trouble
@@ -90,6 +91,7 @@ class Assistant:
         features: Features | None = None,
         labels: NDArray[np.int64] | None = None,
         show: Show | None = None,
+        look_ahead: LookAhead | None = None,
         times: SessionTimes | None = None,
     ) -> None:
         self.settings = settings
@@ -99,6 +101,8 @@ class Assistant:
         self.features = features
         self.labels = labels
         self.show = show
+        self.look_ahead = look_ahead
+        self._looks_ahead = False
         self.times = times
         self._unsaved = Trouble(log)
         self._begin()
@@ -132,16 +136,20 @@ class Assistant:
 
         Raises PeerRefused and BrokerUnreachable.
         """
-        while True:
-            try:
-                return self._serve(stop)
-            except PeerFenced as error:
-                level = logging.INFO if error.code else logging.WARNING  # without one, a checkpoint is lost
-                log.log(level, "joining the run anew: %s", error)
-            finally:
-                self.client.close()
-                self.tables.close()
-            self._begin()
+        try:
+            while True:
+                try:
+                    return self._serve(stop)
+                except PeerFenced as error:
+                    level = logging.INFO if error.code else logging.WARNING  # without one, a checkpoint is lost
+                    log.log(level, "joining the run anew: %s", error)
+                finally:
+                    self.client.close()
+                    self.tables.close()
+                self._begin()
+        finally:
+            if self.look_ahead is not None:
+                self.look_ahead.close()
 
     def _serve(self, stop: StopSignal) -> str:
         ended = ""
@@ -152,6 +160,7 @@ class Assistant:
             if stop.requested:
                 ended = ended or "stopped"
             if self.core is not None and self.client.is_open and not ended:
+                self._collect(self.core)
                 self._say(self.core.work())
                 self._save(CHECKPOINT_RECORDS)
         self._save(1)
@@ -168,6 +177,8 @@ class Assistant:
             case Preview():
                 self._answer(message)
             case _ if self.core is not None:
+                if self._looks_ahead and self.look_ahead is not None and isinstance(message, Window):
+                    self.look_ahead.offered(message)
                 self._say(self.core.receive(message))
                 self.client.session.update_hello(position=self.core.position, history=self.history)
         return ""
@@ -184,9 +195,19 @@ class Assistant:
         if self.core is None:
             settings = welcome.settings
             log.info("joined the run: policy %s, seed %d", settings.policy, settings.seed)
+            self._looks_ahead = self._may_look_ahead(settings)
             policy = self._heard_meanwhile(
-                lambda: make_policy(settings, welcome.n, self.features, self.labels, tables=self.tables)
+                lambda: make_policy(
+                    settings,
+                    welcome.n,
+                    self.features,
+                    self.labels,
+                    tables=self.tables,
+                    looks_ahead=self._looks_ahead,
+                )
             )
+            if self._looks_ahead and self.look_ahead is not None:
+                self.look_ahead.start(welcome.n, settings.seed)
             self.core = AssistantCore(settings, policy)
             self._load(self.core, welcome)
             if self.settings.previews:
@@ -197,6 +218,15 @@ class Assistant:
         for message in early:
             ended = ended or self._take(message)
         return ended
+
+    def _may_look_ahead(self, settings: RunSettings) -> bool:
+        """In deterministic mode there are no clocks, and what was found in time would depend on one."""
+        return self.look_ahead is not None and not settings.deterministic and takes_fresh_losses(settings)
+
+    def _collect(self, core: AssistantCore) -> None:
+        if self.look_ahead is not None:
+            for fresh in self.look_ahead.collect():
+                core.refresh(fresh.ids, fresh.losses)
 
     def _heard_meanwhile(self, make: Callable[[], Made]) -> Made:
         """What ``make`` returns, in a thread of its own: it may take longer than the broker bears silence, and only the

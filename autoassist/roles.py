@@ -1,4 +1,4 @@
-"""One role each: what ``autoassist broker`` and ``assistant`` do; ``boss`` is apart. The launcher runs the very same."""
+"""One role each: what ``autoassist broker`` and ``assistant`` do; ``boss`` is apart. The launcher runs the same."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
+from assistant.look_ahead import BossCopy, LookAhead
 from assistant.watch import statistics_of
 from assistant.worker import Assistant, AssistantSettings
 from autoassist.curves import CurveSettings, drawing, of_assistant
@@ -190,7 +191,7 @@ class AssistantCommand:
         given = next((name for name in ("features", "labels") if getattr(self, name) is not None), "")
         require(not given, given, getattr(self, given, None), "is the WORKLOAD's to say; leave one of the two out")
         workload = CheckedWorkload(self.data.load(self.workload))
-        fingerprint = workload.fingerprint()
+        fingerprint, snapshots = workload.fingerprint(), self.assistant.snapshots
         return Assistant(
             self.assistant,
             self.connect,
@@ -199,6 +200,7 @@ class AssistantCommand:
             features=workload.features(),
             labels=workload.labels(),
             show=workload.preview,
+            look_ahead=LookAhead(BossCopy(workload, snapshots)) if snapshots is not None else None,
         )
 
     def _of_files(self) -> Assistant:

@@ -5,7 +5,7 @@ from assistant.policies.controls import RandomDrop, Uniform
 from assistant.policies.history import Importance, ImportanceGradient, InfoBatch, LastLossPolicy, Rho, SelectiveBackprop
 from assistant.policies.paper import AutoAssistPaper
 from assistant.policies.predicted import AutoAssist
-from assistant.policies.registry import find_policy, make_policy, require_policy
+from assistant.policies.registry import find_policy, make_policy, require_policy, takes_fresh_losses
 from assistant.policies.shared import Guarded
 
 __all__ = [
@@ -26,4 +26,5 @@ __all__ = [
     "find_policy",
     "make_policy",
     "require_policy",
+    "takes_fresh_losses",
 ]

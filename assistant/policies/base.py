@@ -43,6 +43,8 @@ class Given:
     """Shape (n, d), dense or sparse; None without a workload that has some."""
     labels: NDArray[int64] | None = None
     """Shape (n,); None without a workload that has some."""
+    looks_ahead: bool = False
+    """Whether losses will be known afresh; see ``Policy.observe_fresh``."""
     tables: Tables = field(default_factory=Tables)
     """Where arrays of shape (n, …) are to lie; of large ones ``state_dict`` holds the shape alone."""
 
@@ -63,6 +65,9 @@ class Policy(ABC):
     wants_noise_guard: ClassVar[bool] = True
     """False for a control, and for a published rule, which is left as it is: the noise guard's auto leaves it alone."""
 
+    takes_fresh_losses: ClassVar[bool] = False
+    """Whether looking ahead is of use to it."""
+
     @classmethod
     def make(cls, given: Given) -> Policy:
         """The policy of a run; override where the constructor takes something. Raises SettingError."""
@@ -76,6 +81,11 @@ class Policy(ABC):
     @abstractmethod
     def keep_probability(self, ids: I64, moment: Moment) -> F32:
         """π of each candidate, shape ``(k,)``; what lies outside of [γ, 1] is brought into it."""
+
+    def observe_fresh(self, ids: I64, losses: F32) -> None:
+        """Losses of instances that are soon to be offered, under the Boss's weights of some hundred steps ago; finite,
+        shape ``(k,)`` both. Not in deterministic mode, and lost with a restart: ``state_dict`` leaves them out."""
+        del ids, losses
 
     def utility(self, ids: I64, losses: F32) -> F32:
         """What the policy means to keep much of, from losses just reported; the gate judges by it. Shape ``(k,)``."""

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assistant.estimates import Lift, RunningMean, RunningQuantile, State, Stateful, gather, scatter
+from assistant.fresh import FreshLoss, FreshLosses
 from assistant.instances import InstanceStore, Remembered
 from assistant.looks import Looks, OwnModels
 from assistant.loss_model import LossModel
@@ -21,6 +22,9 @@ THRESHOLD_QUANTILE = 0.7
 SEEN_COLUMNS = 5
 UNSEEN_COLUMNS = 2
 CLASSIFIER_COLUMNS = 2
+FRESH_COLUMNS = 4
+AGE_REPORTS = 64.0
+"""Scale of a fresh loss's age."""
 LEAST, MOST = 1e-3, 20.0
 """Range of a relative loss before its logarithm is taken."""
 LEAST_MEAN = 1e-12
@@ -39,6 +43,8 @@ class Found(NamedTuple):
     """Places of those of which nothing is remembered."""
     looks: Looks | None
     """At those; None where there are none, or nothing to look at."""
+    fresh: FreshLoss | None
+    """Of all of them; None where there are no fresh losses in this run."""
 
 
 class AutoAssist(Policy):
@@ -56,6 +62,7 @@ class AutoAssist(Policy):
     """
 
     wants_gate: ClassVar[bool] = False
+    takes_fresh_losses: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -65,6 +72,7 @@ class AutoAssist(Policy):
         features: Features | None = None,
         labels: NDArray[np.int64] | None = None,
         gate: bool = True,
+        looks_ahead: bool = False,
         tables: Tables | None = None,
     ) -> None:
         self.floor = floor
@@ -72,8 +80,10 @@ class AutoAssist(Policy):
         self.instances = InstanceStore(n, tables=tables)
         """Losses in units of T̄ when they were reported."""
         self.own = OwnModels(features, labels) if features is not None or labels is not None else None
+        self.fresh = FreshLosses(n) if looks_ahead else None
         has_classifier = self.own is not None and self.own.classifier is not None
-        self.model = LossModel(SEEN_COLUMNS + UNSEEN_COLUMNS + (CLASSIFIER_COLUMNS if has_classifier else 0))
+        self._unseen_columns = UNSEEN_COLUMNS + (CLASSIFIER_COLUMNS if has_classifier else 0)
+        self.model = LossModel(SEEN_COLUMNS + self._unseen_columns + (FRESH_COLUMNS if looks_ahead else 0))
         self.mean = RunningMean()
         self.threshold = RunningQuantile(THRESHOLD_QUANTILE)
         self.own_lift = Lift()
@@ -87,6 +97,7 @@ class AutoAssist(Policy):
             features=given.features,
             labels=given.labels,
             gate=given.settings.gate,
+            looks_ahead=given.looks_ahead,
             tables=given.tables,
         )
 
@@ -136,6 +147,13 @@ class AutoAssist(Policy):
             is_lossy = losses[found.unseen] > self.threshold.value
             self.own.learn(found.looks, is_lossy.astype(np.float32), weights[found.unseen])
         self.instances.record(ids, self._relative(losses), record.epoch)
+        if self.fresh is not None:
+            self.fresh.forget(ids)
+
+    def observe_fresh(self, ids: I64, losses: F32) -> None:
+        """Of use until the instance is trained."""
+        if self.fresh is not None:
+            self.fresh.note(ids, losses)
 
     def keep_probability(self, ids: I64, moment: Moment) -> F32:
         """See the class."""
@@ -172,22 +190,25 @@ class AutoAssist(Policy):
         looks = None
         if self.own is not None and len(unseen):
             looks = self.own.look(ids if len(unseen) == len(ids) else ids[unseen])
-        return Found(remembered, unseen, looks)
+        return Found(remembered, unseen, looks, self.fresh.look_up(ids) if self.fresh is not None else None)
 
     def _known(self, found: Found, epoch: int) -> F32:
-        """The regression's columns, shape (k, 7 or 9): five of what has been seen, the others of what has not; 0 where
-        they do not apply."""
+        """The regression's columns, shape (k, 7 to 13): five of what has been seen, two or four of what has not, and
+        four of what is known afresh, in the place of all others; 0 where they do not apply."""
         count, unseen = len(found.remembered.last_epoch), found.unseen
         known = np.zeros((len(self.model.coefficients), count), dtype=np.float32)
+        of_unseen = known[SEEN_COLUMNS : SEEN_COLUMNS + self._unseen_columns]
         if len(unseen) < count:
             _write_seen(known[:SEEN_COLUMNS], found.remembered, epoch)
         if len(unseen) == count:
-            self._write_unseen(known[SEEN_COLUMNS:], found.looks)
+            self._write_unseen(of_unseen, found.looks)
         elif len(unseen):
             known[:SEEN_COLUMNS, unseen] = 0.0
-            columns = np.empty((len(known) - SEEN_COLUMNS, len(unseen)), dtype=np.float32)
+            columns = np.empty((self._unseen_columns, len(unseen)), dtype=np.float32)
             self._write_unseen(columns, found.looks)
-            known[SEEN_COLUMNS:, unseen] = columns
+            of_unseen[:, unseen] = columns
+        if found.fresh is not None:
+            _write_fresh(known, found.fresh)
         return known.T
 
     def _write_unseen(self, columns: F32, looks: Looks | None) -> None:
@@ -214,6 +235,22 @@ def _write_seen(columns: F32, found: Remembered, epoch: int) -> None:
     columns[3] = columns[2]
     _make_easiness(columns[3])
     np.log1p(np.maximum(0, epoch - found.last_epoch), out=columns[4], dtype=np.float32)
+
+
+def _write_fresh(known: F32, found: FreshLoss) -> None:
+    """Into the last columns of shape (columns, k), where there is a fresh loss, and 0 into the others."""
+    (places,) = (found.age_reports >= 0).nonzero()
+    if not len(places):
+        return
+    columns = np.empty((FRESH_COLUMNS, len(places)), dtype=np.float32)
+    columns[0] = 1.0
+    columns[1] = found.relative[places]
+    _take_logarithm(columns[1])
+    columns[2] = columns[1]
+    _make_easiness(columns[2])
+    columns[3] = np.log1p(found.age_reports[places] / np.float32(AGE_REPORTS))
+    known[:-FRESH_COLUMNS, places] = 0.0
+    known[-FRESH_COLUMNS:, places] = columns
 
 
 def _take_logarithm(relative: F32) -> None:

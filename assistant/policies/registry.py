@@ -85,6 +85,11 @@ def require_policy(settings: RunSettings, n: int, labels: NDArray[np.int64] | No
         read_irreducible_losses(settings.irreducible_losses, n)
 
 
+def takes_fresh_losses(settings: RunSettings) -> bool:
+    """Whether looking ahead is of use to the run's policy; raises SettingError where there is no such policy."""
+    return find_policy(settings.policy).takes_fresh_losses
+
+
 def make_policy(
     settings: RunSettings,
     n: int,
@@ -92,11 +97,20 @@ def make_policy(
     labels: NDArray[np.int64] | None = None,
     *,
     tables: Tables | None = None,
+    looks_ahead: bool = False,
 ) -> Guarded:
     """The policy that the run's settings name, under the run's shared options; raises SettingError."""
     require_policy(settings, n, labels)
     kind = find_policy(settings.policy)
     floor = kind.default_floor if settings.floor is None else settings.floor
     tables = Tables() if tables is None else tables
-    given = Given(settings=settings, n=n, floor=floor, features=features, labels=labels, tables=tables)
+    given = Given(
+        settings=settings,
+        n=n,
+        floor=floor,
+        features=features,
+        labels=labels,
+        looks_ahead=looks_ahead,
+        tables=tables,
+    )
     return Guarded(kind.make(given), given)
