@@ -1,0 +1,53 @@
+"""What comes next: the epoch's order is known to whoever knows the run's seed, so an Assistant can look ahead."""
+
+from __future__ import annotations
+
+from protocol.arrays import I64
+from protocol.order import EpochOrder
+
+CHUNK = 128
+"""Instances that are looked at together."""
+LEAD_WINDOWS = 16
+"""How far ahead of the last window: far enough that what is looked at is not being scored already, and near enough that
+it is no older than the weights that it is looked at with."""
+
+
+class Ahead:
+    """Which instances are soon to be offered, in the order in which they will be.
+
+    Windows say how far the run is; what they hold is being scored, so it begins behind them. Where whoever looks is
+    slower than the run, it is taken to where the run is, and leaves out what has gone by.
+    """
+
+    def __init__(self, n: int, seed: int) -> None:
+        self.n = n
+        self.seed = seed
+        self._order: tuple[int, EpochOrder] = (-1, EpochOrder(n, seed, 0))
+        self._offered = 0
+        """Instances that the run has offered, all epochs together."""
+        self._next = 0
+        self._limit = 0
+
+    def offered(self, epoch: int, ids: I64) -> None:
+        """A window has come: the run is at its end now. One that comes late, or again, changes nothing."""
+        order = self._order_of(epoch)
+        ends = [order.position(int(one)) for one in (ids[0], ids[-1])]  # by tokens, the last one need not lie last
+        through = epoch * self.n + max(ends) + 1
+        if through > self._offered:
+            self._offered = through
+            self._next = max(self._next, through)
+            self._limit = through + min(LEAD_WINDOWS * len(ids), max(1, self.n // 2))
+
+    def next(self) -> I64 | None:
+        """The next few, shape ``(k,)``; None while all within reach have been looked at."""
+        if self._next >= self._limit:
+            return None
+        epoch, start = divmod(self._next, self.n)
+        stop = min(start + CHUNK, self.n, start + self._limit - self._next)
+        self._next += stop - start
+        return self._order_of(epoch).ids(start, stop)
+
+    def _order_of(self, epoch: int) -> EpochOrder:
+        if self._order[0] != epoch:
+            self._order = (epoch, EpochOrder(self.n, self.seed, epoch))
+        return self._order[1]
