@@ -34,6 +34,7 @@ NICENESS = 10
 """Of the thread: broker, Boss and the scoring of windows come first."""
 LOOK_S = 0.2
 """How often it looks for the first snapshot."""
+CLOSE_S = 2.0
 MOST_FOUND = 256
 """Chunks that may wait to be collected; the oldest are dropped."""
 
@@ -130,12 +131,12 @@ class LookAhead:
         return found
 
     def close(self) -> None:
-        """End the thread, after the chunk that it looks at."""
+        """End the thread, after the chunk that it looks at; of a network so large that this takes long, without it."""
         with self._changed:
             self._is_over = True
             self._changed.notify()
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(CLOSE_S)
 
     def _run(self) -> None:
         if sys.platform == "linux":  # where a thread has a priority of its own
