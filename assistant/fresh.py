@@ -2,54 +2,35 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
-from numpy.typing import NDArray
 
 from assistant.estimates import RunningMean
 from protocol.arrays import F32, I64
 
 LEAST_MEAN = 1e-12
-
-
-class FreshLoss(NamedTuple):
-    """Of some instances; both of shape ``(k,)``."""
-
-    relative: F32
-    """Loss over the mean of all that were looked at about then; 0 for none."""
-    age_reports: NDArray[np.int32]
-    """Reports since it was looked at; -1 for none."""
+LEAST = np.float32(1e-6)
+"""A relative loss of less counts as this; 0 says that none is known."""
 
 
 class FreshLosses:
-    """A row for each instance, 8 bytes, in memory. It is measured, not learned: a restart begins without."""
+    """A number for each instance, 4 bytes, in memory. It is measured, not learned: a restart begins without."""
 
     def __init__(self, n: int) -> None:
-        # Loss, and the bits of the whole number 1 + reports heard before it: zeros know nothing, and rows that were
-        # never written cost no memory.
-        self._rows: F32 = np.zeros((n, 2), dtype=np.float32)
-        self._reports = 0
+        self._relative: F32 = np.zeros(n, dtype=np.float32)  # what was never written costs no memory
         self.mean = RunningMean()
-        """Of what is looked at, trained or not: so the unit of what is noted."""
+        """Of what is looked at, trained or not: the unit of what is noted."""
 
     def note(self, ids: I64, losses: F32) -> None:
-        """Take in finite losses of different instances."""
+        """Take in finite losses, shape ``(k,)`` both; of no use while they are zero or negative in the mean."""
         self.mean.add(losses, np.ones_like(losses))
-        if self.mean.value <= LEAST_MEAN:
-            return
-        rows = np.empty((len(ids), 2), dtype=np.float32)
-        rows[:, 0] = losses / np.float32(self.mean.value)
-        rows.view(np.int32)[:, 1] = self._reports + 1
-        self._rows[ids] = rows
+        if self.mean.value > LEAST_MEAN:
+            self._relative[ids] = np.maximum(losses / np.float32(self.mean.value), LEAST)
 
     def forget(self, ids: I64) -> None:
         """These have been trained, and are no longer what they were."""
-        self._reports += 1
-        self._rows[ids] = 0.0
+        self._relative[ids] = 0.0
 
-    def look_up(self, ids: I64) -> FreshLoss:
-        """What is known of these."""
-        rows = self._rows.take(ids, axis=0)
-        noted = rows.view(np.int32)[:, 1]
-        return FreshLoss(rows[:, 0], np.where(noted > 0, self._reports + 1 - noted, -1).astype(np.int32))
+    def look_up(self, ids: I64) -> F32:
+        """Loss over the mean of all that were looked at about then, shape ``(k,)``; 0 where none is known."""
+        found: F32 = self._relative.take(ids)
+        return found

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assistant.estimates import Lift, RunningMean, RunningQuantile, State, Stateful, gather, scatter
-from assistant.fresh import FreshLoss, FreshLosses
+from assistant.fresh import FreshLosses
 from assistant.instances import InstanceStore, Remembered
 from assistant.looks import Looks, OwnModels
 from assistant.loss_model import LossModel
@@ -22,9 +22,6 @@ THRESHOLD_QUANTILE = 0.7
 SEEN_COLUMNS = 5
 UNSEEN_COLUMNS = 2
 CLASSIFIER_COLUMNS = 2
-FRESH_COLUMNS = 4
-AGE_REPORTS = 64.0
-"""Scale of a fresh loss's age."""
 LEAST, MOST = 1e-3, 20.0
 """Range of a relative loss before its logarithm is taken."""
 LEAST_MEAN = 1e-12
@@ -43,8 +40,6 @@ class Found(NamedTuple):
     """Places of those of which nothing is remembered."""
     looks: Looks | None
     """At those; None where there are none, or nothing to look at."""
-    fresh: FreshLoss | None
-    """Of all of them; None where there are no fresh losses in this run."""
 
 
 class AutoAssist(Policy):
@@ -56,6 +51,10 @@ class AutoAssist(Policy):
     q_i of the learned model, z_i = 1[loss_i > T], T the 0.7 quantile of the unbiased stream, and, where there are
     features and labels, its loss under a classifier of the Assistant's own; these learn from each instance's first
     report, which is what they are asked about. While the lift of the whole is not clearly positive nothing is shrunk.
+
+    Where an Assistant looks ahead (``assistant.look_ahead``), π_i is the loss that the Boss's weights of some hundred
+    steps ago give the instance, over the mean of all such losses, without a regression: what that would shrink towards
+    the mean is what tells the instances apart.
 
     Ours, on top of Zhang, Yu, Dhillon (NeurIPS 2019), section 4.1, whose logistic model and z_i the learned model has;
     the soft proportional rule and γ = 0.1 are from the prototype's measurements (docs/RESULTS.md).
@@ -79,11 +78,10 @@ class AutoAssist(Policy):
         self.gate = gate
         self.instances = InstanceStore(n, tables=tables)
         """Losses in units of T̄ when they were reported."""
-        self.own = OwnModels(features, labels) if features is not None or labels is not None else None
         self.fresh = FreshLosses(n) if looks_ahead else None
+        self.own = OwnModels(features, labels) if features is not None or labels is not None else None
         has_classifier = self.own is not None and self.own.classifier is not None
-        self._unseen_columns = UNSEEN_COLUMNS + (CLASSIFIER_COLUMNS if has_classifier else 0)
-        self.model = LossModel(SEEN_COLUMNS + self._unseen_columns + (FRESH_COLUMNS if looks_ahead else 0))
+        self.model = LossModel(SEEN_COLUMNS + UNSEEN_COLUMNS + (CLASSIFIER_COLUMNS if has_classifier else 0))
         self.mean = RunningMean()
         self.threshold = RunningQuantile(THRESHOLD_QUANTILE)
         self.own_lift = Lift()
@@ -138,7 +136,7 @@ class AutoAssist(Policy):
         found = self._look_up(ids)
         known = self._known(found, record.epoch)
         if self._has_scale:
-            self.own_lift.add(self._clipped(self.model.predict(known)), losses, weights)
+            self.own_lift.add(self._clipped(self._expected(ids, known)), losses, weights)
             self.model.learn(known, self._relative(losses), weights)
         self.mean.add(losses, weights)
         self.threshold.add(losses, weights)
@@ -163,7 +161,15 @@ class AutoAssist(Policy):
 
     def expected_losses(self, ids: I64, epoch: int) -> F32:
         """What each is predicted to lose now, in units of T̄, shape ``(k,)``."""
-        return self.model.predict(self._known(self._look_up(ids), epoch))
+        return self._expected(ids, self._known(self._look_up(ids), epoch))
+
+    def _expected(self, ids: I64, known: F32) -> F32:
+        """The loss itself where it is known afresh, the regression's elsewhere."""
+        predicted = self.model.predict(known)
+        if self.fresh is None:
+            return predicted
+        fresh = self.fresh.look_up(ids)
+        return np.where(fresh > 0.0, fresh, predicted)
 
     def _clipped(self, values: F32) -> F32:
         clipped: F32 = np.maximum(values, np.float32(self.floor))
@@ -190,25 +196,22 @@ class AutoAssist(Policy):
         looks = None
         if self.own is not None and len(unseen):
             looks = self.own.look(ids if len(unseen) == len(ids) else ids[unseen])
-        return Found(remembered, unseen, looks, self.fresh.look_up(ids) if self.fresh is not None else None)
+        return Found(remembered, unseen, looks)
 
     def _known(self, found: Found, epoch: int) -> F32:
-        """The regression's columns, shape (k, 7 to 13): five of what has been seen, two or four of what has not, and
-        four of what is known afresh, in the place of all others; 0 where they do not apply."""
+        """The regression's columns, shape (k, 7 or 9): five of what has been seen, the others of what has not; 0 where
+        they do not apply."""
         count, unseen = len(found.remembered.last_epoch), found.unseen
         known = np.zeros((len(self.model.coefficients), count), dtype=np.float32)
-        of_unseen = known[SEEN_COLUMNS : SEEN_COLUMNS + self._unseen_columns]
         if len(unseen) < count:
             _write_seen(known[:SEEN_COLUMNS], found.remembered, epoch)
         if len(unseen) == count:
-            self._write_unseen(of_unseen, found.looks)
+            self._write_unseen(known[SEEN_COLUMNS:], found.looks)
         elif len(unseen):
             known[:SEEN_COLUMNS, unseen] = 0.0
-            columns = np.empty((self._unseen_columns, len(unseen)), dtype=np.float32)
+            columns = np.empty((len(known) - SEEN_COLUMNS, len(unseen)), dtype=np.float32)
             self._write_unseen(columns, found.looks)
-            of_unseen[:, unseen] = columns
-        if found.fresh is not None:
-            _write_fresh(known, found.fresh)
+            known[SEEN_COLUMNS:, unseen] = columns
         return known.T
 
     def _write_unseen(self, columns: F32, looks: Looks | None) -> None:
@@ -235,22 +238,6 @@ def _write_seen(columns: F32, found: Remembered, epoch: int) -> None:
     columns[3] = columns[2]
     _make_easiness(columns[3])
     np.log1p(np.maximum(0, epoch - found.last_epoch), out=columns[4], dtype=np.float32)
-
-
-def _write_fresh(known: F32, found: FreshLoss) -> None:
-    """Into the last columns of shape (columns, k), where there is a fresh loss, and 0 into the others."""
-    (places,) = (found.age_reports >= 0).nonzero()
-    if not len(places):
-        return
-    columns = np.empty((FRESH_COLUMNS, len(places)), dtype=np.float32)
-    columns[0] = 1.0
-    columns[1] = found.relative[places]
-    _take_logarithm(columns[1])
-    columns[2] = columns[1]
-    _make_easiness(columns[2])
-    columns[3] = np.log1p(found.age_reports[places] / np.float32(AGE_REPORTS))
-    known[:-FRESH_COLUMNS, places] = 0.0
-    known[-FRESH_COLUMNS:, places] = columns
 
 
 def _take_logarithm(relative: F32) -> None:
