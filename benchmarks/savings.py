@@ -3,6 +3,7 @@
     python -m benchmarks.savings                       # goes on where it was interrupted
     python -m benchmarks.savings --workloads mnist     # one of them; the table has all that are complete
     python -m benchmarks.savings --only-report         # runs nothing
+    python -m benchmarks.savings --policies uniform random-drop autoassist --keep-others   # one policy has changed
 
 Per workload and seed: uniform, random-drop and autoassist at four budgets, the published policies and the oracle at 0.6
 of the passes. A full training is three hundred thousand passes, so that all of it takes less than two hours on two
@@ -25,7 +26,18 @@ from autoassist.cli import PARENT_VARIABLE
 from autoassist.compare_plot import can_plot
 from autoassist.compare_result import Comparison, read_comparison
 from benchmarks.common import machine
-from benchmarks.savings_report import PLOT_FILE, RESULT_FILE, curves_of, plot_rows, print_rows, rows_of, write_rows
+from benchmarks.savings_report import (
+    PLOT_FILE,
+    RESULT_FILE,
+    curves_of,
+    merged,
+    plot_rows,
+    print_rows,
+    read_rows,
+    rows_of,
+    with_shares,
+    write_rows,
+)
 from protocol.errors import DataError
 from protocol.report import read_report
 
@@ -75,6 +87,9 @@ class Savings:
 
     results: Path = Path("docs/results")
     """Where savings.json and savings.png go."""
+
+    keep_others: bool = False
+    """Leave the rows in savings.json of what is not run this time, policies and workloads, as they are."""
 
     only_report: bool = False
     """Run nothing; write what the complete workloads say."""
@@ -174,6 +189,11 @@ def conclude(settings: Savings) -> list[str]:
     curves = [row for comparison in done for row in curves_of(comparison)]
     epochs = {name: settings.epochs_of(name) for name in names}
     path = settings.results / RESULT_FILE
+    if settings.keep_others:
+        others, other_curves = read_rows(path)
+        rows = with_shares(merged(rows, others, POLICIES))
+        curves = merged(curves, other_curves, POLICIES)
+        missing = [name for name in missing if all(row["workload"] != name for row in rows)]
     write_rows(path, rows, curves, missing, budget=JUDGED, epochs=epochs, options=list(settings.options))
     print_rows(rows, missing)
     print(f"rows: {path}")

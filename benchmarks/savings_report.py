@@ -105,6 +105,38 @@ def write_rows(path: Path, rows: Sequence[Row], curves: Sequence[Row], missing: 
     part.replace(path)
 
 
+def read_rows(path: Path) -> tuple[list[Row], list[Row]]:
+    """Rows and curves of an earlier ``savings.json``; none where there is no such file."""
+    if not path.exists():
+        return [], []
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return content["rows"], content["curves"]
+
+
+def merged(new: Sequence[Row], earlier: Sequence[Row], policies: Sequence[str]) -> list[Row]:
+    """The new rows, and of the earlier ones those of policies that were not run again, each with its own provenance."""
+    by_place = {(row["workload"], row["policy"], row["budget"]): row for row in (*earlier, *new)}
+    workloads = list(dict.fromkeys(row["workload"] for row in (*earlier, *new)))
+
+    def place(row: Row) -> tuple[int, int, float]:
+        policy = row["policy"]
+        rank = policies.index(policy) if policy in policies else len(policies)
+        return workloads.index(row["workload"]), rank, -row["budget"]
+
+    return sorted(by_place.values(), key=place)
+
+
+def with_shares(rows: Sequence[Row]) -> list[Row]:
+    """Each saving as a share of the oracle's too, where the oracle was run another time."""
+    oracle = {row["workload"]: row["saving"] for row in rows if row["policy"] == ORACLE}
+    found = []
+    for row in rows:
+        best, saving = oracle.get(row["workload"]), row["saving"]
+        share = saving / best if saving is not None and best and best > 0.0 and row["policy"] != ORACLE else None
+        found.append({**row, "oracle_saving": best, "share_of_oracle": share})
+    return found
+
+
 def print_rows(rows: Sequence[Row], missing: Sequence[str]) -> None:
     """The table for docs/RESULTS.md, and what the default policy reaches of its goals."""
     heading = ("workload", "policy", "passes saved, %", "of the oracle's, %", "wall time saved, %", "metric, %")

@@ -167,3 +167,20 @@ def test_every_field_of_a_row_is_on_its_page(tmp_path: Path) -> None:
     text = (Path(__file__).resolve().parents[3] / "docs" / "COMPARE.md").read_text()
     rows = read(settings)["rows"]
     assert [name for name in rows[0] if f"`{name}`" not in text] == []  # type: ignore[index]
+
+
+def test_rows_of_what_is_not_run_again_stay_with_their_own_provenance(tmp_path: Path) -> None:
+    for name in ("mnist", "rotated-mnist"):
+        put(settings_in(tmp_path), name)
+    main(settings_in(tmp_path, only_report=True))
+    before = {(row["workload"], row["policy"]): row for row in read(settings_in(tmp_path))["rows"]}  # type: ignore[attr-defined]
+    changes = {"policies": savings.ALL_BUDGETS, "keep_others": True, "out": tmp_path / "again"}
+    put(settings_in(tmp_path, **changes), "mnist")
+    (tmp_path / "again" / "mnist" / "machine.json").write_text('{"machine": "another", "load": 9.0}')
+    main(settings_in(tmp_path, only_report=True, **changes))
+    after = {(row["workload"], row["policy"]): row for row in read(settings_in(tmp_path))["rows"]}  # type: ignore[attr-defined]
+    assert list(after) == list(before)
+    again = {place for place, row in after.items() if row["machine"] == "another"}
+    assert again == {("mnist", "random-drop"), ("mnist", "autoassist")}
+    assert after["mnist", "autoassist"]["share_of_oracle"] == before["mnist", "autoassist"]["share_of_oracle"]
+    assert after["mnist", "infobatch"] == before["mnist", "infobatch"]
