@@ -88,6 +88,9 @@ class Savings:
     results: Path = Path("docs/results")
     """Where savings.json and savings.png go."""
 
+    judged_only: bool = False
+    """Random-drop and autoassist at 0.6 of the passes alone too: half the time, and no curve of theirs."""
+
     keep_others: bool = False
     """Leave the rows in savings.json of what is not run this time, policies and workloads, as they are."""
 
@@ -101,7 +104,8 @@ class Savings:
 
 def words_of(settings: Savings, workload: str) -> list[str]:
     """``autoassist compare`` for one workload."""
-    only = [f"{policy}={JUDGED}" for policy in settings.policies if policy not in ALL_BUDGETS]
+    everywhere = ALL_BUDGETS[:1] if settings.judged_only else ALL_BUDGETS
+    only = [f"{policy}={JUDGED}" for policy in settings.policies if policy not in everywhere]
     options = list(settings.options)
     if "rho" in settings.policies:
         options.append(f"rho:irreducible_losses={irreducible_file(settings, workload).absolute()}")

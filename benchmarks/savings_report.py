@@ -115,7 +115,8 @@ def read_rows(path: Path) -> tuple[list[Row], list[Row]]:
 
 def merged(new: Sequence[Row], earlier: Sequence[Row], policies: Sequence[str]) -> list[Row]:
     """The new rows, and of the earlier ones those of policies that were not run again, each with its own provenance."""
-    by_place = {(row["workload"], row["policy"], row["budget"]): row for row in (*earlier, *new)}
+    again = {(row["workload"], row["policy"]) for row in new}
+    rows = [*(row for row in earlier if (row["workload"], row["policy"]) not in again), *new]
     workloads = list(dict.fromkeys(row["workload"] for row in (*earlier, *new)))
 
     def place(row: Row) -> tuple[int, int, float]:
@@ -123,7 +124,7 @@ def merged(new: Sequence[Row], earlier: Sequence[Row], policies: Sequence[str]) 
         rank = policies.index(policy) if policy in policies else len(policies)
         return workloads.index(row["workload"]), rank, -row["budget"]
 
-    return sorted(by_place.values(), key=place)
+    return sorted(rows, key=place)
 
 
 def with_shares(rows: Sequence[Row]) -> list[Row]:

@@ -72,6 +72,11 @@ def test_a_workload_is_compared_with_all_budgets_for_three_policies_and_the_judg
     command._require_possible()
 
 
+def test_in_half_the_time_all_but_uniform_run_at_the_judged_budget_alone() -> None:
+    command = tyro.cli(CompareCommand, args=words_of(Savings(judged_only=True), "mnist")[1:])
+    assert {words.partition("=")[0] for words in command.only} == set(POLICIES[1:])
+
+
 def test_rows_say_what_the_comparison_says_and_which_workloads_are_missing(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     put(settings, "mnist")
@@ -184,3 +189,6 @@ def test_rows_of_what_is_not_run_again_stay_with_their_own_provenance(tmp_path: 
     assert again == {("mnist", "random-drop"), ("mnist", "autoassist")}
     assert after["mnist", "autoassist"]["share_of_oracle"] == before["mnist", "autoassist"]["share_of_oracle"]
     assert after["mnist", "infobatch"] == before["mnist", "infobatch"]
+    curves: list[dict[str, object]] = read(settings_in(tmp_path))["curves"]  # type: ignore[assignment]
+    places = [(row["workload"], row["policy"], row["budget"]) for row in curves]
+    assert len(places) == len(set(places)) and ("mnist", "infobatch", 0.6) in places
