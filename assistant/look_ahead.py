@@ -70,8 +70,11 @@ class BossCopy:
         return self._network is not None
 
     def _take(self) -> None:
+        import torch  # only now: a run without a snapshot does without its seconds and its memory
+
         from workloads.snapshot_files import read_snapshot
 
+        torch.set_num_threads(1)
         network = self._network or self.workload.boss()
         try:
             found = read_snapshot(self.path)
@@ -141,9 +144,6 @@ class LookAhead:
     def _run(self) -> None:
         if sys.platform == "linux":  # where a thread has a priority of its own
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
-        import torch
-
-        torch.set_num_threads(1)
         try:
             while (ids := self._next()) is not None:
                 losses = self.boss.losses(ids)

@@ -56,6 +56,7 @@ def rows(report: Report) -> list[tuple[str, str]]:
         ("kept by epoch", _by_epoch([e.kept_fraction for e in selection.epochs])),
         ("unfiltered", f"{selection.unfiltered_fraction:.1%}"),
         *_padding(report),
+        *_looked_at(report),
         ("staleness p50 / p99 / max, steps", staleness),
         ("exposed wait", f"{boss.exposed_wait_s:.2f} s of {boss.wall_s:.1f} s ({boss.exposed_wait_fraction:.2%})"),
         ("off the plan", f"{boss.off_plan_instances} in {boss.off_plan_steps} steps"),
@@ -90,6 +91,14 @@ def _padding(report: Report) -> list[tuple[str, str]]:
             f"{tokens.padding_fraction:.1%} of {tokens.padded_tokens} tokens, {tokens.flushed_steps}",
         )
     ]
+
+
+def _looked_at(report: Report) -> list[tuple[str, str]]:
+    """By each Assistant: several look at the same."""
+    counts = [one.figures.get("instances_looked_at") or 0.0 for one in report.assistants]
+    return (
+        [("looked at before they were offered", ", ".join(f"{count:.0f}" for count in counts))] if any(counts) else []
+    )
 
 
 def verdict(report: Report) -> str:
