@@ -184,6 +184,8 @@ def policy_rows(name: str, settings: OnePass) -> list[list[str]]:
             run(name, seed, *once, "random-drop", "--drop-rate", rate)
         )
         reports.setdefault("autoassist-paper", []).append(run(name, seed, *once, "autoassist-paper"))
+        blind = run(name, seed, *once, "autoassist", "--no-look-ahead")
+        reports.setdefault("autoassist, not looking ahead", []).append(blind)
         reports.setdefault("**autoassist**", []).append(default)
     means = {
         title: (
