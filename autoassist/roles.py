@@ -204,6 +204,8 @@ class AssistantCommand:
         )
 
     def _of_files(self) -> Assistant:
+        path = self.assistant.snapshots
+        require(path is None, "snapshots", path, "needs a WORKLOAD, which says how the Boss's network is run; name it")
         features = read_array(self.features, np.dtype(np.float32), 2) if self.features is not None else None
         labels = read_array(self.labels, np.dtype(np.int64), 1) if self.labels is not None else None
         if features is None and labels is None:

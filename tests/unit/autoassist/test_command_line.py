@@ -15,6 +15,7 @@ from autoassist.roles import AssistantCommand, LogSettings
 from autoassist.run_command import RunCommand, as_words
 from boss.snapshots import SnapshotSettings
 from boss.train import TrainSettings
+from protocol.errors import SettingError
 from protocol.exporter import ExporterSettings
 from protocol.settings import RunSettings
 
@@ -43,6 +44,12 @@ def test_every_setting_has_a_docstring(name: str) -> None:
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
                 documented = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
                 assert documented, f"{cls.name}.{node.target.id}"
+
+
+def test_an_assistant_cannot_look_ahead_without_a_workload() -> None:
+    command = tyro.cli(AssistantCommand, args=["--snapshots", "snapshot.pt"])
+    with pytest.raises(SettingError, match=r"snapshots=snapshot.pt: needs a WORKLOAD"):
+        command._of_files()
 
 
 def test_words_carry_every_setting_that_is_not_at_its_default() -> None:
