@@ -36,7 +36,8 @@ def mean_loss(losses: Tensor, batch: RankBatch, settings: RunSettings, counts: T
         return _mean_per_token(losses, counts, batch, settings)
     real = losses[: len(losses) - batch.padding] if batch.padding else losses
     weights = instance_weights(batch.keep_probabilities[: len(real)], settings) if settings.weighs else None
-    if weights is None and (mean := _mean_of_finite(real) if real.is_cuda else plain_mean(real)) is not None:
+    fast = _mean_of_finite if real.is_cuda else plain_mean
+    if weights is None and len(real) and (mean := fast(real)) is not None:  # of padding alone the mean is 0
         return mean if batch.share == 1.0 else batch.share * mean
     finite = torch.isfinite(real)
     clean = torch.where(finite, real, 0.0)

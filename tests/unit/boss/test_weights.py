@@ -55,6 +55,15 @@ def test_padding_weighs_nothing(settings: RunSettings) -> None:
     assert found.item() == pytest.approx(2.0)
 
 
+@pytest.mark.parametrize("settings", [ON, OFF])
+def test_a_rank_that_has_padding_alone_has_the_mean_zero(settings: RunSettings) -> None:
+    """The last step of a run may have fewer instances than there are ranks."""
+    losses = torch.tensor([2.0], requires_grad=True)
+    found = mean_loss(losses, batch(0.5, padding=1), settings)
+    found.backward()  # type: ignore[no-untyped-call]
+    assert found.item() == 0.0 and losses.grad is not None and losses.grad.item() == 0.0
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_what_is_not_finite_weighs_nothing_and_leaves_the_gradient_clean(bad: float) -> None:
     scale = torch.ones(3, requires_grad=True)
