@@ -86,7 +86,8 @@ class Reporter:
 
     def _from_device(self, losses: Tensor) -> tuple[Tensor, torch.cuda.Stream]:
         pinned = self._pinned_buffer(losses.numel())
-        pinned.copy_(losses, non_blocking=True)
+        # Another dtype is changed on the device: the copy itself would do so in memory that is not pinned, and wait.
+        pinned.copy_(losses.to(torch.float32), non_blocking=True)
         return pinned, torch.cuda.current_stream(losses.device)
 
     def _pinned_buffer(self, size: int) -> Tensor:
