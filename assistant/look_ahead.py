@@ -11,13 +11,15 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from assistant.ahead import Ahead
+from assistant.ahead import CHUNK, Ahead
 from protocol.arrays import F32, I64
 from protocol.errors import AutoAssistError, DataError
 from protocol.messages import Window
@@ -34,6 +36,10 @@ NICENESS = 10
 """Of the thread: broker, Boss and the scoring of windows come first."""
 LOOK_S = 0.2
 """How often it looks for the first snapshot."""
+PIECE_S = 0.25
+"""How long it looks before it asks whether it is to end. A process that exits while a thread is within torch aborts."""
+GROWTH = 4
+"""How much larger a piece may be than the last one: the first is one instance, for nothing is known of it."""
 CLOSE_S = 2.0
 MOST_FOUND = 256
 """Chunks that may wait to be collected; the oldest are dropped."""
@@ -110,6 +116,8 @@ class LookAhead:
         self._found: deque[Fresh] = deque(maxlen=MOST_FOUND)
         self._changed = threading.Condition()
         self._is_over = False
+        self._piece = 1
+        """Instances that are given to the network together; as many as it takes ``PIECE_S`` for, ``CHUNK`` at most."""
         self._thread = threading.Thread(target=self._run, name="autoassist-look-ahead", daemon=True)
 
     def start(self, n: int, seed: int) -> None:
@@ -134,7 +142,7 @@ class LookAhead:
         return found
 
     def close(self) -> None:
-        """End the thread, after the chunk that it looks at; of a network so large that this takes long, without it."""
+        """End the thread, after the piece that it looks at."""
         with self._changed:
             self._is_over = True
             self._changed.notify()
@@ -146,13 +154,27 @@ class LookAhead:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         try:
             while (ids := self._next()) is not None:
-                losses = self.boss.losses(ids)
+                losses = np.concatenate([self._look(piece) for piece in self._pieces(ids)])
                 finite = np.isfinite(losses)
-                self._found.append(Fresh(ids[finite], losses[finite]))
+                self._found.append(Fresh(ids[: len(losses)][finite], losses[finite]))
         except AutoAssistError as error:
             log.warning("no looking ahead any more: %s", error)
         except Exception:
             log.exception("no looking ahead any more; selection goes on by what is known otherwise")
+
+    def _pieces(self, ids: I64) -> Iterator[I64]:
+        """All of them, or the first where it is over meanwhile."""
+        yield ids[: (done := self._piece)]
+        while done < len(ids) and not self._is_over:
+            start, done = done, done + self._piece
+            yield ids[start:done]
+
+    def _look(self, piece: I64) -> F32:
+        began_s = time.monotonic()
+        losses = self.boss.losses(piece)
+        in_time = int(PIECE_S * len(piece) / max(time.monotonic() - began_s, 1e-6))
+        self._piece = max(1, min(in_time, GROWTH * self._piece, CHUNK))
+        return losses
 
     def _next(self) -> I64 | None:
         """The next few to look at, once there are some and a snapshot; None at the end."""

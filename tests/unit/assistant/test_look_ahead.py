@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from assistant.look_ahead import BossCopy, LookAhead
+from assistant.ahead import CHUNK
+from assistant.look_ahead import CLOSE_S, BossCopy, LookAhead
 from assistant.worker import Assistant, AssistantSettings
 from protocol.messages import Welcome, Window
 from protocol.order import EpochOrder
@@ -51,6 +53,16 @@ class Broken(Scaled):
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         raise ZeroDivisionError("no losses today")
+
+
+class Slow(Scaled):
+    """A chunk of it takes longer than the thread may take to end."""
+
+    each_s = 0.05
+
+    def batch(self, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
+        time.sleep(self.each_s * len(ids))
+        return super().batch(ids)
 
 
 def write(path: Path, weight: float, *, step: int = 100, width: int = 1) -> None:
@@ -145,6 +157,29 @@ def test_a_workload_whose_losses_fail_ends_the_looking_and_nothing_else(
     broken.close()
     assert "no looking ahead any more" in caplog.text and "no losses today" in caplog.text
     assert broken.collect() == []
+
+
+def test_it_ends_soon_however_long_a_network_takes(path: Path) -> None:
+    """A process that exits while a thread is within torch aborts."""
+    assert Slow.each_s * CHUNK > 2 * CLOSE_S
+    write(path, 2.0)
+    slow = LookAhead(BossCopy(Slow(), path))
+    slow.start(N, SEED)
+    slow.offered(window(0, 0))
+    pause = threading.Event()
+    for _ in range(int(DEADLINE_S / 0.01)):
+        if slow._piece > 1:
+            break
+        pause.wait(0.01)
+    slow.close()
+    assert slow._piece < CHUNK and not slow._thread.is_alive()
+
+
+def test_of_a_fast_network_more_is_looked_at_together(path: Path, look_ahead: LookAhead) -> None:
+    write(path, 2.0)
+    look_ahead.offered(window(0, 0))
+    losses_of(look_ahead, 300)
+    assert look_ahead._piece > 1
 
 
 def joined(path: Path, settings: RunSettings) -> Assistant:
