@@ -50,6 +50,8 @@ class Fresh(NamedTuple):
 
     ids: I64
     losses: F32
+    epoch: int
+    """In which they were still to be offered when the look began."""
 
 
 class BossCopy:
@@ -153,10 +155,11 @@ class LookAhead:
         if sys.platform == "linux":  # where a thread has a priority of its own
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         try:
-            while (ids := self._next()) is not None:
+            while (coming := self._next()) is not None:
+                epoch, ids = coming
                 losses = np.concatenate([self._look(piece) for piece in self._pieces(ids)])
                 finite = np.isfinite(losses)
-                self._found.append(Fresh(ids[: len(losses)][finite], losses[finite]))
+                self._found.append(Fresh(ids[: len(losses)][finite], losses[finite], epoch))
         except AutoAssistError as error:
             log.warning("no looking ahead any more: %s", error)
         except Exception:
@@ -176,14 +179,14 @@ class LookAhead:
         self._piece = max(1, min(in_time, GROWTH * self._piece, CHUNK))
         return losses
 
-    def _next(self) -> I64 | None:
-        """The next few to look at, once there are some and a snapshot; None at the end."""
+    def _next(self) -> tuple[int, I64] | None:
+        """(epoch, the next few to look at), once there are some and a snapshot; None at the end."""
         while True:
             has_snapshot = self.boss.refresh()
             with self._changed:
                 if self._is_over:
                     return None
-                ids = self._ahead.next() if has_snapshot and self._ahead is not None else None
-                if ids is not None:
-                    return ids
+                coming = self._ahead.next() if has_snapshot and self._ahead is not None else None
+                if coming is not None:
+                    return coming
                 self._changed.wait(None if has_snapshot else LOOK_S)

@@ -148,10 +148,11 @@ class AutoAssist(Policy):
         if self.fresh is not None:
             self.fresh.forget(ids)
 
-    def observe_fresh(self, ids: I64, losses: F32) -> None:
-        """Of use until the instance is trained."""
+    def observe_fresh(self, ids: I64, losses: F32, epoch: int) -> None:
+        """Of use until the instance is trained; what comes later than that is of none."""
         if self.fresh is not None:
             self.fresh.note(ids, losses)
+            self.fresh.forget(ids[self.instances.look_up(ids).last_epoch >= epoch])
 
     def keep_probability(self, ids: I64, moment: Moment) -> F32:
         """See the class."""
