@@ -90,13 +90,19 @@ class BossCopy:
                 return
             self.step, weights = found
             network.load_state_dict(weights)
-        except (DataError, RuntimeError) as error:  # of another network, say
-            why = str(error).splitlines()[0]
-            self._unread.met(f"{self.path}: {why}", "no looking ahead until one fits; give the Boss's own --model")
+        except (DataError, RuntimeError) as error:
             self._network = None
+            self._unread.met(*self._of_no_use(error))
             return
         self._unread.is_over()
         self._network = network.eval()
+
+    def _of_no_use(self, error: DataError | RuntimeError) -> tuple[str, str]:
+        """Why a snapshot cannot be used, and what comes of it."""
+        if isinstance(error, DataError):
+            return str(error), "no looking ahead until one fits"
+        told = " ".join(line.strip() for line in str(error).splitlines()[:2])  # torch's first line says nothing yet
+        return f"{self.path}: {told}", "no looking ahead until one fits; give the Boss's own --model"
 
     def losses(self, ids: I64) -> F32:
         """Of these instances, shape ``(k,)``; call it once ``refresh`` has said that there is a snapshot."""

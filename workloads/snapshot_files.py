@@ -29,7 +29,9 @@ def read_snapshot(path: Path) -> tuple[int, dict[str, Tensor]] | None:
         return None
     except Exception as error:  # torch says of a damaged file what it stumbles over, in many ways
         words = str(error).splitlines() or [type(error).__name__]
-        raise _of_no_use(path, words[0]) from None
+        # Of what cannot be decoded torch's own words advise to load it without a check.
+        why = "it is damaged, or no snapshot" if type(error).__name__ == "UnpicklingError" else words[0]
+        raise _of_no_use(path, why) from None
     if not isinstance(content, dict) or set(content) != {STEP, BOSS}:
         raise _of_no_use(path, "it is no snapshot")
     step, weights = content[STEP], content[BOSS]
