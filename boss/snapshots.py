@@ -107,12 +107,10 @@ class Snapshots:
                 log.info("no snapshots of the Boss: %s; Assistants do not look ahead", why)
                 self._is_over = True
                 return
-            copied = self._copy(weights, step, began_s)
+            self._hand_over(self._copy(weights, step, began_s))
         except Exception as error:  # whatever it is, training goes on
             self._met(error)
             self._rest(began_s)
-            return
-        self._hand_over(copied)
 
     def _is_due(self, step: int) -> bool:
         """A step before the last one's is another run's, or the same run's after it was taken back."""
@@ -142,10 +140,11 @@ class Snapshots:
         return torch.empty_like(value, device="cpu", pin_memory=value.is_cuda)
 
     def _hand_over(self, copied: Copied) -> None:
-        self._is_idle.clear()
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="autoassist-snapshots", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="autoassist-snapshots", daemon=True)
+            thread.start()
+            self._thread = thread
+        self._is_idle.clear()
         self._copies.put(copied)
 
     def close(self) -> None:

@@ -255,6 +255,21 @@ def test_whatever_goes_wrong_training_hears_nothing_of_it(
     assert len(said(caplog, "over, after 2 times")) == 1
 
 
+def test_a_thread_that_cannot_be_started_is_trouble_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with taker(tmp_path / "snapshot.pt") as snapshots:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refused)
+            snapshots.take(filled(1.0), 9)
+        snapshots.take(filled(2.0), 19)
+        assert written(snapshots) == (19, 2.0)
+    assert said(caplog, "cannot be written (RuntimeError: can't start new thread)")
+
+
 def test_a_network_that_is_too_large_has_none_which_is_said_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
