@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from assistant.policies import takes_fresh_losses
 from autoassist.roles import WorkloadSettings
 from boss.train import TrainSettings
 from broker.rows import RunRow
@@ -25,8 +26,6 @@ COMMAND_FILE = "command.json"
 WEIGHTS_FILE = "boss.pt"
 SNAPSHOT_FILE = "snapshot.pt"
 DEFAULT_CHECKPOINT_EVERY = 500
-LOOKS_AHEAD = "autoassist"
-"""The only policy whose Assistants run the Boss's network."""
 
 
 class Remembered(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,7 +42,7 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def looks_ahead(self) -> bool:
         """Whether Assistants of the run do."""
-        return self.look_ahead and self.run.policy == LOOKS_AHEAD and not self.run.deterministic
+        return self.look_ahead and not self.run.deterministic and _is_of_use(self.run)
 
     @classmethod
     def of(cls, command: Any) -> Remembered:
@@ -107,6 +106,14 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True):
                 here, there = getattr(mine, name), getattr(theirs, name)
                 if here not in (getattr(default, name), there):
                     yield "--" + name.replace("_", "-"), here, there
+
+
+def _is_of_use(run: RunSettings) -> bool:
+    """Whether looking ahead is; of a policy that is not there its Assistant says so."""
+    try:
+        return takes_fresh_losses(run)
+    except SettingError:
+        return False
 
 
 def _absolute(workload: str) -> str:

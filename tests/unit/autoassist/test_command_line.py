@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import tyro
 
+from assistant.policies import Uniform, registry
 from autoassist.boss_command import BossCommand
 from autoassist.cli import main
 from autoassist.roles import AssistantCommand, LogSettings
@@ -107,6 +108,18 @@ WITHOUT: dict[str, RunCommand] = {
 def test_nobody_looks_ahead_where(command: RunCommand) -> None:
     for words in command._role_arguments("tcp://host:1", Path("runs/x")).values():
         assert "--snapshots" not in words
+
+
+def test_assistants_of_a_policy_of_ones_own_look_ahead_where_it_takes_what_they_find(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Mine(Uniform):
+        takes_fresh_losses = True
+
+    monkeypatch.setitem(registry.BUILT_IN, "mine", Mine)
+    command = RunCommand(workload="digits", run=RunSettings(policy="mine"))
+    for words in command._role_arguments("tcp://host:1", Path("runs/x")).values():
+        assert words[-2:] == AHEAD
 
 
 def test_uniform_needs_no_assistant() -> None:
