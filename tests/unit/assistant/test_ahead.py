@@ -44,13 +44,25 @@ def test_it_goes_on_with_the_next_epoch() -> None:
     assert found[:36] == window(0, N - 36).tolist() and found[36:100] == window(1, 0).tolist()
 
 
-def test_what_the_run_has_gone_past_is_left_out() -> None:
+def test_who_was_overtaken_goes_on_half_of_the_reach_ahead() -> None:
     ahead = Ahead(N, SEED)
     ahead.offered(0, window(0, 0))
     ahead.next()
     ahead.offered(1, window(1, 640))
-    found = ahead.next()
-    assert found is not None and found[0] == 1 and found[1].tolist() == window(1, 704, size=CHUNK).tolist()
+    half = LEAD_WINDOWS * WINDOW // 2
+    assert all_of(ahead) == window(1, 704 + half, size=half).tolist()
+
+
+def test_at_half_the_runs_speed_nearly_half_is_looked_at_in_time() -> None:
+    ahead, looked, in_time, offered = Ahead(N, SEED), set[int](), 0, 0
+    for start in range(0, N - WINDOW, WINDOW):
+        ids = window(0, start)
+        in_time += len(looked & set(ids.tolist()))
+        offered += len(ids)
+        ahead.offered(0, ids)
+        if start // WINDOW % (2 * CHUNK // WINDOW) == 0 and (coming := ahead.next()) is not None:
+            looked |= set(coming[1].tolist())
+    assert in_time > 0.35 * offered
 
 
 def test_a_window_of_before_changes_nothing() -> None:
