@@ -17,7 +17,7 @@ class Ahead:
 
     Windows say how far the run is; what they hold is being scored, so it begins behind them. Where whoever looks is
     slower than the run and was overtaken, it goes on half of its reach ahead: so what it looks at is not yet offered,
-    until it is overtaken again, and as large a part of all is looked at in time as its speed is of the run's.
+    until it is overtaken again, and part of all is looked at in time.
     """
 
     def __init__(self, n: int, seed: int) -> None:
