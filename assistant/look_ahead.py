@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("autoassist.assistant")
 
-NICENESS = 10
-"""Of the thread: broker, Boss and the scoring of windows come first."""
 LOOK_S = 0.2
 """How often it looks for the first snapshot."""
 PIECE_S = 0.25
@@ -158,8 +156,7 @@ class LookAhead:
             self._thread.join(CLOSE_S)
 
     def _run(self) -> None:
-        if sys.platform == "linux":  # where a thread has a priority of its own
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        _take_idle_time_alone()
         try:
             while (coming := self._next()) is not None:
                 epoch, ids = coming
@@ -196,3 +193,13 @@ class LookAhead:
                 if coming is not None:
                     return coming
                 self._changed.wait(None if has_snapshot else LOOK_S)
+
+
+def _take_idle_time_alone() -> None:
+    """This thread computes only where nobody else would: broker, Boss and the scoring of windows come first.
+
+    A core with such work alone counts as idle, so that whoever wakes up is put there, and not on the Boss's. Linux only:
+    elsewhere a thread has no priority of its own.
+    """
+    if sys.platform == "linux":
+        os.sched_setscheduler(threading.get_native_id(), os.SCHED_IDLE, os.sched_param(0))
