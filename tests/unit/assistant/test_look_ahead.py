@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -110,6 +112,18 @@ def test_what_is_soon_to_be_offered_has_the_loss_that_the_snapshot_gives_it(path
     found = losses_of(look_ahead, 300)
     assert set(found) == set(EpochOrder(N, SEED, 0).ids(64, 364).tolist())
     assert all(loss == 2.0 * one for one, loss in found.items()) and look_ahead.boss.step == 100
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread has no priority of its own")
+def test_it_takes_idle_time_alone_and_leaves_the_assistants_own_thread_as_it_was(
+    path: Path, look_ahead: LookAhead
+) -> None:
+    write(path, 2.0)
+    look_ahead.offered(window(0, 0))
+    losses_of(look_ahead, 300)
+    assert look_ahead._thread.native_id is not None
+    assert os.sched_getscheduler(look_ahead._thread.native_id) == os.SCHED_IDLE
+    assert os.sched_getscheduler(threading.get_native_id()) == os.SCHED_OTHER
 
 
 def test_it_begins_when_the_first_snapshot_is_there_and_takes_each_newer_one(path: Path, look_ahead: LookAhead) -> None:
