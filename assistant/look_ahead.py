@@ -198,8 +198,8 @@ class LookAhead:
 def _take_idle_time_alone() -> None:
     """This thread computes only where nobody else would: broker, Boss and the scoring of windows come first.
 
-    A core with such work alone counts as idle, so that whoever wakes up is put there, and not on the Boss's. Linux only:
-    elsewhere a thread has no priority of its own.
+    A core with such work alone counts as idle, so that whoever wakes up is put there, and not on the Boss's. On Linux
+    alone: elsewhere a thread has no priority of its own.
     """
     if sys.platform == "linux":
         os.sched_setscheduler(threading.get_native_id(), os.SCHED_IDLE, os.sched_param(0))
