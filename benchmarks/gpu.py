@@ -210,7 +210,8 @@ def is_scored(feed: Feed) -> bool:
 
 def waits_a_step(settings: GpuBenchmark, loop: Loop) -> float:
     """Calls of the runtime that wait for the device, by a profiler's trace of the training thread's steps."""
-    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA], acc_events=True) as trace:
+    on_device = [ProfilerActivity.CUDA] if settings.device == "cuda" else []
+    with profile(activities=[ProfilerActivity.CPU, *on_device], acc_events=True) as trace:
         with record_function(TRACED):
             for _ in range(settings.traced):
                 loop.step()
