@@ -16,8 +16,7 @@ class Ahead:
     """Which instances are soon to be offered, in the order in which they will be.
 
     Windows say how far the run is; what they hold is being scored, so it begins behind them. Where whoever looks is
-    slower than the run and was overtaken, it goes on half of its reach ahead: so what it looks at is not yet offered,
-    until it is overtaken again, and part of all is looked at in time.
+    slower than the run, it is taken to where the run is, and leaves out what has gone by.
     """
 
     def __init__(self, n: int, seed: int) -> None:
@@ -34,13 +33,10 @@ class Ahead:
         order = self._order_of(epoch)
         ends = [order.position(int(one)) for one in (ids[0], ids[-1])]  # by tokens, the last one need not lie last
         through = epoch * self.n + max(ends) + 1
-        if through <= self._offered:
-            return
-        reach = min(LEAD_WINDOWS * len(ids), max(1, self.n // 2))
-        if self._next < through:
-            is_overtaken = self._limit > 0
-            self._next = through + (reach // 2 if is_overtaken else 0)
-        self._offered, self._limit = through, through + reach
+        if through > self._offered:
+            self._offered = through
+            self._next = max(self._next, through)
+            self._limit = through + min(LEAD_WINDOWS * len(ids), max(1, self.n // 2))
 
     def next(self) -> tuple[int, I64] | None:
         """(epoch, the next few of it), shape ``(k,)``; None while all within reach have been looked at."""

@@ -149,10 +149,10 @@ class AutoAssist(Policy):
             self.fresh.forget(ids)
 
     def observe_fresh(self, ids: I64, losses: F32, epoch: int) -> None:
-        """Of use until the instance is trained; what comes later than that is of none."""
+        """Of use until the instance is trained; in the next epoch too where it comes late in this one."""
+        del epoch
         if self.fresh is not None:
             self.fresh.note(ids, losses)
-            self.fresh.forget(ids[self.instances.look_up(ids).last_epoch >= epoch])
 
     def keep_probability(self, ids: I64, moment: Moment) -> F32:
         """See the class."""

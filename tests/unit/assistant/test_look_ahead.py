@@ -132,7 +132,7 @@ def test_it_begins_when_the_first_snapshot_is_there_and_takes_each_newer_one(pat
     losses_of(look_ahead, 300)
     write(path, 3.0, step=200)
     look_ahead.offered(window(0, 448))
-    found = losses_of(look_ahead, 150)
+    found = losses_of(look_ahead, 250)
     assert all(loss == 3.0 * one for one, loss in found.items()) and look_ahead.boss.step == 200
 
 
@@ -142,7 +142,7 @@ def test_losses_that_are_not_finite_are_left_out(path: Path, look_ahead: LookAhe
     losses_of(look_ahead, 0)
     write(path, 1.0)
     look_ahead.offered(window(0, 448))
-    assert all(np.isfinite(loss) for loss in losses_of(look_ahead, 150).values())
+    assert all(np.isfinite(loss) for loss in losses_of(look_ahead, 250).values())
 
 
 @pytest.mark.parametrize("damage", ["another network", "garbage"])
