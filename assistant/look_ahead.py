@@ -1,6 +1,6 @@
 """Losses known afresh: in its idle time an Assistant runs the Boss's own network over what is soon to be offered.
 
-The Boss leaves its weights in a file now and then (a snapshot). A thread of low priority takes the newest, and computes
+The Boss leaves its weights in a file now and then (a snapshot). A thread of its own takes the newest, and computes
 the losses of the instances to come, on the CPU; the Assistant's loop collects them before it scores. It waits for
 nothing of this: what was not looked at in time is judged by what is known of it otherwise.
 """
