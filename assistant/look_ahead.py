@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("autoassist.assistant")
 
+NICENESS = 10
 LOOK_S = 0.2
 """How often it looks for the first snapshot."""
 PIECE_S = 0.25
@@ -156,7 +157,7 @@ class LookAhead:
             self._thread.join(CLOSE_S)
 
     def _run(self) -> None:
-        _take_idle_time_alone()
+        _come_last()
         try:
             while (coming := self._next()) is not None:
                 epoch, ids = coming
@@ -195,11 +196,11 @@ class LookAhead:
                 self._changed.wait(None if has_snapshot else LOOK_S)
 
 
-def _take_idle_time_alone() -> None:
-    """This thread computes only where nobody else would: broker, Boss and the scoring of windows come first.
+def _come_last() -> None:
+    """Broker, Boss and the scoring of windows come first. On Linux alone: elsewhere a thread has no priority of its own.
 
-    A core with such work alone counts as idle, so that whoever wakes up is put there, and not on the Boss's. On Linux
-    alone: elsewhere a thread has no priority of its own.
+    Not SCHED_IDLE: on a host whose cores are all busy such a thread stands still for long, now and then with the
+    interpreter in its hands, for which the Assistant's own thread then waits.
     """
     if sys.platform == "linux":
-        os.sched_setscheduler(threading.get_native_id(), os.SCHED_IDLE, os.sched_param(0))
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

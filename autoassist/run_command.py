@@ -71,7 +71,7 @@ class RunCommand:
     """Steps between two checkpoints of the whole run; 0 for none."""
     look_ahead: bool = True
     """Let Assistants run the Boss's network, with weights some hundred steps old, over instances that are soon to be
-    offered, in idle time alone: their losses are then known afresh. Of the policies built in,
+    offered, in idle time and at low priority: their losses are then known afresh. Of the policies built in,
     autoassist only; not in deterministic mode."""
     keys: Path | None = None
     """Directory of keys for all roles, as autoassist keys init makes it; nobody else on this machine may join then."""
