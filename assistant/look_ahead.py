@@ -197,7 +197,7 @@ class LookAhead:
 
 
 def _come_last() -> None:
-    """Broker, Boss and the scoring of windows come first. On Linux alone: elsewhere a thread has no priority of its own.
+    """Broker, Boss and the scoring come first. On Linux alone: elsewhere a thread has no priority of its own.
 
     Not SCHED_IDLE: on a host whose cores are all busy such a thread stands still for long, now and then with the
     interpreter in its hands, for which the Assistant's own thread then waits.

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from assistant.ahead import CHUNK
-from assistant.look_ahead import CLOSE_S, BossCopy, LookAhead
+from assistant.look_ahead import CLOSE_S, NICENESS, BossCopy, LookAhead
 from assistant.worker import Assistant, AssistantSettings
 from protocol.messages import Welcome, Window
 from protocol.order import EpochOrder
