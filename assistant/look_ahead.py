@@ -203,4 +203,6 @@ def _come_last() -> None:
     interpreter in its hands, for which the Assistant's own thread then waits.
     """
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        thread = threading.get_native_id()
+        # Nobody but root may raise one again: of a process that is nicer yet it stays as it is.
+        os.setpriority(os.PRIO_PROCESS, thread, max(NICENESS, os.getpriority(os.PRIO_PROCESS, thread)))
