@@ -85,7 +85,7 @@ class PlannedRun:
         words += as_words(c.train, TrainSettings())
         if c.checkpoint_every != default.checkpoint_every:
             words += ["--checkpoint-every", str(c.checkpoint_every)]
-        words += [] if c.look_ahead else ["--no-look-ahead"]
+        words += ["--look-ahead" if c.look_ahead else "--no-look-ahead"]
         return [*words, "--run-dir", str(run_dir), "--no-live"]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 import signal
 import sys
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from assistant.policies import require_policy
+from autoassist.cores import CORES_TO_SPARE, has_cores_to_spare, usable_cores
 from autoassist.curves import CurveSettings
 from autoassist.launcher import BOSS, Launcher, LaunchSettings
 from autoassist.live import LiveView
@@ -69,10 +69,10 @@ class RunCommand:
     """TCP port of the broker on loopback; 0 for any free one."""
     checkpoint_every: int = DEFAULT_CHECKPOINT_EVERY
     """Steps between two checkpoints of the whole run; 0 for none."""
-    look_ahead: bool = True
+    look_ahead: bool = dataclasses.field(default_factory=has_cores_to_spare)
     """Let Assistants run the Boss's network, with weights some hundred steps old, over instances that are soon to be
     offered, in idle time and at low priority: their losses are then known afresh. Of the policies built in,
-    autoassist only; not in deterministic mode."""
+    autoassist only; not in deterministic mode. Where nothing is said of it, with four cores or more."""
     keys: Path | None = None
     """Directory of keys for all roles, as autoassist keys init makes it; nobody else on this machine may join then."""
     resume: Path | None = None
@@ -236,14 +236,16 @@ class RunCommand:
         return roles
 
     def _shared_train_settings(self) -> TrainSettings:
-        """A Boss on the CPU leaves one core to the other roles of this machine; its ranks share what is left.
+        """A Boss on the CPU leaves a core to the other roles of this machine, and where there are enough one more to
+        Assistants that look ahead; its ranks share what is left.
 
         With a thread for every core, each of its parallel regions would wait for the thread that lost its core to them.
         """
         if self.train.threads or self.train.resolved_device().type != "cpu":
             return self.train
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return dataclasses.replace(self.train, threads=max(1, (cores - 1) // self.run.world_size))
+        cores = usable_cores()
+        others = 2 if cores >= CORES_TO_SPARE and Remembered.of(self).looks_ahead else 1
+        return dataclasses.replace(self.train, threads=max(1, (cores - others) // self.run.world_size))
 
     def _assistant_count(self) -> int:
         """The uniform policy passes everything, so there is nothing for an Assistant to do."""

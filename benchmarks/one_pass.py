@@ -178,7 +178,7 @@ def policy_rows(name: str, settings: OnePass) -> list[list[str]]:
         for budget in settings.budgets:
             words = ("--policy", "uniform", "--boss-instances", str(int(budget * n)))
             reports.setdefault(f"uniform, {budget:g} of the data", []).append(run(name, seed, *words))
-        default = run(name, seed, *once, "autoassist")
+        default = run(name, seed, *once, "autoassist", "--look-ahead")
         rate = f"{paired_drop_rate(default):.4f}"
         reports.setdefault("random-drop, as many", []).append(
             run(name, seed, *once, "random-drop", "--drop-rate", rate)

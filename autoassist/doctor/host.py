@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import resource
 import socket
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from autoassist.cores import usable_cores
 from autoassist.doctor.finding import Finding, error, note, ok, warning
 
 LEAST_FILES = 256
@@ -123,7 +123,7 @@ def memory_and_cores(available: int | None = None, cores: int | None = None) -> 
     """Room for three processes."""
     available = psutil.virtual_memory().available if available is None else available
     if cores is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = usable_cores()
     words = f"{available / 1e9:.1f} GB of memory free, {cores} cores"
     if available < LITTLE_MEMORY:
         yield warning("memory", words, "free some: broker, Assistant and Boss take 0.1, 0.3 and 0.5 GB at least")

@@ -12,6 +12,7 @@ import tyro
 from assistant.policies import Uniform, registry
 from autoassist.boss_command import BossCommand
 from autoassist.cli import main
+from autoassist.compare import CompareCommand
 from autoassist.roles import AssistantCommand, LogSettings
 from autoassist.run_command import RunCommand, as_words
 from boss.snapshots import SnapshotSettings
@@ -88,7 +89,8 @@ AHEAD = ["--snapshots", "runs/x/snapshot.pt"]
 
 
 def test_the_boss_leaves_snapshots_where_the_assistants_look_for_them() -> None:
-    roles = RunCommand(workload="digits", run=RunSettings(assistants=2))._role_arguments("tcp://host:1", Path("runs/x"))
+    command = RunCommand(workload="digits", run=RunSettings(assistants=2), look_ahead=True)
+    roles = command._role_arguments("tcp://host:1", Path("runs/x"))
     for words in roles.values():
         assert words[-2:] == AHEAD
     boss = tyro.cli(BossCommand, args=roles["boss-0"][1:])
@@ -99,8 +101,8 @@ def test_the_boss_leaves_snapshots_where_the_assistants_look_for_them() -> None:
 
 WITHOUT: dict[str, RunCommand] = {
     "it is told not to": RunCommand(workload="digits", look_ahead=False),
-    "another policy": RunCommand(workload="digits", run=RunSettings(policy="infobatch")),
-    "deterministic": RunCommand(workload="digits", run=RunSettings(deterministic=True)),
+    "another policy": RunCommand(workload="digits", run=RunSettings(policy="infobatch"), look_ahead=True),
+    "deterministic": RunCommand(workload="digits", run=RunSettings(deterministic=True), look_ahead=True),
 }
 
 
@@ -117,9 +119,29 @@ def test_assistants_of_a_policy_of_ones_own_look_ahead_where_it_takes_what_they_
         takes_fresh_losses = True
 
     monkeypatch.setitem(registry.BUILT_IN, "mine", Mine)
-    command = RunCommand(workload="digits", run=RunSettings(policy="mine"))
+    command = RunCommand(workload="digits", run=RunSettings(policy="mine"), look_ahead=True)
     for words in command._role_arguments("tcp://host:1", Path("runs/x")).values():
         assert words[-2:] == AHEAD
+
+
+@pytest.mark.parametrize(("cores", "expected"), [(1, False), (2, False), (4, True), (64, True)])
+def test_where_nothing_is_said_assistants_look_ahead_with_cores_to_spare(
+    cores: int, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autoassist.cores.usable_cores", lambda: cores)
+    assert RunCommand().look_ahead is expected and CompareCommand().look_ahead is expected
+    assert RunCommand(look_ahead=not expected).look_ahead is not expected
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (3, 2), (4, 2), (16, 14)])
+def test_a_boss_on_the_cpu_leaves_a_core_to_those_who_look_ahead_where_there_are_enough(
+    cores: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autoassist.run_command.usable_cores", lambda: cores)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert RunCommand(workload="digits", look_ahead=True)._shared_train_settings().threads == threads
+    plain = RunCommand(workload="digits", look_ahead=False)._shared_train_settings().threads
+    assert plain == max(1, cores - 1)
 
 
 def test_uniform_needs_no_assistant() -> None:

@@ -26,7 +26,9 @@ from protocol.settings import RunSettings
 from tests.unit.autoassist.made_up import report_of
 from workloads import Fingerprint, Metric
 
-COMMAND = RunCommand(workload="digits", train=TrainSettings(threads=2), data=WorkloadSettings(model="resnet8"))
+COMMAND = RunCommand(
+    workload="digits", train=TrainSettings(threads=2), data=WorkloadSettings(model="resnet8"), look_ahead=True
+)
 POLICIES = ("uniform", "random-drop", "infobatch", "autoassist")
 
 
@@ -102,12 +104,12 @@ def test_the_words_of_a_run_give_its_command_back(tmp_path: Path) -> None:
     assert run.arguments(tmp_path, resume=True) == ["run", "--resume", str(tmp_path), "--no-live"]
 
 
-def test_a_comparison_looks_ahead_unless_it_is_told_not_to(tmp_path: Path) -> None:
+def test_the_runs_of_a_comparison_are_told_whether_to_look_ahead(tmp_path: Path) -> None:
     command = CompareCommand(workload="digits", seeds=1)
     for look_ahead in (True, False):
         for run in dataclasses.replace(command, look_ahead=look_ahead)._plan(500):
             words = run.arguments(tmp_path, resume=False)
-            assert run.command.look_ahead == look_ahead == ("--no-look-ahead" not in words)
+            assert run.command.look_ahead == look_ahead == ("--look-ahead" in words)
 
 
 def test_whether_a_run_looked_ahead_matters_for_the_policy_that_does(tmp_path: Path) -> None:

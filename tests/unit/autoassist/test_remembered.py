@@ -27,6 +27,12 @@ from protocol.settings import RunSettings
 from tests.unit.autoassist.test_views import REPORT
 
 
+@pytest.fixture(autouse=True)
+def cores_to_spare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is looked ahead where nothing is said of it, here as on a large machine."""
+    monkeypatch.setattr("autoassist.cores.usable_cores", lambda: 8)
+
+
 def begun(**changed: object) -> Remembered:
     """What a run was begun with, or what was typed beside --resume."""
     plain = {"workload": "", "run": RunSettings(), "train": TrainSettings(), "data": WorkloadSettings()}
