@@ -4,6 +4,7 @@
     python -m benchmarks.savings --workloads mnist     # one of them; the table has all that are complete
     python -m benchmarks.savings --only-report         # runs nothing
     python -m benchmarks.savings --policies uniform random-drop autoassist --keep-others   # one policy has changed
+    python -m benchmarks.savings --policies uniform random-drop autoassist --keep-others --look-ahead --out runs/ahead
 
 Per workload and seed: uniform, random-drop and autoassist at four budgets, the published policies and the oracle at 0.6
 of the passes. A full training is three hundred thousand passes, so that all of it takes less than two hours on two
@@ -27,8 +28,10 @@ from autoassist.compare_plot import can_plot
 from autoassist.compare_result import Comparison, read_comparison
 from benchmarks.common import machine
 from benchmarks.savings_report import (
+    LOOKING_AHEAD,
     PLOT_FILE,
     RESULT_FILE,
+    as_looking_ahead,
     curves_of,
     merged,
     plot_rows,
@@ -54,6 +57,7 @@ POLICIES = (
     *("autoassist-paper", "infobatch", "selective-backprop", "rho", "importance", "oracle"),
 )
 ALL_BUDGETS = POLICIES[:3]
+ORDER = (*ALL_BUDGETS, LOOKING_AHEAD, *POLICIES[3:])
 BUDGETS = (1.0, 0.8, 0.6, 0.4)
 JUDGED = 0.6
 STOPPED = 128
@@ -91,6 +95,10 @@ class Savings:
     judged_only: bool = False
     """Random-drop and autoassist at 0.6 of the passes alone too: half the time, and no curve of theirs."""
 
+    look_ahead: bool = False
+    """Runs of autoassist look ahead, whatever the machine. Their rows have a name of their own, and with keep_others
+    they are all that is added."""
+
     keep_others: bool = False
     """Leave the rows in savings.json of what is not run this time, policies and workloads, as they are."""
 
@@ -115,6 +123,7 @@ def words_of(settings: Savings, workload: str) -> list[str]:
         *(("--only", *only) if only else ()),
         *("--seeds", str(settings.seeds), "--first-seed", str(settings.first_seed)),
         *("--epochs", str(settings.epochs_of(workload))),
+        "--look-ahead" if settings.look_ahead else "--no-look-ahead",
         *(("--set", *options) if options else ()),
         *("--out", str(settings.out / workload)),
     ]
@@ -191,12 +200,14 @@ def conclude(settings: Savings) -> list[str]:
         print(f"nothing is complete in {settings.out}: {', '.join(missing)}")
         return missing
     curves = [row for comparison in done for row in curves_of(comparison)]
+    if settings.look_ahead:
+        rows, curves = (as_looking_ahead(found, alone=settings.keep_others) for found in (rows, curves))
     epochs = {name: settings.epochs_of(name) for name in names}
     path = settings.results / RESULT_FILE
     if settings.keep_others:
         others, other_curves = read_rows(path)
-        rows = with_shares(merged(rows, others, POLICIES))
-        curves = merged(curves, other_curves, POLICIES)
+        rows = with_shares(merged(rows, others, ORDER))
+        curves = merged(curves, other_curves, ORDER)
         missing = [name for name in missing if all(row["workload"] != name for row in rows)]
     write_rows(path, rows, curves, missing, budget=JUDGED, epochs=epochs, options=list(settings.options))
     print_rows(rows, missing)
