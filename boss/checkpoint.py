@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from boss.feed import Feed
 from boss.files import refused, write
 from boss.ranks import comes_again
-from protocol.errors import DataError
+from protocol.errors import DataError, StoreError
 from protocol.settings import require
 
 log = logging.getLogger("autoassist.boss")
@@ -128,12 +128,16 @@ def _from_bytes(raw: bytes) -> Tensor:
 
 
 class CheckpointDir:
-    """The checkpoints of one run."""
+    """The checkpoints of one run. StoreError where there can be no such directory."""
 
     def __init__(self, path: Path, keep: int) -> None:
         self.path = path
         self.keep = keep
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            remedy = "give --checkpoint-dir a directory that can be made"
+            raise StoreError(f"checkpoints: {refused(path, error)}; {remedy}") from error
         for left_over in path.glob("*.part"):  # of a Boss that was killed while it wrote
             left_over.unlink(missing_ok=True)
 

@@ -222,9 +222,9 @@ class RunStore:
 
         Raises StoreError where there is no such snapshot or it cannot be written.
         """
-        if step != -1 and step not in self.snapshots():
-            raise StoreError(f"no snapshot of step {step}; there are {self.snapshots()}")
         try:
+            if step != -1 and step not in self.snapshots():
+                raise StoreError(f"no snapshot of step {step}; there are {self.snapshots()}")
             with self._transaction():
                 self._db.execute("DELETE FROM rows")
                 self._db.execute("DELETE FROM logs")

@@ -8,6 +8,13 @@ import pytest
 import torch
 
 from boss.checkpoint import BossState, CheckpointDir, CheckpointSettings, restore, under_elasticity
+from protocol.errors import StoreError
+
+
+def test_a_directory_that_cannot_be_made_is_named_with_a_remedy(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"checkpoints: .*file/below cannot be written .*give --checkpoint-dir"):
+        CheckpointDir(tmp_path / "file" / "below", keep=2)
 
 
 def state_of(boss: torch.nn.Module, optimizer: torch.optim.Optimizer, rng: dict[str, object]) -> BossState:

@@ -785,6 +785,15 @@ def test_the_last_records_are_not_read_again_and_older_ones_are(run_dir: Path, m
         assert reads.call_count == 2
 
 
+def test_a_store_that_cannot_even_say_what_snapshots_it_has_is_said_to_be_damaged(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(opened(run_dir)) as store:
+        monkeypatch.setattr(store, "snapshots", Mock(side_effect=sqlite3.DatabaseError("malformed")))
+        with pytest.raises(StoreError, match=str(run_dir)):
+            store.restore_snapshot(1)
+
+
 def test_records_beyond_a_checkpoint_are_gone_when_the_run_is_taken_back(run_dir: Path) -> None:
     with closing(opened(run_dir)) as store:
         for position in range(4):
