@@ -38,14 +38,14 @@ class Ahead:
             self._next = max(self._next, through)
             self._limit = through + min(LEAD_WINDOWS * len(ids), max(1, self.n // 2))
 
-    def next(self) -> tuple[int, I64] | None:
-        """(epoch, the next few of it), shape ``(k,)``; None while all within reach have been looked at."""
+    def next(self) -> I64 | None:
+        """The next few of an epoch, shape ``(k,)``; None while all within reach have been looked at."""
         if self._next >= self._limit:
             return None
         epoch, start = divmod(self._next, self.n)
         stop = min(start + CHUNK, self.n, start + self._limit - self._next)
         self._next += stop - start
-        return epoch, self._order_of(epoch).ids(start, stop)
+        return self._order_of(epoch).ids(start, stop)
 
     def _order_of(self, epoch: int) -> EpochOrder:
         if self._order[0] != epoch:

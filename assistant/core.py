@@ -75,9 +75,9 @@ class AssistantCore:
         self._granted = self.applied
         return [Credit(limit=self.applied + self._credit, learned_through=self.learned_through)]
 
-    def refresh(self, ids: I64, losses: F32, epoch: int) -> None:
-        """Take in losses that were found by looking ahead in ``epoch``; finite, shape ``(k,)`` both."""
-        self.policy.observe_fresh(ids, losses, epoch)
+    def refresh(self, ids: I64, losses: F32) -> None:
+        """Take in losses that were found by looking ahead; finite, shape ``(k,)`` both."""
+        self.policy.observe_fresh(ids, losses)
         self._count("instances_looked_at", len(ids))
 
     def has_work(self) -> bool:

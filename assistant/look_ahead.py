@@ -49,8 +49,6 @@ class Fresh(NamedTuple):
 
     ids: I64
     losses: F32
-    epoch: int
-    """In which they were still to be offered when the look began."""
 
 
 class BossCopy:
@@ -159,11 +157,10 @@ class LookAhead:
     def _run(self) -> None:
         _come_last()
         try:
-            while (coming := self._next()) is not None:
-                epoch, ids = coming
+            while (ids := self._next()) is not None:
                 losses = np.concatenate([self._look(piece) for piece in self._pieces(ids)])
                 finite = np.isfinite(losses)
-                self._found.append(Fresh(ids[: len(losses)][finite], losses[finite], epoch))
+                self._found.append(Fresh(ids[: len(losses)][finite], losses[finite]))
         except AutoAssistError as error:
             log.warning("no looking ahead any more: %s", error)
         except Exception:
@@ -183,16 +180,16 @@ class LookAhead:
         self._piece = max(1, min(in_time, GROWTH * self._piece, CHUNK))
         return losses
 
-    def _next(self) -> tuple[int, I64] | None:
-        """(epoch, the next few to look at), once there are some and a snapshot; None at the end."""
+    def _next(self) -> I64 | None:
+        """The next few to look at, once there are some and a snapshot; None at the end."""
         while True:
             has_snapshot = self.boss.refresh()
             with self._changed:
                 if self._is_over:
                     return None
-                coming = self._ahead.next() if has_snapshot and self._ahead is not None else None
-                if coming is not None:
-                    return coming
+                ids = self._ahead.next() if has_snapshot and self._ahead is not None else None
+                if ids is not None:
+                    return ids
                 self._changed.wait(None if has_snapshot else LOOK_S)
 
 

@@ -226,7 +226,7 @@ class Assistant:
     def _collect(self, core: AssistantCore) -> None:
         if self.look_ahead is not None:
             for fresh in self.look_ahead.collect():
-                core.refresh(fresh.ids, fresh.losses, fresh.epoch)
+                core.refresh(fresh.ids, fresh.losses)
 
     def _heard_meanwhile(self, make: Callable[[], Made]) -> Made:
         """What ``make`` returns, in a thread of its own: it may take longer than the broker bears silence, and only the

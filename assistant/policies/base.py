@@ -82,11 +82,11 @@ class Policy(ABC):
     def keep_probability(self, ids: I64, moment: Moment) -> F32:
         """π of each candidate, shape ``(k,)``; what lies outside of [γ, 1] is brought into it."""
 
-    def observe_fresh(self, ids: I64, losses: F32, epoch: int) -> None:
-        """Losses of instances that were soon to be offered in ``epoch``, under the Boss's weights of some hundred steps
-        ago; finite, shape ``(k,)`` both. They may come late: some have been trained in that epoch by now. Not in
-        deterministic mode, and lost with a restart: ``state_dict`` leaves them out."""
-        del ids, losses, epoch
+    def observe_fresh(self, ids: I64, losses: F32) -> None:
+        """Losses of instances that were soon to be offered, under the Boss's weights of some hundred steps ago; finite,
+        shape ``(k,)`` both. They may come late: some have been offered, and trained, by now. Not in deterministic mode,
+        and lost with a restart: ``state_dict`` leaves them out."""
+        del ids, losses
 
     def utility(self, ids: I64, losses: F32) -> F32:
         """What the policy means to keep much of, from losses just reported; the gate judges by it. Shape ``(k,)``."""

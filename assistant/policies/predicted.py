@@ -148,9 +148,8 @@ class AutoAssist(Policy):
         if self.fresh is not None:
             self.fresh.forget(ids)
 
-    def observe_fresh(self, ids: I64, losses: F32, epoch: int) -> None:
+    def observe_fresh(self, ids: I64, losses: F32) -> None:
         """Of use until the instance is trained; in the next epoch too where it comes late in this one."""
-        del epoch
         if self.fresh is not None:
             self.fresh.note(ids, losses)
 

@@ -92,9 +92,9 @@ class Guarded(Policy):
             self.noise.observe(ids, losses, 1.0 / record.keep_probabilities)
         self.policy.observe(record)
 
-    def observe_fresh(self, ids: I64, losses: F32, epoch: int) -> None:
+    def observe_fresh(self, ids: I64, losses: F32) -> None:
         """The policy's."""
-        self.policy.observe_fresh(ids, losses, epoch)
+        self.policy.observe_fresh(ids, losses)
 
     def keep_probability(self, ids: I64, moment: Moment) -> F32:
         """See the class."""

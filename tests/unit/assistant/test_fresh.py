@@ -53,12 +53,12 @@ def trained(*, looks_ahead: bool, tells: bool, gate: bool = False) -> tuple[Auto
         losses = losses_of(rng)
         for ids in rng.permutation(N).reshape(10, -1):
             if tells:
-                policy.observe_fresh(ids, losses[ids], epoch)
+                policy.observe_fresh(ids, losses[ids])
             policy.observe(record(position, ids, losses[ids], epoch))
             position += 1
     losses = losses_of(rng)
     if tells:
-        policy.observe_fresh(IDS, losses, 15)
+        policy.observe_fresh(IDS, losses)
     return policy, losses
 
 
@@ -86,9 +86,9 @@ def test_the_gate_stays_shut_where_what_is_looked_at_says_nothing_of_what_is_rep
     policy = AutoAssist(N, floor=FLOOR, looks_ahead=True)
     for position in range(150):
         ids = rng.choice(N, 40, replace=False)
-        policy.observe_fresh(ids, losses_of(rng)[ids], position)
+        policy.observe_fresh(ids, losses_of(rng)[ids])
         policy.observe(record(position, ids, losses_of(rng)[ids], position))
-    policy.observe_fresh(IDS, losses_of(rng), 150)
+    policy.observe_fresh(IDS, losses_of(rng))
     assert (policy.keep_probability(IDS, MIDDLE) == 1.0).all()
 
 
@@ -106,12 +106,12 @@ def test_a_loss_that_comes_late_is_of_use_in_the_next_epoch() -> None:
     policy, ids = AutoAssist(N, floor=FLOOR, looks_ahead=True), np.array([3, 5])
     ones = np.ones(2, dtype=np.float32)
     policy.observe(record(0, ids[:1], ones[:1], 7))
-    policy.observe_fresh(ids, ones, 7)
+    policy.observe_fresh(ids, ones)
     assert policy.fresh is not None and policy.fresh.look_up(ids).tolist() == [1.0, 1.0]
 
 
 def test_under_the_runs_options_fresh_losses_reach_the_policy() -> None:
     guarded = make_policy(RunSettings(), N, looks_ahead=True)
-    guarded.observe_fresh(np.array([3]), np.array([2.0], dtype=np.float32), 0)
+    guarded.observe_fresh(np.array([3]), np.array([2.0], dtype=np.float32))
     assert isinstance(guarded.policy, AutoAssist) and guarded.policy.fresh is not None
     assert guarded.policy.fresh.look_up(np.array([3])).tolist() == [1.0]
