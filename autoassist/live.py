@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -19,6 +21,7 @@ from protocol.security import MONITOR, open_key, secure_client
 from protocol.statistics import PeerStatistics, RunStatistics, decode_statistics
 
 POLL_MS = 200
+LAST_WORDS_S = 2.0  # how long an end that neither is said nor shows as a closed connection is waited for
 COLUMNS = ("role", "credit", "windows", "kept", "backlog", "learned", "lift", "cpu", "memory", "age")
 
 
@@ -127,18 +130,37 @@ class LiveView:
         socket.subscribe(b"")
         if self._key is not None:
             secure_client(socket, self._key)
+        gone = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         socket.connect(address)
         try:
             # What is logged meanwhile appears above the view, unless it goes to a file.
             with Live(render(None), refresh_per_second=4, redirect_stderr=sys.stderr.isatty()) as live:
-                while True:
-                    is_over = self._done.is_set()
-                    if socket.poll(0 if is_over else POLL_MS):
+                while not self._done.is_set():
+                    if socket.poll(POLL_MS):
                         live.update(render(decode_statistics(socket.recv())))
-                    elif is_over:
-                        return
+                for statistics in _last_words(socket, gone):
+                    live.update(render(statistics))
         except msgspec.MsgspecError:
             return
         finally:
+            socket.disable_monitor()
+            gone.close()
             socket.close()
             context.term()
+
+
+def _last_words(socket: zmq.Socket[bytes], gone: zmq.Socket[bytes]) -> Iterator[RunStatistics]:
+    """What is still on its way: until the end is said, or nothing more can come since its connection is closed."""
+    poller = zmq.Poller()
+    poller.register(socket, zmq.POLLIN)
+    poller.register(gone, zmq.POLLIN)
+    deadline = time.monotonic() + LAST_WORDS_S
+    while (left_s := deadline - time.monotonic()) > 0:
+        ready = dict(poller.poll(int(left_s * 1e3)))
+        if socket in ready:
+            statistics = decode_statistics(socket.recv())
+            yield statistics
+            if statistics.ended:
+                return
+        elif gone in ready:
+            return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import msgspec
@@ -9,6 +10,7 @@ import pytest
 import zmq
 from rich.console import Console
 
+from autoassist import live
 from autoassist.export import segments_between
 from autoassist.live import LiveView, render
 from autoassist.remembered import COMMAND_FILE
@@ -135,6 +137,21 @@ def test_the_last_frame_shows_the_last_that_was_published(capsys: pytest.Capture
         context.term()  # all of it has left
         view.stop()
     assert "step 7 · finished" in capsys.readouterr().out
+
+
+def test_a_broker_that_went_without_a_word_does_not_hold_the_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "LAST_WORDS_S", 600.0)
+    with zmq.Context() as context, context.socket(zmq.XPUB) as publisher:
+        publisher.bind("tcp://127.0.0.1:*")
+        view = LiveView(enabled=True)
+        view.start(publisher.getsockopt_string(zmq.LAST_ENDPOINT))
+        assert publisher.poll(30_000) and publisher.recv() == b"\x01"  # it hears
+        publisher.close(linger=0)
+        context.term()
+        stopping = threading.Thread(target=view.stop, daemon=True)
+        stopping.start()
+        stopping.join(30.0)
+        assert not stopping.is_alive()
 
 
 def test_the_live_view_waits_for_a_boss() -> None:
