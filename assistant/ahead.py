@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from protocol.arrays import I64
 from protocol.order import EpochOrder
 
@@ -10,6 +12,20 @@ CHUNK = 128
 LEAD_WINDOWS = 16
 """How far ahead of the last window: far enough that what is looked at is not being scored already, and near enough that
 it is no older than the weights that it is looked at with."""
+
+
+class Offered(NamedTuple):
+    """Where the run is: a window's epoch, its first and its last instance, and how many it has."""
+
+    epoch: int
+    first: int
+    last: int
+    size: int
+
+    @classmethod
+    def of(cls, epoch: int, ids: I64) -> Offered:
+        """``ids`` has shape ``(k,)``, k > 0."""
+        return cls(epoch, int(ids[0]), int(ids[-1]), len(ids))
 
 
 class Ahead:
@@ -28,22 +44,22 @@ class Ahead:
         self._next = 0
         self._limit = 0
 
-    def offered(self, epoch: int, ids: I64) -> None:
+    def offered(self, offered: Offered) -> None:
         """A window has come: the run is at its end now. One that comes late, or again, changes nothing."""
-        order = self._order_of(epoch)
-        ends = [order.position(int(one)) for one in (ids[0], ids[-1])]  # by tokens, the last one need not lie last
-        through = epoch * self.n + max(ends) + 1
+        order = self._order_of(offered.epoch)
+        last = max(order.position(offered.first), order.position(offered.last))  # by tokens, the last need not lie last
+        through = offered.epoch * self.n + last + 1
         if through > self._offered:
             self._offered = through
             self._next = max(self._next, through)
-            self._limit = through + min(LEAD_WINDOWS * len(ids), max(1, self.n // 2))
+            self._limit = through + min(LEAD_WINDOWS * offered.size, max(1, self.n // 2))
 
-    def next(self) -> I64 | None:
-        """The next few of an epoch, shape ``(k,)``; None while all within reach have been looked at."""
+    def next(self, most: int = CHUNK) -> I64 | None:
+        """The next few of an epoch, shape ``(k,)``, k ≤ ``most``; None while all within reach have been looked at."""
         if self._next >= self._limit:
             return None
         epoch, start = divmod(self._next, self.n)
-        stop = min(start + CHUNK, self.n, start + self._limit - self._next)
+        stop = min(start + most, self.n, start + self._limit - self._next)
         self._next += stop - start
         return self._order_of(epoch).ids(start, stop)
 

@@ -52,7 +52,7 @@ class Child:
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            start_new_session=True,
+            process_group=0,
         )
         self._reader = threading.Thread(target=self._read, args=(self.process,), name=f"{self.name}-log", daemon=True)
         self._reader.start()

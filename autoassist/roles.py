@@ -15,7 +15,7 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from assistant.look_ahead import BossCopy, LookAhead
+from assistant.look_ahead import LookAhead
 from assistant.watch import statistics_of
 from assistant.worker import Assistant, AssistantSettings
 from autoassist.curves import CurveSettings, drawing, of_assistant
@@ -186,11 +186,10 @@ class AssistantCommand:
         return 0
 
     def _of_workload(self) -> Assistant:
-        from workloads import CheckedWorkload
-
         given = next((name for name in ("features", "labels") if getattr(self, name) is not None), "")
         require(not given, given, getattr(self, given, None), "is the WORKLOAD's to say; leave one of the two out")
-        workload = CheckedWorkload(self.data.load(self.workload))
+        load = partial(checked_workload, self.data, self.workload)
+        workload = load()
         fingerprint, snapshots = workload.fingerprint(), self.assistant.snapshots
         return Assistant(
             self.assistant,
@@ -200,7 +199,7 @@ class AssistantCommand:
             features=workload.features(),
             labels=workload.labels(),
             show=workload.preview,
-            look_ahead=LookAhead(BossCopy(workload, snapshots)) if snapshots is not None else None,
+            look_ahead=LookAhead(load, snapshots) if snapshots is not None else None,
         )
 
     def _of_files(self) -> Assistant:
@@ -211,6 +210,13 @@ class AssistantCommand:
         if features is None and labels is None:
             log.info("no WORKLOAD given: instances are known by their losses alone, without features")
         return Assistant(self.assistant, self.connect, features=features, labels=labels)
+
+
+def checked_workload(data: WorkloadSettings, name: str) -> Workload:
+    """The workload; in this process, or in another one that is given this function."""
+    from workloads import CheckedWorkload
+
+    return CheckedWorkload(data.load(name))
 
 
 def read_array(path: Path, dtype: np.dtype[Any], dimensions: int) -> NDArray[Any]:

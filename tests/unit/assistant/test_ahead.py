@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assistant.ahead import CHUNK, LEAD_WINDOWS, Ahead
+from assistant.ahead import CHUNK, LEAD_WINDOWS, Ahead, Offered
 from protocol.order import EpochOrder
 
 N, SEED, WINDOW = 5000, 7, 64
@@ -30,39 +30,39 @@ def test_before_the_first_window_there_is_nothing_to_look_at() -> None:
 
 def test_it_looks_at_what_follows_the_window_and_stops_in_reach() -> None:
     ahead, lead = Ahead(N, SEED), LEAD_WINDOWS * WINDOW
-    ahead.offered(0, window(0, 128))
+    ahead.offered(Offered.of(0, window(0, 128)))
     assert all_of(ahead) == window(0, 192, size=lead).tolist()
-    ahead.offered(0, window(0, 192))
+    ahead.offered(Offered.of(0, window(0, 192)))
     assert all_of(ahead) == window(0, 192 + lead).tolist(), "one window further"
 
 
 def test_it_goes_on_with_the_next_epoch() -> None:
     ahead = Ahead(N, SEED)
-    ahead.offered(0, window(0, N - 100))
+    ahead.offered(Offered.of(0, window(0, N - 100)))
     found = all_of(ahead)
     assert found[:36] == window(0, N - 36).tolist() and found[36:100] == window(1, 0).tolist()
 
 
 def test_what_the_run_has_gone_past_is_left_out() -> None:
     ahead = Ahead(N, SEED)
-    ahead.offered(0, window(0, 0))
+    ahead.offered(Offered.of(0, window(0, 0)))
     ahead.next()
-    ahead.offered(1, window(1, 640))
+    ahead.offered(Offered.of(1, window(1, 640)))
     found = ahead.next()
     assert found is not None and found.tolist() == window(1, 704, size=CHUNK).tolist()
 
 
 def test_a_window_of_before_changes_nothing() -> None:
     ahead = Ahead(N, SEED)
-    ahead.offered(0, window(0, 640))
+    ahead.offered(Offered.of(0, window(0, 640)))
     expected = window(0, 704, size=LEAD_WINDOWS * WINDOW).tolist()
-    ahead.offered(0, window(0, 0))
+    ahead.offered(Offered.of(0, window(0, 0)))
     assert all_of(ahead) == expected
 
 
 def test_a_window_that_is_sorted_by_length_is_taken_for_where_its_farthest_end_lies() -> None:
     ahead = Ahead(N, SEED)
-    ahead.offered(0, window(0, 640)[::-1])
+    ahead.offered(Offered.of(0, window(0, 640)[::-1]))
     found = ahead.next()
     assert found is not None and found.tolist() == window(0, 704, size=CHUNK).tolist()
 
@@ -70,6 +70,6 @@ def test_a_window_that_is_sorted_by_length_is_taken_for_where_its_farthest_end_l
 @given(n=st.integers(1, 300), epoch=st.integers(0, 3), at=st.integers(0, 299), size=st.integers(1, 64))
 def test_within_reach_no_instance_comes_twice_in_an_epoch(n: int, epoch: int, at: int, size: int) -> None:
     ahead = Ahead(n, SEED)
-    ahead.offered(epoch, window(epoch, at % n, n=n, size=size))
+    ahead.offered(Offered.of(epoch, window(epoch, at % n, n=n, size=size)))
     found = all_of(ahead)
     assert len(found) <= max(1, n // 2) and len(set(found)) >= len(found) - len(found) // 2

@@ -1,82 +1,44 @@
-"""An Assistant looks ahead with the Boss's newest snapshot, and does without where there is none that fits."""
+"""Looking ahead is a process of its own: an Assistant waits for nothing of it, and it ends with its Assistant."""
 
 from __future__ import annotations
 
 import logging
 import os
+import signal
+import subprocess
 import sys
 import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
+import psutil
 import pytest
-import torch
-from torch import Tensor, nn
 
-from assistant.ahead import CHUNK
-from assistant.look_ahead import CLOSE_S, NICENESS, BossCopy, LookAhead
+from assistant.look_ahead import LookAhead
 from assistant.worker import Assistant, AssistantSettings
 from protocol.messages import Welcome, Window
 from protocol.order import EpochOrder
 from protocol.settings import RunSettings
+from tests.unit.assistant.looked_at import DEADLINE_S, SEED, Broken, Endless, N, Scaled, write
 from tests.unit.assistant.test_worker import NOBODY
-from workloads.base import Fingerprint, Metric, Workload
-from workloads.snapshot_files import snapshot_content
 
-N, SEED, DEADLINE_S = 600, 3, 60.0
+ENDS_ALONE = """
+import sys
+from pathlib import Path
+from assistant.look_ahead import LookAhead
+from tests.unit.assistant.looked_at import SEED, N, Endless
 
-
-class Scaled(Workload):
-    """Instance i has the input i; its loss is that times the network's one weight."""
-
-    width = 1
-
-    def fingerprint(self) -> Fingerprint:
-        return Fingerprint("scaled", N)
-
-    def batch(self, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
-        rows = torch.tensor(list(ids), dtype=torch.float32)[:, None]
-        return rows, rows
-
-    def boss(self) -> nn.Module:
-        return nn.Linear(self.width, 1, bias=False)
-
-    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return outputs[:, 0]
-
-    def evaluate(self, boss: nn.Module, device: torch.device) -> Metric:
-        return Metric("none", 0.0)
-
-
-class Broken(Scaled):
-    """Its losses cannot be computed."""
-
-    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        raise ZeroDivisionError("no losses today")
-
-
-class Slow(Scaled):
-    """A chunk of it takes longer than the thread may take to end."""
-
-    each_s = 0.05
-
-    def batch(self, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
-        time.sleep(self.each_s * len(ids))
-        return super().batch(ids)
-
-
-def write(path: Path, weight: float, *, step: int = 100, width: int = 1) -> None:
-    part = path.with_suffix(".part")
-    torch.save(snapshot_content(step, {"weight": torch.full((1, width), weight)}), part)
-    part.replace(path)
+if __name__ == "__main__":
+    look_ahead = LookAhead(Endless, Path(sys.argv[1]))
+    look_ahead.start(N, SEED)
+    print(look_ahead.process_id, flush=True)
+    sys.stdin.read()
+"""
 
 
 def window(epoch: int, start: int, size: int = 64) -> Window:
-    return Window(
-        window=0, attempt=0, epoch=epoch, progress=0.5, ids=EpochOrder(N, SEED, epoch).ids(start, start + size)
-    )
+    ids = EpochOrder(N, SEED, epoch).ids(start, start + size)
+    return Window(window=0, attempt=0, epoch=epoch, progress=0.5, ids=ids)
 
 
 @pytest.fixture
@@ -86,118 +48,114 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def look_ahead(path: Path) -> Iterator[LookAhead]:
-    found = LookAhead(BossCopy(Scaled(), path))
+    found = LookAhead(Scaled, path)
     found.start(N, SEED)
     yield found
     found.close()
-    assert not any(thread.name == "autoassist-look-ahead" for thread in threading.enumerate())
+
+
+def until(is_so: Callable[[], object]) -> None:
+    pause = threading.Event()
+    for _ in range(int(DEADLINE_S / 0.01)):
+        if is_so():
+            return
+        pause.wait(0.01)
+    raise AssertionError(f"not so after {DEADLINE_S} s")
 
 
 def losses_of(look_ahead: LookAhead, count: int) -> dict[int, float]:
     """So many, once they are found."""
     found: dict[int, float] = {}
-    pause, looks = threading.Event(), int(DEADLINE_S / 0.01)
-    for _ in range(looks):
+
+    def are_enough() -> bool:
         for fresh in look_ahead.collect():
-            found |= dict(zip(fresh.ids.tolist(), fresh.losses.tolist(), strict=True))
-        if len(found) >= count:
-            return found
-        pause.wait(0.01)
-    raise AssertionError(f"{len(found)} losses of {count} after {DEADLINE_S} s")
+            found.update(zip(fresh.ids.tolist(), fresh.losses.tolist(), strict=True))
+        return len(found) >= count
+
+    until(are_enough)
+    return found
 
 
-def test_what_is_soon_to_be_offered_has_the_loss_that_the_snapshot_gives_it(path: Path, look_ahead: LookAhead) -> None:
+def process_of(look_ahead: LookAhead) -> psutil.Process:
+    assert look_ahead.process_id is not None
+    return psutil.Process(look_ahead.process_id)
+
+
+def test_another_process_finds_the_losses_in_time_that_nobody_else_wants(path: Path, look_ahead: LookAhead) -> None:
     write(path, 2.0)
     look_ahead.offered(window(0, 0))
     found = losses_of(look_ahead, 300)
-    assert set(found) == set(EpochOrder(N, SEED, 0).ids(64, 364).tolist())
-    assert all(loss == 2.0 * one for one, loss in found.items()) and look_ahead.boss.step == 100
+    assert all(loss == 2.0 * one for one, loss in found.items())
+    assert look_ahead.process_id not in (None, os.getpid())
+    if sys.platform == "linux":
+        assert os.sched_getscheduler(look_ahead.process_id or 0) == os.SCHED_IDLE
+        assert os.sched_getscheduler(0) != os.SCHED_IDLE
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread has no priority of its own")
-def test_it_comes_last_and_leaves_the_assistants_own_thread_as_it_was(path: Path, look_ahead: LookAhead) -> None:
-    write(path, 2.0)
-    look_ahead.offered(window(0, 0))
-    losses_of(look_ahead, 300)
-    assert look_ahead._thread.native_id is not None
-    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-    assert os.getpriority(os.PRIO_PROCESS, look_ahead._thread.native_id) == max(own, NICENESS)
-
-
-def test_it_begins_when_the_first_snapshot_is_there_and_takes_each_newer_one(path: Path, look_ahead: LookAhead) -> None:
-    look_ahead.offered(window(0, 0))
+def test_one_that_is_suspended_is_not_waited_for(path: Path, look_ahead: LookAhead) -> None:
+    process_of(look_ahead).suspend()
+    for _ in range(20_000):  # more than the pipe holds
+        look_ahead.offered(window(0, 0))
+    assert look_ahead.collect() == []
+    process_of(look_ahead).resume()
     write(path, 2.0)
     losses_of(look_ahead, 300)
-    write(path, 3.0, step=200)
-    look_ahead.offered(window(0, 448))
-    found = losses_of(look_ahead, 250)
-    assert all(loss == 3.0 * one for one, loss in found.items()) and look_ahead.boss.step == 200
 
 
-def test_losses_that_are_not_finite_are_left_out(path: Path, look_ahead: LookAhead) -> None:
-    write(path, float("inf"))
-    look_ahead.offered(window(0, 0))
-    losses_of(look_ahead, 0)
-    write(path, 1.0)
-    look_ahead.offered(window(0, 448))
-    assert all(np.isfinite(loss) for loss in losses_of(look_ahead, 250).values())
-
-
-@pytest.mark.parametrize("damage", ["another network", "garbage"])
-def test_a_snapshot_that_does_not_fit_is_told_and_the_next_one_taken(
-    path: Path, look_ahead: LookAhead, damage: str, caplog: pytest.LogCaptureFixture
+def test_one_that_is_killed_is_told_once_and_the_assistant_goes_on(
+    look_ahead: LookAhead, caplog: pytest.LogCaptureFixture
 ) -> None:
-    if damage == "garbage":
-        path.write_bytes(b"no snapshot at all")
-    else:
-        write(path, 2.0, width=3)
-    assert not look_ahead.boss.refresh()
-    assert caplog.text.count("no looking ahead until one fits") == 1 and caplog.text.count(str(path)) == 1
-    assert ("it is damaged, or no snapshot" if damage == "garbage" else "size mismatch for weight") in caplog.text
-    write(path, 2.0)
+    process_of(look_ahead).kill()
+    until(lambda: look_ahead.collect() == [] and look_ahead.process_id is None)
     look_ahead.offered(window(0, 0))
-    assert len(losses_of(look_ahead, 300)) == 300
+    assert look_ahead.collect() == []
+    assert caplog.text.count("its process was killed by SIGKILL") == 1
 
 
 def test_a_workload_whose_losses_fail_ends_the_looking_and_nothing_else(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write(path, 2.0)
-    broken = LookAhead(BossCopy(Broken(), path))
+    broken = LookAhead(Broken, path)
     broken.start(N, SEED)
     broken.offered(window(0, 0))
-    broken._thread.join(DEADLINE_S)
-    broken.close()
+    until(lambda: broken.collect() == [] and broken.process_id is None)
     assert "no looking ahead any more" in caplog.text and "no losses today" in caplog.text
-    assert broken.collect() == []
+    assert "its process" not in caplog.text
 
 
-def test_it_ends_soon_however_long_a_network_takes(path: Path) -> None:
-    """A process that exits while a thread is within torch aborts."""
-    assert Slow.each_s * CHUNK > 2 * CLOSE_S
-    write(path, 2.0)
-    slow = LookAhead(BossCopy(Slow(), path))
-    slow.start(N, SEED)
-    slow.offered(window(0, 0))
-    pause = threading.Event()
-    for _ in range(int(DEADLINE_S / 0.01)):
-        if slow._piece > 1:
-            break
-        pause.wait(0.01)
-    slow.close()
-    assert slow._piece < CHUNK and not slow._thread.is_alive()
-
-
-def test_of_a_fast_network_more_is_looked_at_together(path: Path, look_ahead: LookAhead) -> None:
+def test_joining_anew_begins_anew(path: Path, look_ahead: LookAhead) -> None:
+    before = process_of(look_ahead)
+    look_ahead.start(N, SEED)
+    assert not before.is_running()
     write(path, 2.0)
     look_ahead.offered(window(0, 0))
     losses_of(look_ahead, 300)
-    assert look_ahead._piece > 1
+
+
+def test_it_ends_at_once_whatever_it_looks_at(path: Path) -> None:
+    write(path, 2.0)
+    endless = LookAhead(Endless, path)
+    endless.start(N, SEED)
+    endless.offered(window(0, 0))
+    process = process_of(endless)
+    until(lambda: process.num_threads() > 1)  # it listens
+    endless.close()
+    assert not process.is_running() and endless.process_id is None
+
+
+def test_it_does_not_outlive_an_assistant_that_is_killed(path: Path) -> None:
+    write(path, 2.0)
+    command = [sys.executable, "-c", ENDS_ALONE, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as assistant:
+        assert assistant.stdout is not None
+        looker = psutil.Process(int(assistant.stdout.readline()))
+        assistant.send_signal(signal.SIGKILL)
+    until(lambda: not looker.is_running() or looker.status() == psutil.STATUS_ZOMBIE)
 
 
 def joined(path: Path, settings: RunSettings) -> Assistant:
-    look_ahead = LookAhead(BossCopy(Scaled(), path))
-    assistant = Assistant(AssistantSettings(), NOBODY, look_ahead=look_ahead)
+    assistant = Assistant(AssistantSettings(), NOBODY, look_ahead=LookAhead(Scaled, path))
     assistant._join(Welcome(run_id="run", stream="s", settings=settings, position=0, n=N))
     return assistant
 
@@ -214,14 +172,15 @@ def test_an_assistant_that_gets_a_window_hands_its_policy_what_comes_after(path:
     assistant = joined(path, RunSettings(seed=SEED))
     try:
         assistant._take(window(0, 0))
-        assert assistant.core is not None and assistant.look_ahead is not None
-        pause = threading.Event()
-        for _ in range(int(DEADLINE_S / 0.01)):
-            assistant._collect(assistant.core)
-            if assistant.core.figures.get("instances_looked_at", 0) >= 300:
-                break
-            pause.wait(0.01)
-        assert assistant.core.figures["instances_looked_at"] == 300
+        core = assistant.core
+        assert core is not None
+
+        def has_looked() -> bool:
+            assistant._collect(core)
+            return core.figures.get("instances_looked_at", 0) >= 300
+
+        until(has_looked)
+        assert core.figures["instances_looked_at"] == 300
     finally:
         leave(assistant)
 
@@ -235,6 +194,6 @@ def test_it_does_not_look_where_that_is_of_no_use_or_would_depend_on_a_clock(
     assistant = joined(path, settings)
     try:
         assistant._take(window(0, 0))
-        assert assistant.look_ahead is not None and assistant.look_ahead._thread.ident is None
+        assert assistant.look_ahead is not None and assistant.look_ahead.process_id is None
     finally:
         leave(assistant)

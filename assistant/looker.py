@@ -1,0 +1,158 @@
+"""The process that looks ahead: the Boss's network over what is soon to be offered, on idle time alone.
+
+Its Assistant starts it, tells it where the run is, and collects what it finds. It ends with its Assistant, however that
+ends. A process and no thread, since on idle time it may stand still for long: nothing of the Assistant's is in its
+hands then. For the same reason the kernel wakes broker and Assistant on its core and not on the Boss's.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import struct
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from assistant.ahead import CHUNK, Ahead, Offered
+from assistant.boss_copy import BossCopy
+from protocol.arrays import F32, I64
+from protocol.errors import AutoAssistError
+
+log = logging.getLogger("autoassist.assistant")
+
+OFFERED = struct.Struct("<4q")
+"""How an ``Offered`` is told: so few bytes that it comes whole or not at all."""
+START_NICENESS = 10
+"""Until it looks: on idle time alone, loading torch could take minutes on a host whose cores are all busy."""
+LOOK_S = 0.2
+"""How often it looks for the first snapshot."""
+PIECE_S = 0.25
+"""How long it looks before it hears where the run is by now."""
+GROWTH = 4
+"""How much larger a piece may be than the last one: the first is one instance, for nothing is known of it."""
+MOST_SAID = 1500
+"""Characters of a log message: with them one comes whole, too."""
+
+
+class Fresh(NamedTuple):
+    """Losses of some instances under a snapshot, shape ``(k,)`` both; at most ``CHUNK``."""
+
+    ids: I64
+    losses: F32
+
+
+class Said(NamedTuple):
+    """For the Assistant's log."""
+
+    level: int
+    text: str
+
+
+class Looking:
+    """What to look at next, and the looking; ``offered`` is for another thread."""
+
+    def __init__(self, boss: BossCopy, n: int, seed: int) -> None:
+        self.boss = boss
+        self._ahead = Ahead(n, seed)
+        self._changed = threading.Condition()
+        self._piece = 1
+        """Instances that are given to the network together; as many as it takes ``PIECE_S`` for, ``CHUNK`` at most."""
+
+    def offered(self, offered: Offered) -> None:
+        """The run is there now."""
+        with self._changed:
+            self._ahead.offered(offered)
+            self._changed.notify()
+
+    def found(self) -> Iterator[Fresh]:
+        """One piece after the other, without an end; what is not finite is left out."""
+        while True:
+            ids = self._next()
+            began_s = time.monotonic()
+            losses = self.boss.losses(ids)
+            in_time = int(PIECE_S * len(ids) / max(time.monotonic() - began_s, 1e-6))
+            self._piece = max(1, min(in_time, GROWTH * self._piece, CHUNK))
+            finite = np.isfinite(losses)
+            yield Fresh(ids[finite], losses[finite])
+
+    def _next(self) -> I64:
+        """The next few, once there are some and a snapshot."""
+        while True:
+            has_snapshot = self.boss.refresh()
+            with self._changed:
+                ids = self._ahead.next(self._piece) if has_snapshot else None
+                if ids is not None:
+                    return ids
+                self._changed.wait(None if has_snapshot else LOOK_S)
+
+
+class _ToAssistant(logging.Handler):
+    """What is logged here is the Assistant's to log."""
+
+    def __init__(self, up: Connection) -> None:
+        super().__init__()
+        self._up = up
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OSError):  # without an Assistant nobody hears it
+            self._up.send(Said(record.levelno, self.format(record)[-MOST_SAID:]))
+
+
+def look(heard: int, said: int) -> None:
+    """The process: look until the Assistant is gone.
+
+    ``heard`` and ``said`` are the pipes' file descriptors: what is heard begins with (load, path, n, seed), and packed
+    ``Offered``s follow; said are ``Fresh`` and ``Said``.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the Assistant's to hear
+    down, up = Connection(heard, writable=False), Connection(said, readable=False)
+    os.nice(max(0, START_NICENESS - os.nice(0)))
+    _go_first_where_memory_ends()
+    logging.getLogger("autoassist").addHandler(logging.NullHandler())  # of the WORKLOAD all has been said
+    log.addHandler(_ToAssistant(up))
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        load, path, n, seed = down.recv()
+        looking = Looking(BossCopy(load(), path), n, seed)
+        threading.Thread(target=_listen, args=(down, looking), daemon=True).start()
+        _come_last()
+        for fresh in looking.found():
+            up.send(fresh)
+    except (BrokenPipeError, EOFError):
+        return  # nobody is there any more
+    except AutoAssistError as error:
+        log.warning("no looking ahead any more: %s", error)
+    except Exception:
+        log.exception("no looking ahead any more; selection goes on by what is known otherwise")
+
+
+def _listen(down: Connection, looking: Looking) -> None:
+    try:
+        while True:
+            looking.offered(Offered(*OFFERED.unpack(down.recv_bytes())))
+    except EOFError:
+        os._exit(0)  # the Assistant is gone, and whatever is being looked at is for nobody
+
+
+def _come_last() -> None:
+    """Broker, Boss and the scoring come first."""
+    if sys.platform == "linux":
+        with suppress(PermissionError):  # some containers forbid it; its niceness it has
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
+def _go_first_where_memory_ends() -> None:
+    """A run does without this process, and not without its Boss."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text("1000")
