@@ -14,6 +14,7 @@ import struct
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -25,22 +26,24 @@ import numpy as np
 from assistant.ahead import CHUNK, Ahead, Offered
 from assistant.boss_copy import BossCopy
 from protocol.arrays import F32, I64
-from protocol.errors import AutoAssistError
+from protocol.errors import AutoAssistError, DataError
+from protocol.processes import ask_nothing_of_the_terminal, die_with_parent
 
 log = logging.getLogger("autoassist.assistant")
 
 OFFERED = struct.Struct("<4q")
 """How an ``Offered`` is told: so few bytes that it comes whole or not at all."""
 START_NICENESS = 10
-"""Until it looks: on idle time alone, loading torch could take minutes on a host whose cores are all busy."""
+"""Until it has looked for the first time: on idle time alone, torch and the data could take minutes on a host whose
+cores are all busy, and a lock on the data be held as long."""
 LOOK_S = 0.2
 """How often it looks for the first snapshot."""
 PIECE_S = 0.25
 """How long it looks before it hears where the run is by now."""
 GROWTH = 4
 """How much larger a piece may be than the last one: the first is one instance, for nothing is known of it."""
-MOST_SAID = 1500
-"""Characters of a log message: with them one comes whole, too."""
+MOST_SAID = 1200
+"""Bytes of each end of a log message: so it comes whole, too."""
 
 
 class Fresh(NamedTuple):
@@ -103,51 +106,77 @@ class _ToAssistant(logging.Handler):
         self._up = up
 
     def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if record.exc_info is not None:
+            text += "\n" + "".join(traceback.format_exception(*record.exc_info))
         with suppress(OSError):  # without an Assistant nobody hears it
-            self._up.send(Said(record.levelno, self.format(record)[-MOST_SAID:]))
+            self._up.send(Said(record.levelno, _shortened(text)))
 
 
-def look(heard: int, said: int) -> None:
-    """The process: look until the Assistant is gone.
+def _shortened(text: str) -> str:
+    """Its beginning and its end: what has happened, and where."""
+    content = text.encode()
+    if len(content) <= 2 * MOST_SAID:
+        return text
+    ends = (content[:MOST_SAID], content[-MOST_SAID:])
+    return " … ".join(end.decode(errors="ignore") for end in ends)
 
-    ``heard`` and ``said`` are the pipes' file descriptors: what is heard begins with (load, path, n, seed), and packed
-    ``Offered``s follow; said are ``Fresh`` and ``Said``.
+
+def look(heard: int, said: int, assistant: int) -> None:
+    """The process: look until the Assistant is gone, and end at once then.
+
+    ``heard`` and ``said`` are the pipes' file descriptors, private between the two: what is heard begins with
+    (load, path, dataset_id, n, seed), and packed ``Offered``s follow; said are ``Fresh`` and ``Said``. ``assistant`` is
+    the ID of its process.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the Assistant's to hear
-    down, up = Connection(heard, writable=False), Connection(said, readable=False)
+    die_with_parent(assistant, signal.SIGKILL)
+    for number in (signal.SIGINT, signal.SIGTERM):  # what goes to all processes is the Assistant's to hear
+        signal.signal(number, signal.SIG_IGN)
+    ask_nothing_of_the_terminal()
     os.nice(max(0, START_NICENESS - os.nice(0)))
     _go_first_where_memory_ends()
+    down, up = Connection(heard, writable=False), Connection(said, readable=False)
     logging.getLogger("autoassist").addHandler(logging.NullHandler())  # of the WORKLOAD all has been said
     log.addHandler(_ToAssistant(up))
     log.setLevel(logging.INFO)
     log.propagate = False
     try:
-        load, path, n, seed = down.recv()
-        looking = Looking(BossCopy(load(), path), n, seed)
-        threading.Thread(target=_listen, args=(down, looking), daemon=True).start()
-        _come_last()
-        for fresh in looking.found():
-            up.send(fresh)
+        _look(down, up)
     except (BrokenPipeError, EOFError):
-        return  # nobody is there any more
+        pass  # nobody is there any more
     except AutoAssistError as error:
         log.warning("no looking ahead any more: %s", error)
     except Exception:
         log.exception("no looking ahead any more; selection goes on by what is known otherwise")
+    os._exit(0)  # on idle time, taking torch down could take long
+
+
+def _look(down: Connection, up: Connection) -> None:
+    load, path, dataset_id, n, seed = down.recv()
+    workload = load()
+    if (here := workload.fingerprint().dataset_id) != dataset_id:
+        raise DataError(f"the data has become {here!r}, and the Assistant has {dataset_id!r}; start the Assistant anew")
+    looking = Looking(BossCopy(workload, path), n, seed)
+    threading.Thread(target=_listen, args=(down, looking), daemon=True).start()  # stays as nice as it is now
+    found = looking.found()
+    up.send(next(found))  # torch, the network and the data come with it
+    _come_last()
+    for fresh in found:
+        up.send(fresh)
 
 
 def _listen(down: Connection, looking: Looking) -> None:
     try:
         while True:
             looking.offered(Offered(*OFFERED.unpack(down.recv_bytes())))
-    except EOFError:
+    finally:
         os._exit(0)  # the Assistant is gone, and whatever is being looked at is for nobody
 
 
 def _come_last() -> None:
-    """Broker, Boss and the scoring come first."""
+    """Broker, Boss and the scoring come first, before this thread."""
     if sys.platform == "linux":
-        with suppress(PermissionError):  # some containers forbid it; its niceness it has
+        with suppress(OSError):  # some containers forbid it or do not know it; its niceness it has
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 

@@ -206,8 +206,10 @@ class Assistant:
                     looks_ahead=self._looks_ahead,
                 )
             )
-            if self._looks_ahead and self.look_ahead is not None:
-                self.look_ahead.start(welcome.n, settings.seed)
+            if self.look_ahead is not None:
+                self.look_ahead.stop()  # of the run before, where this one is joined anew
+                if self._looks_ahead:
+                    self.look_ahead.start(welcome.n, settings.seed)
             self.core = AssistantCore(settings, policy)
             self._load(self.core, welcome)
             if self.settings.previews:

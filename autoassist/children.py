@@ -16,6 +16,7 @@ from typing import TextIO
 
 from autoassist.cli import PARENT_VARIABLE
 from protocol.logs import complaint_in, json_in
+from protocol.processes import ending
 
 LAST_WORDS = 20
 READ_S = 1.0
@@ -42,7 +43,12 @@ class Child:
     _reader: threading.Thread | None = None
 
     def start(self, *, announce: bool = False) -> None:
-        """Start the process in a session of its own; ``announce`` listens for its first line on standard output."""
+        """Start the process; ``announce`` listens for its first line on standard output.
+
+        It has a process group of its own, so that the terminal's Ctrl-C is the launcher's to hear. It has no session of
+        its own: Linux divides the cores among sessions first (autogroups), so that between two of them the priorities
+        of a Boss and of a process that looks ahead on idle time mean nothing.
+        """
         environment = {**os.environ, **self.environment, PARENT_VARIABLE: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "autoassist", *self.arguments],
@@ -149,13 +155,3 @@ def _log(path: Path) -> Iterator[Callable[[str], None]]:
         with suppress(OSError):
             if file is not None:
                 file.close()
-
-
-def ending(code: int) -> str:
-    """What an exit code says, in words."""
-    if code >= 0:
-        return f"ended with code {code}"
-    try:
-        return f"was killed by signal {-code} ({signal.Signals(-code).name})"
-    except ValueError:
-        return f"was killed by signal {-code}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import signal
@@ -15,9 +14,9 @@ from typing import Any, get_args
 from autoassist.notices import LogLevel, set_up_logging
 from protocol.errors import AutoAssistError, RankLost
 from protocol.logs import LAST_WORDS
+from protocol.processes import ask_nothing_of_the_terminal, die_with_parent
 
 PARENT_VARIABLE = "AUTOASSIST_PARENT"
-PR_SET_PDEATHSIG = 1
 ALIASES = {"--connect-timeout": "--connect-timeout-s", "--reconnect-timeout": "--reconnect-timeout-s"}
 """Options without their unit."""
 
@@ -71,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0] not in commands:
         print(f"error: no command {words[0]!r}; one of {', '.join(commands)}\n\n{USAGE}", file=sys.stderr)
         return 2
-    _die_with_parent()
+    _begin_as_role()
     if words[0] == "assistant":  # before NumPy is there; its products are small, and more threads wait for each other
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     set_up_logging(debug=debug, as_json=as_json, level=_level_in(words))
@@ -131,13 +130,11 @@ def _mute() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _die_with_parent() -> None:
-    """A launched role gets SIGTERM when its launcher dies, however that happens (Linux)."""
+def _begin_as_role() -> None:
+    """A launched role gets SIGTERM when its launcher dies, and is nobody's whom the terminal asks."""
     parent = os.environ.get(PARENT_VARIABLE)
-    if parent is None or not sys.platform.startswith("linux"):
+    if parent is None:
         return
+    ask_nothing_of_the_terminal()
     # Ranks whose agent was killed must not say Goodbye for the run: it goes on from their checkpoint.
-    number = signal.SIGKILL if "RANK" in os.environ else signal.SIGTERM
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number)
-    if os.getppid() != int(parent):
-        raise SystemExit(1)
+    die_with_parent(int(parent), signal.SIGKILL if "RANK" in os.environ else signal.SIGTERM)

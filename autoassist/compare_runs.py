@@ -11,11 +11,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from autoassist.children import Child, ending
+from autoassist.children import Child
 from autoassist.compare_plan import Found, PlannedRun, clear, look
 from autoassist.compare_progress import ProgressView
 from autoassist.notices import Notices
 from protocol.errors import DataError, RoleFailed, SettingError
+from protocol.processes import ending
 from protocol.report import Report, read_report
 from protocol.signals import StopSignal
 

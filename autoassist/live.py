@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+from zmq.utils.monitor import recv_monitor_message
 
 from autoassist import limits
 from protocol.security import MONITOR, open_key, secure_client
@@ -130,7 +131,7 @@ class LiveView:
         socket.subscribe(b"")
         if self._key is not None:
             secure_client(socket, self._key)
-        gone = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        connection = socket.get_monitor_socket(zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED)
         socket.connect(address)
         try:
             # What is logged meanwhile appears above the view, unless it goes to a file.
@@ -138,29 +139,31 @@ class LiveView:
                 while not self._done.is_set():
                     if socket.poll(POLL_MS):
                         live.update(render(decode_statistics(socket.recv())))
-                for statistics in _last_words(socket, gone):
+                for statistics in _last_words(socket, connection):
                     live.update(render(statistics))
         except msgspec.MsgspecError:
             return
         finally:
             socket.disable_monitor()
-            gone.close()
+            connection.close()
             socket.close()
             context.term()
 
 
-def _last_words(socket: zmq.Socket[bytes], gone: zmq.Socket[bytes]) -> Iterator[RunStatistics]:
-    """What is still on its way: until the end is said, or nothing more can come since its connection is closed."""
+def _last_words(socket: zmq.Socket[bytes], connection: zmq.Socket[bytes]) -> Iterator[RunStatistics]:
+    """What is still on its way: until the end is said, or nothing more can come since the connection is closed."""
     poller = zmq.Poller()
     poller.register(socket, zmq.POLLIN)
-    poller.register(gone, zmq.POLLIN)
-    deadline = time.monotonic() + LAST_WORDS_S
+    poller.register(connection, zmq.POLLIN)
+    deadline, is_closed = time.monotonic() + LAST_WORDS_S, False
     while (left_s := deadline - time.monotonic()) > 0:
-        ready = dict(poller.poll(int(left_s * 1e3)))
+        ready = dict(poller.poll(0 if is_closed else int(left_s * 1e3)))
+        if connection in ready:
+            is_closed = recv_monitor_message(connection)["event"] == zmq.EVENT_DISCONNECTED
         if socket in ready:
             statistics = decode_statistics(socket.recv())
             yield statistics
             if statistics.ended:
                 return
-        elif gone in ready:
+        elif is_closed and not ready:
             return

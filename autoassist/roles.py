@@ -199,7 +199,7 @@ class AssistantCommand:
             features=workload.features(),
             labels=workload.labels(),
             show=workload.preview,
-            look_ahead=LookAhead(load, snapshots) if snapshots is not None else None,
+            look_ahead=LookAhead(load, snapshots, fingerprint.dataset_id) if snapshots is not None else None,
         )
 
     def _of_files(self) -> Assistant:

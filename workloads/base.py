@@ -74,10 +74,7 @@ class Workload(ABC):
 
     @abstractmethod
     def batch(self, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of training instances, first dimension ``len(ids)``, in the order of ``ids``.
-
-        In two threads at a time where an Assistant looks ahead and shows instances meanwhile: share no file position.
-        """
+        """Inputs and targets of training instances, first dimension ``len(ids)``, in the order of ``ids``."""
 
     @abstractmethod
     def boss(self) -> nn.Module:

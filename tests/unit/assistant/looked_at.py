@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from workloads.base import Fingerprint, Metric, Workload
 from workloads.snapshot_files import snapshot_content
 
 N, SEED, DEADLINE_S = 600, 3, 120.0
+BEGUN_VARIABLE = "LOOKING_HAS_BEGUN"
 
 
 class Scaled(Workload):
@@ -57,9 +59,20 @@ class Slow(Scaled):
 
 
 class Endless(Slow):
-    """The first is never done."""
+    """The first is never done; a file says that it has begun."""
 
     each_s = 3600.0
+
+    def batch(self, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
+        Path(os.environ[BEGUN_VARIABLE]).touch()
+        return super().batch(ids)
+
+
+class Other(Scaled):
+    """Has become another data set."""
+
+    def fingerprint(self) -> Fingerprint:
+        return Fingerprint("another", N)
 
 
 def write(path: Path, weight: float, *, step: int = 100, width: int = 1) -> None:

@@ -19,7 +19,7 @@ from assistant.worker import Assistant, AssistantSettings
 from protocol.messages import Welcome, Window
 from protocol.order import EpochOrder
 from protocol.settings import RunSettings
-from tests.unit.assistant.looked_at import DEADLINE_S, SEED, Broken, Endless, N, Scaled, write
+from tests.unit.assistant.looked_at import BEGUN_VARIABLE, DEADLINE_S, SEED, Broken, Endless, N, Other, Scaled, write
 from tests.unit.assistant.test_worker import NOBODY
 
 ENDS_ALONE = """
@@ -27,12 +27,13 @@ import sys
 from pathlib import Path
 from assistant.look_ahead import LookAhead
 from tests.unit.assistant.looked_at import SEED, N, Endless
+from tests.unit.assistant.test_look_ahead import window
 
-if __name__ == "__main__":
-    look_ahead = LookAhead(Endless, Path(sys.argv[1]))
-    look_ahead.start(N, SEED)
-    print(look_ahead.process_id, flush=True)
-    sys.stdin.read()
+look_ahead = LookAhead(Endless, Path(sys.argv[1]), "scaled")
+look_ahead.start(N, SEED)
+look_ahead.offered(window(0, 0))
+print(look_ahead.process_id, flush=True)
+sys.stdin.read()
 """
 
 
@@ -48,7 +49,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def look_ahead(path: Path) -> Iterator[LookAhead]:
-    found = LookAhead(Scaled, path)
+    found = LookAhead(Scaled, path, "scaled")
     found.start(N, SEED)
     yield found
     found.close()
@@ -76,6 +77,10 @@ def losses_of(look_ahead: LookAhead, count: int) -> dict[int, float]:
     return found
 
 
+def is_gone(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
 def process_of(look_ahead: LookAhead) -> psutil.Process:
     assert look_ahead.process_id is not None
     return psutil.Process(look_ahead.process_id)
@@ -94,8 +99,9 @@ def test_another_process_finds_the_losses_in_time_that_nobody_else_wants(path: P
 
 def test_one_that_is_suspended_is_not_waited_for(path: Path, look_ahead: LookAhead) -> None:
     process_of(look_ahead).suspend()
+    one = window(0, 0)
     for _ in range(20_000):  # more than the pipe holds
-        look_ahead.offered(window(0, 0))
+        look_ahead.offered(one)
     assert look_ahead.collect() == []
     process_of(look_ahead).resume()
     write(path, 2.0)
@@ -109,14 +115,14 @@ def test_one_that_is_killed_is_told_once_and_the_assistant_goes_on(
     until(lambda: look_ahead.collect() == [] and look_ahead.process_id is None)
     look_ahead.offered(window(0, 0))
     assert look_ahead.collect() == []
-    assert caplog.text.count("its process was killed by SIGKILL") == 1
+    assert caplog.text.count("its process was killed by signal 9") == 1
 
 
 def test_a_workload_whose_losses_fail_ends_the_looking_and_nothing_else(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write(path, 2.0)
-    broken = LookAhead(Broken, path)
+    broken = LookAhead(Broken, path, "scaled")
     broken.start(N, SEED)
     broken.offered(window(0, 0))
     until(lambda: broken.collect() == [] and broken.process_id is None)
@@ -127,35 +133,76 @@ def test_a_workload_whose_losses_fail_ends_the_looking_and_nothing_else(
 def test_joining_anew_begins_anew(path: Path, look_ahead: LookAhead) -> None:
     before = process_of(look_ahead)
     look_ahead.start(N, SEED)
-    assert not before.is_running()
+    until(lambda: is_gone(before))
     write(path, 2.0)
     look_ahead.offered(window(0, 0))
     losses_of(look_ahead, 300)
 
 
-def test_it_ends_at_once_whatever_it_looks_at(path: Path) -> None:
+def test_of_another_data_set_nothing_is_looked_at(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(path, 2.0)
-    endless = LookAhead(Endless, path)
+    other = LookAhead(Other, path, "scaled")
+    other.start(N, SEED)
+    other.offered(window(0, 0))
+    until(lambda: other.collect() == [] and other.process_id is None)
+    assert "the data has become 'another', and the Assistant has 'scaled'" in caplog.text
+
+
+def test_where_no_process_can_be_started_the_assistant_goes_on(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(path.with_name("nothing")))
+    none = LookAhead(Scaled, path, "scaled")
+    none.start(N, SEED)
+    none.offered(window(0, 0))
+    assert none.collect() == [] and "its process cannot be started" in caplog.text
+    none.close()
+
+
+def test_modules_of_the_working_folder_come_after_the_installed_ones(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And who has put a Path on the module path, which Python passes over, starts it too."""
+    (tmp_path / "struct.py").write_text("raise SystemExit(3)")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*(entry for entry in sys.path if entry), Path("nowhere")])
+    look_ahead = LookAhead(Scaled, path, "scaled")
+    look_ahead.start(N, SEED)
+    write(path, 2.0)
+    look_ahead.offered(window(0, 0))
+    losses_of(look_ahead, 300)
+    look_ahead.close()
+
+
+def test_it_ends_at_once_whatever_it_looks_at(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = path.with_suffix(".begun")
+    monkeypatch.setenv(BEGUN_VARIABLE, str(begun))
+    write(path, 2.0)
+    endless = LookAhead(Endless, path, "scaled")
     endless.start(N, SEED)
     endless.offered(window(0, 0))
     process = process_of(endless)
-    until(lambda: process.num_threads() > 1)  # it listens
+    until(begun.exists)
     endless.close()
-    assert not process.is_running() and endless.process_id is None
+    assert endless.process_id is None
+    until(lambda: is_gone(process))
 
 
-def test_it_does_not_outlive_an_assistant_that_is_killed(path: Path) -> None:
+def test_it_does_not_outlive_an_assistant_that_is_killed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = path.with_suffix(".begun")
+    monkeypatch.setenv(BEGUN_VARIABLE, str(begun))
     write(path, 2.0)
     command = [sys.executable, "-c", ENDS_ALONE, str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as assistant:
         assert assistant.stdout is not None
         looker = psutil.Process(int(assistant.stdout.readline()))
+        until(begun.exists)
         assistant.send_signal(signal.SIGKILL)
-    until(lambda: not looker.is_running() or looker.status() == psutil.STATUS_ZOMBIE)
+    until(lambda: is_gone(looker))
 
 
 def joined(path: Path, settings: RunSettings) -> Assistant:
-    assistant = Assistant(AssistantSettings(), NOBODY, look_ahead=LookAhead(Scaled, path))
+    assistant = Assistant(AssistantSettings(), NOBODY, look_ahead=LookAhead(Scaled, path, "scaled"))
     assistant._join(Welcome(run_id="run", stream="s", settings=settings, position=0, n=N))
     return assistant
 

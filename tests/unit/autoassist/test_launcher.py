@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from pathlib import Path
@@ -9,11 +10,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from autoassist.children import Child, ending
+from autoassist.children import Child
 from autoassist.launcher import Launcher, LaunchSettings
 from autoassist.notices import Notices
 from autoassist.run_command import RunCommand
 from protocol.errors import RoleFailed, SettingError
+from protocol.processes import ending
 from protocol.report import Report, encode_report
 from protocol.signals import StopSignal
 from tests.unit.autoassist.test_views import REPORT
@@ -47,6 +49,17 @@ def test_a_child_is_heard_and_its_end_noticed_where_its_log_cannot_be_written(tm
     assert news.wait(DEADLINE_S)
     assert child.code == 2 and "no command 'nonsense'" in heard[0]
     assert "no command 'nonsense'" in child.last_words
+
+
+def test_a_child_hears_no_ctrl_c_of_the_terminal_and_shares_the_session_in_which_priorities_count(
+    tmp_path: Path,
+) -> None:
+    child = Child("x", ["nonsense"], tmp_path / "x.log", lambda *_: None, on_news=lambda: None)
+    child.start()
+    assert child.process is not None
+    assert os.getpgid(child.process.pid) == child.process.pid != os.getpgid(0)
+    assert os.getsid(child.process.pid) == os.getsid(0)
+    assert child.wait(DEADLINE_S)
 
 
 def test_a_broker_that_cannot_be_started_is_told_with_its_last_words(tmp_path: Path) -> None:
