@@ -15,7 +15,6 @@ from autoassist.launcher import Launcher, LaunchSettings
 from autoassist.notices import Notices
 from autoassist.run_command import RunCommand
 from protocol.errors import RoleFailed, SettingError
-from protocol.processes import ending
 from protocol.report import Report, encode_report
 from protocol.signals import StopSignal
 from tests.unit.autoassist.test_views import REPORT
@@ -34,12 +33,6 @@ def test_a_negative_number_of_restarts_is_refused(name: str) -> None:
     with pytest.raises(SettingError, match=f"{name}=-1"):
         LaunchSettings(**{name: -1})
     LaunchSettings(**{name: 0})
-
-
-def test_an_exit_code_is_told_in_words() -> None:
-    assert ending(2) == "ended with code 2"
-    assert ending(-9) == "was killed by signal 9 (SIGKILL)"
-    assert ending(-250) == "was killed by signal 250"
 
 
 def test_a_child_is_heard_and_its_end_noticed_where_its_log_cannot_be_written(tmp_path: Path) -> None:
