@@ -9,7 +9,7 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +24,6 @@ from autoassist.compare_result import ORACLE, UNIFORM, Comparison, RunResult, ma
 from autoassist.compare_runs import Runner, locked
 from autoassist.compare_table import print_comparison
 from autoassist.compare_verdict import REFERENCE_BUDGET, judge
-from autoassist.cores import has_cores_to_spare
 from autoassist.notices import Notices
 from autoassist.remembered import DEFAULT_CHECKPOINT_EVERY
 from autoassist.roles import Flat, LogSettings, WorkloadName, WorkloadSettings
@@ -76,7 +75,7 @@ class CompareCommand:
     log: Flat[LogSettings] = LogSettings()
     checkpoint_every: int = DEFAULT_CHECKPOINT_EVERY
     """Steps between two checkpoints of each run, from which an interrupted one goes on; 0 for none."""
-    look_ahead: bool = field(default_factory=has_cores_to_spare)
+    look_ahead: bool = False
     """As that of `autoassist run`, for the runs of the policy autoassist."""
 
     def execute(self) -> int:

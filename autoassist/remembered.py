@@ -14,7 +14,6 @@ from typing import Any
 import msgspec
 
 from assistant.policies import takes_fresh_losses
-from autoassist.cores import has_cores_to_spare
 from autoassist.roles import WorkloadSettings
 from boss.train import TrainSettings
 from broker.rows import RunRow
@@ -98,7 +97,7 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True):
             yield "WORKLOAD", given.workload, self.workload
         if given.checkpoint_every not in (DEFAULT_CHECKPOINT_EVERY, self.checkpoint_every):
             yield "--checkpoint-every", given.checkpoint_every, self.checkpoint_every
-        if given.look_ahead not in (has_cores_to_spare(), self.look_ahead):
+        if given.look_ahead not in (False, self.look_ahead):
             yield "--look-ahead", given.look_ahead, self.look_ahead
         run = dataclasses.replace(self.run, epochs=self.run.epoch_budget)  # 3 where neither budget was given
         for mine, theirs in ((given.run, run), (given.train, self.train), (given.data, self.data)):

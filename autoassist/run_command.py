@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from assistant.policies import require_policy
-from autoassist.cores import CORES_TO_SPARE, has_cores_to_spare, usable_cores
+from autoassist.cores import usable_cores
 from autoassist.curves import CurveSettings
 from autoassist.launcher import BOSS, Launcher, LaunchSettings
 from autoassist.live import LiveView
@@ -47,6 +47,8 @@ from protocol.signals import StopSignal
 from workloads import CheckedWorkload, validate_workload
 from workloads.sources import FALL_BACK_VARIABLE
 
+CORES_TO_LOOK_AHEAD = 4
+"""With so many, a Boss on the CPU leaves one to Assistants that look ahead; with fewer they have idle time alone."""
 log = logging.getLogger("autoassist.run")
 
 
@@ -69,10 +71,10 @@ class RunCommand:
     """TCP port of the broker on loopback; 0 for any free one."""
     checkpoint_every: int = DEFAULT_CHECKPOINT_EVERY
     """Steps between two checkpoints of the whole run; 0 for none."""
-    look_ahead: bool = dataclasses.field(default_factory=has_cores_to_spare)
+    look_ahead: bool = False
     """Let Assistants run the Boss's network, with weights some hundred steps old, over instances that are soon to be
-    offered, in idle time and at low priority: their losses are then known afresh. Of the policies built in,
-    autoassist only; not in deterministic mode. Where nothing is said of it, with four cores or more."""
+    offered, on idle time alone: their losses are then known afresh. Of the policies built in, autoassist only; not in
+    deterministic mode. It has paid where labels are wrong, and may harm on small sets (docs/RESULTS.md)."""
     keys: Path | None = None
     """Directory of keys for all roles, as autoassist keys init makes it; nobody else on this machine may join then."""
     resume: Path | None = None
@@ -244,7 +246,7 @@ class RunCommand:
         if self.train.threads or self.train.resolved_device().type != "cpu":
             return self.train
         cores = usable_cores()
-        others = 2 if cores >= CORES_TO_SPARE and Remembered.of(self).looks_ahead else 1
+        others = 2 if cores >= CORES_TO_LOOK_AHEAD and Remembered.of(self).looks_ahead else 1
         return dataclasses.replace(self.train, threads=max(1, (cores - others) // self.run.world_size))
 
     def _assistant_count(self) -> int:

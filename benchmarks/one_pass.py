@@ -178,14 +178,14 @@ def policy_rows(name: str, settings: OnePass) -> list[list[str]]:
         for budget in settings.budgets:
             words = ("--policy", "uniform", "--boss-instances", str(int(budget * n)))
             reports.setdefault(f"uniform, {budget:g} of the data", []).append(run(name, seed, *words))
-        default = run(name, seed, *once, "autoassist", "--look-ahead")
+        default = run(name, seed, *once, "autoassist")
         rate = f"{paired_drop_rate(default):.4f}"
         reports.setdefault("random-drop, as many", []).append(
             run(name, seed, *once, "random-drop", "--drop-rate", rate)
         )
         reports.setdefault("autoassist-paper", []).append(run(name, seed, *once, "autoassist-paper"))
-        blind = run(name, seed, *once, "autoassist", "--no-look-ahead")
-        reports.setdefault("autoassist, not looking ahead", []).append(blind)
+        looking = run(name, seed, *once, "autoassist", "--look-ahead")
+        reports.setdefault("autoassist, looking ahead", []).append(looking)
         reports.setdefault("**autoassist**", []).append(default)
     means = {
         title: (

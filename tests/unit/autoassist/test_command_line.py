@@ -12,7 +12,6 @@ import tyro
 from assistant.policies import Uniform, registry
 from autoassist.boss_command import BossCommand
 from autoassist.cli import main
-from autoassist.compare import CompareCommand
 from autoassist.roles import AssistantCommand, LogSettings
 from autoassist.run_command import RunCommand, as_words
 from boss.snapshots import SnapshotSettings
@@ -100,7 +99,7 @@ def test_the_boss_leaves_snapshots_where_the_assistants_look_for_them() -> None:
 
 
 WITHOUT: dict[str, RunCommand] = {
-    "it is told not to": RunCommand(workload="digits", look_ahead=False),
+    "nothing is said of it": RunCommand(workload="digits"),
     "another policy": RunCommand(workload="digits", run=RunSettings(policy="infobatch"), look_ahead=True),
     "deterministic": RunCommand(workload="digits", run=RunSettings(deterministic=True), look_ahead=True),
 }
@@ -122,15 +121,6 @@ def test_assistants_of_a_policy_of_ones_own_look_ahead_where_it_takes_what_they_
     command = RunCommand(workload="digits", run=RunSettings(policy="mine"), look_ahead=True)
     for words in command._role_arguments("tcp://host:1", Path("runs/x")).values():
         assert words[-2:] == AHEAD
-
-
-@pytest.mark.parametrize(("cores", "expected"), [(1, False), (2, False), (4, True), (64, True)])
-def test_where_nothing_is_said_assistants_look_ahead_with_cores_to_spare(
-    cores: int, expected: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("autoassist.cores.usable_cores", lambda: cores)
-    assert RunCommand().look_ahead is expected and CompareCommand().look_ahead is expected
-    assert RunCommand(look_ahead=not expected).look_ahead is not expected
 
 
 @pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (3, 2), (4, 2), (16, 14)])

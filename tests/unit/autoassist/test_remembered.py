@@ -27,16 +27,10 @@ from protocol.settings import RunSettings
 from tests.unit.autoassist.test_views import REPORT
 
 
-@pytest.fixture(autouse=True)
-def cores_to_spare(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is looked ahead where nothing is said of it, here as on a large machine."""
-    monkeypatch.setattr("autoassist.cores.usable_cores", lambda: 8)
-
-
 def begun(**changed: object) -> Remembered:
     """What a run was begun with, or what was typed beside --resume."""
     plain = {"workload": "", "run": RunSettings(), "train": TrainSettings(), "data": WorkloadSettings()}
-    options = {"checkpoint_every": DEFAULT_CHECKPOINT_EVERY, "look_ahead": True}
+    options = {"checkpoint_every": DEFAULT_CHECKPOINT_EVERY, "look_ahead": False}
     return Remembered(**{**plain, **options, **changed})  # type: ignore[arg-type]
 
 
@@ -71,7 +65,7 @@ CONTRADICTIONS = {
     "threads": ({"train": TrainSettings(threads=7)}, "--threads 7", "--threads 0"),
     "model": ({"data": WorkloadSettings(model="cnn")}, "--model cnn", "--model resnet8"),
     "checkpoints": ({"checkpoint_every": 7}, "--checkpoint-every 7", "--checkpoint-every 50"),
-    "looking ahead": ({"look_ahead": False}, "--look-ahead False", "--look-ahead True"),
+    "looking ahead": ({"look_ahead": True}, "--look-ahead True", "--look-ahead False"),
 }
 
 
