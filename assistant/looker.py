@@ -22,12 +22,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from assistant.ahead import CHUNK, Ahead, Offered
 from assistant.boss_copy import BossCopy
 from protocol.arrays import F32, I64
 from protocol.errors import AutoAssistError, DataError
 from protocol.processes import ask_nothing_of_the_terminal, die_with_parent
+from protocol.trouble import Trouble
 
 log = logging.getLogger("autoassist.assistant")
 
@@ -69,6 +71,9 @@ class Looking:
         self._changed = threading.Condition()
         self._piece = 1
         """Instances that are given to the network together; as many as it takes ``PIECE_S`` for, ``CHUNK`` at most."""
+        self._in_vain = 0
+        """Instances since the last one with a finite loss."""
+        self._no_losses = Trouble(log)
 
     def offered(self, offered: Offered) -> None:
         """The run is there now."""
@@ -85,7 +90,19 @@ class Looking:
             in_time = int(PIECE_S * len(ids) / max(time.monotonic() - began_s, 1e-6))
             self._piece = max(1, min(in_time, GROWTH * self._piece, CHUNK))
             finite = np.isfinite(losses)
+            self._tell(finite)
             yield Fresh(ids[finite], losses[finite])
+
+    def _tell(self, finite: NDArray[np.bool_]) -> None:
+        """An instance without a finite loss is left out and no more said; nothing but such is worth a word."""
+        if finite.any():
+            self._in_vain = 0
+            self._no_losses.is_over()
+            return
+        self._in_vain += len(finite)
+        if self._in_vain >= CHUNK:
+            what = f"looking ahead with {self.boss.path} finds no finite losses, of {self._in_vain} instances in a row"
+            self._no_losses.met(what, "it is of no use so; see what the network gives in eval mode")
 
     def _next(self) -> I64:
         """The next few, once there are some and a snapshot."""

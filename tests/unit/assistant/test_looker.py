@@ -75,6 +75,25 @@ def test_losses_that_are_not_finite_are_left_out(path: Path, looking: Looking) -
     assert all(np.isfinite(loss) for loss in take(found, 250).values())
 
 
+def test_that_no_loss_at_all_is_finite_is_told_once(
+    path: Path, looking: Looking, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A network that gives NaN in eval mode keeps a core busy for nothing."""
+    caplog.set_level("INFO")
+    write(path, float("inf"))
+    looking.offered(offered(0, 0))
+    found = looking.found()
+    assert not len(next(found).ids) and "no finite losses" not in caplog.text  # a single one may be odd
+    for _ in range(2):
+        looking._piece = CHUNK
+        next(found)
+        assert caplog.text.count("finds no finite losses") == 1
+    write(path, 1.0)
+    looking.offered(offered(0, 448))
+    take(found, 10)
+    assert "over, after 2 times" in caplog.text
+
+
 @pytest.mark.parametrize("damage", ["another network", "garbage"])
 def test_a_snapshot_that_does_not_fit_is_told_and_the_next_one_taken(
     path: Path, looking: Looking, damage: str, caplog: pytest.LogCaptureFixture
