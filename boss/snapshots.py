@@ -64,6 +64,8 @@ class Copied:
 class Snapshots:
     """Takes snapshots of a Boss that trains; ``with`` or ``close`` ends its thread.
 
+    What lies there of another training, or of steps that were taken back, is removed at the start.
+
     Price: the network's size in memory once more, pinned for a GPU, and a fiftieth of the time at most, of which the
     training thread only has the copying (on a GPU the asking for it).
     """
@@ -72,6 +74,8 @@ class Snapshots:
         if settings.snapshots is None:
             raise SettingError("snapshots=None: give SnapshotSettings the file, snapshots=Path(…)")
         self.path = settings.snapshots
+        with suppress(OSError):  # whoever cannot remove it cannot replace it, and is told then
+            self.path.unlink(missing_ok=True)
         self.every_steps = settings.snapshot_every
         self._part = self.path.with_name(self.path.name + ".part")
         self._clock = clock

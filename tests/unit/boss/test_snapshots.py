@@ -125,6 +125,13 @@ def test_one_comes_after_so_many_steps_and_none_before(tmp_path: Path) -> None:
         assert sorted(set(taken)) == [-1, 9, 19, 29] and written(snapshots) == (29, 29.0)
 
 
+def test_one_of_another_training_is_gone_from_the_start(tmp_path: Path) -> None:
+    path = tmp_path / "snapshot.pt"
+    path.write_bytes(b"another training's")
+    with Snapshots(SnapshotSettings(snapshots=path)):
+        assert not path.exists()
+
+
 def test_a_run_that_goes_on_has_one_at_once_and_one_that_is_taken_back_too(tmp_path: Path) -> None:
     """What lies there is of other steps."""
     with taker(tmp_path / "snapshot.pt") as snapshots:
