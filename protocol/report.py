@@ -115,7 +115,7 @@ class AssistantReport(msgspec.Struct, kw_only=True):
     selections_refused: int  # selections that could not be right; the window was offered again
     leases_expired: int  # windows that it held longer than --lease-s
     records_dropped: int  # loss-log records, one a step and rank, that it was not sent because it lagged too far
-    figures: Mapping[str, float | None]  # by name, as it said in its Goodbye (instances_looked_at: by looking ahead); empty where it had no time to
+    figures: Mapping[str, float | None]  # by name, as it said in its Goodbye; empty where it had no time to
     set_aside: list[int] = []  # IDs that its noise guard left out, surest first, at most 1000; as figures
 
 
