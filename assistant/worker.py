@@ -207,9 +207,10 @@ class Assistant:
                 )
             )
             if self.look_ahead is not None:
-                self.look_ahead.stop()  # of the run before, where this one is joined anew
                 if self._looks_ahead:
                     self.look_ahead.start(welcome.n, settings.seed)
+                else:
+                    self.look_ahead.stop()  # of the run before, where this one is joined anew
             self.core = AssistantCore(settings, policy)
             self._load(self.core, welcome)
             if self.settings.previews:
