@@ -89,15 +89,12 @@ def test_a_store_leaves_its_log_to_the_thread_and_ends_it(tmp_path: Path) -> Non
 
 
 def test_what_stops_the_emptying_is_raised_by_the_next_commit(tmp_path: Path) -> None:
-    store = RunStore(tmp_path / "run")
-    assert store._emptier is not None
-    store._emptier.close()
-    wal_of(tmp_path / "run" / DATABASE).unlink()
-    store._emptier = WalEmptier(tmp_path / "run" / DATABASE, every_s=0.001)
-    emptier = store._emptier
-    (tmp_path / "run" / DATABASE).write_bytes(b"no database any more" * 1000)
-    until(lambda: emptier.error is not None, "the error")
-    with pytest.raises(StoreError, match=r"cannot be written.*start the broker again"):
-        store.commit([Put("epoch", "0", EpochRow(epoch=0))])
-    store._opened.close()
-    emptier.close()
+    (tmp_path / "no_database").write_bytes(b"no database at all" * 1000)
+    with closing(RunStore(tmp_path / "run")) as store:
+        assert store._emptier is not None
+        store._emptier.close()
+        with closing(WalEmptier(tmp_path / "no_database", every_s=0.001)) as emptier:
+            store._emptier = emptier
+            until(lambda: emptier.error is not None, "the error")
+            with pytest.raises(StoreError, match=r"file is not a database.*put a backup"):
+                store.commit([Put("epoch", "0", EpochRow(epoch=0))])
