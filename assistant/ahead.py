@@ -9,9 +9,9 @@ from protocol.order import EpochOrder
 
 CHUNK = 128
 """Instances that are looked at together."""
-LEAD_WINDOWS = 16
-"""How far ahead of the last window: far enough that what is looked at is not being scored already, and near enough that
-it is no older than the weights that it is looked at with."""
+LEAD_WINDOWS = 64
+"""How far ahead of the last window: far enough that whoever looks on idle time may stand still for half a second, and
+near enough that what is looked at is hardly older than the weights that it is looked at with."""
 
 
 class Offered(NamedTuple):

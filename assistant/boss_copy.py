@@ -13,6 +13,7 @@ from protocol.trouble import Trouble
 if TYPE_CHECKING:
     from torch import nn
 
+    from assistant.forward import CheapForward
     from workloads import Workload
 
 log = logging.getLogger("autoassist.assistant")
@@ -27,6 +28,7 @@ class BossCopy:
         self.step = -1
         """Of the snapshot; -1 before the first."""
         self._network: nn.Module | None = None
+        self._forward: CheapForward | None = None
         self._seen: tuple[int, int] | None = None
         self._unread = Trouble(log)
 
@@ -44,6 +46,7 @@ class BossCopy:
     def _take(self) -> None:
         import torch  # only now: a run without a snapshot does without its seconds and its memory
 
+        from assistant.forward import CheapForward
         from workloads.snapshot_files import read_snapshot
 
         torch.set_num_threads(1)
@@ -60,6 +63,8 @@ class BossCopy:
             return
         self._unread.is_over()
         self._network = network.eval()
+        self._forward = self._forward or CheapForward(self.workload.losses)
+        self._forward.take(self._network)
 
     def _of_no_use(self, error: DataError | RuntimeError) -> tuple[str, str]:
         """Why a snapshot cannot be used, and what comes of it."""
@@ -70,10 +75,6 @@ class BossCopy:
 
     def losses(self, ids: I64) -> F32:
         """Of these instances, shape ``(k,)``; call it once ``refresh`` has said that there is a snapshot."""
-        import torch
-
-        assert self._network is not None
-        with torch.inference_mode():
-            inputs, targets = self.workload.batch(ids.tolist())
-            losses: F32 = self.workload.losses(self._network(inputs), targets).float().numpy()
+        assert self._forward is not None
+        losses: F32 = self._forward.losses(*self.workload.batch(ids.tolist())).numpy()
         return losses

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from assistant.ahead import CHUNK, LEAD_WINDOWS, Ahead, Offered
 from protocol.order import EpochOrder
 
-N, SEED, WINDOW = 5000, 7, 64
+N, SEED, WINDOW = 20_000, 7, 64
 
 
 def window(epoch: int, start: int, *, n: int = N, size: int = WINDOW) -> np.ndarray:

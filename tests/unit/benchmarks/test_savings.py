@@ -139,6 +139,23 @@ def test_a_workload_that_fails_leaves_the_others_their_turn_and_a_signal_ends_al
     assert read(settings)["missing_workloads"] == [name for name in EPOCHS if name != "mnist"]
 
 
+def test_finished_runs_of_uniform_are_taken_from_another_comparison(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(savings, "call", lambda *words: 0)
+    theirs, ours = tmp_path / "theirs" / "mnist", tmp_path / "ours" / "mnist"
+    for name in ("uniform-1-seed201", "uniform-0.6-seed201", "autoassist-0.6-seed201"):
+        (theirs / name).mkdir(parents=True)
+        (theirs / name / REPORT_FILE).write_text(f"theirs: {name}")
+    (theirs / "uniform-0.8-seed201").mkdir()  # unfinished
+    (ours / "uniform-0.6-seed201").mkdir(parents=True)
+    settings = settings_in(tmp_path, out=ours.parent, uniform_of=theirs.parent, policies=("uniform", "autoassist"))
+    assert savings.run(settings, "mnist") == 0
+    assert (ours / "uniform-1-seed201" / REPORT_FILE).read_text() == "theirs: uniform-1-seed201"
+    assert {path.name for path in ours.iterdir()} == {"machine.json", "uniform-1-seed201", "uniform-0.6-seed201"}
+    assert not any((ours / "uniform-0.6-seed201").iterdir()), "ours has been begun, and goes on"
+
+
 def test_irreducible_losses_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[tuple[str, ...]] = []
 
