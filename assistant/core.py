@@ -24,6 +24,8 @@ CREDIT_RECORDS = 512
 broker."""
 CREDITS = 32
 """So often the credit is said anew while as many records as it allows are applied."""
+LOOKED_AT = "instances_looked_at"
+"""The figure that there is where an Assistant looks ahead."""
 UNORDERED = -2
 """``Window.learn_through`` outside deterministic mode."""
 
@@ -78,7 +80,7 @@ class AssistantCore:
     def refresh(self, ids: I64, losses: F32) -> None:
         """Take in losses that were found by looking ahead; finite, shape ``(k,)`` both."""
         self.policy.observe_fresh(ids, losses)
-        self._count("instances_looked_at", len(ids))
+        self._count(LOOKED_AT, len(ids))
 
     def has_work(self) -> bool:
         """Whether ``work`` would do anything now."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assistant.checkpoint import AssistantCheckpoint, read_checkpoint
-from assistant.core import AssistantCore
+from assistant.core import LOOKED_AT, AssistantCore
 from assistant.look_ahead import LookAhead
 from assistant.policies import make_policy, takes_fresh_losses
 from assistant.preview import Previews, Show
@@ -211,7 +211,7 @@ class Assistant:
                     self.look_ahead.start(welcome.n, settings.seed)
                 else:
                     self.look_ahead.stop()  # of the run before, where this one is joined anew
-            self.core = AssistantCore(settings, policy)
+            self.core = AssistantCore(settings, policy, figures={LOOKED_AT: 0.0} if self._looks_ahead else {})
             self._load(self.core, welcome)
             if self.settings.previews:
                 self.previews = Previews(welcome.n, self.labels, self.show)

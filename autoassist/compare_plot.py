@@ -37,7 +37,8 @@ def plot(comparison: Comparison, folder: Path) -> Path:
             axes.axhline(full.metric, color="0.6", linewidth=0.8, linestyle=":")
     left.legend(frameon=False)
     name = comparison.workload.rpartition("/")[2]
-    figure.suptitle(f"{name}, {comparison.epochs} epochs, {len(comparison.seeds)} seed(s): mean, band ± s.d.")
+    epochs = f"{comparison.epochs} epoch{'s' if comparison.epochs > 1 else ''}"
+    figure.suptitle(f"{name}, {epochs}, {len(comparison.seeds)} seed(s): mean, band ± s.d.")
     path = folder / PLOT_FILE
     part = folder / f"{PLOT_FILE}.part"
     figure.savefig(part, dpi=DPI, format="png")

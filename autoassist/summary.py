@@ -95,10 +95,10 @@ def _padding(report: Report) -> list[tuple[str, str]]:
 
 def _looked_at(report: Report) -> list[tuple[str, str]]:
     """By each Assistant: several look at the same."""
-    counts = [one.figures.get("instances_looked_at") or 0.0 for one in report.assistants]
-    return (
-        [("looked at before they were offered", ", ".join(f"{count:.0f}" for count in counts))] if any(counts) else []
-    )
+    counts = [one.figures.get("instances_looked_at") for one in report.assistants]
+    if all(count is None for count in counts):
+        return []
+    return [("looked at before they were offered", ", ".join(f"{count or 0.0:.0f}" for count in counts))]
 
 
 def verdict(report: Report) -> str:
@@ -131,7 +131,8 @@ def _saving(report: Report) -> str:
             f"{boss.instances / report.n:.1f}."
         )
     saved = 1.0 - boss.instances / selection.offered
-    than = f"than the {selection.offered} that the {report.epochs} epochs offered"
+    epochs = f"the {report.epochs} epochs" if report.epochs > 1 else "the epoch"
+    than = f"than the {selection.offered} that {epochs} offered"
     if saved < 0:
         return f"The Boss trained {-saved:.1%} more instances {than}: batches off the plan cost more than was left out."
     return f"The Boss trained {saved:.1%} fewer instances {than}."
