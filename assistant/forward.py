@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,8 @@ class CheapForward:
         self._form: torch.dtype | None = None
         """None is the network as it stands."""
         self._network: nn.Module = nn.Identity()
-        self._weights: dict[str, Tensor] = {}
+        self._weights: dict[torch.dtype, dict[str, Tensor]] = {}
+        """In each form that has been computed in."""
 
     def take(self, network: nn.Module) -> None:
         """Go by this network from now on, with the weights that it has now."""
@@ -50,38 +52,39 @@ class CheapForward:
             if not self._is_chosen and len(inputs) >= ENOUGH:
                 self._choose(inputs, targets)
             if self._form is None:
-                return self._as_it_stands(inputs, targets)
+                return self.as_it_stands(inputs, targets)
             try:
-                return self._in_form(self._form, inputs, targets)
+                return self.in_form(self._form, inputs, targets)
             except Exception as error:  # what fails as it stands, too, is raised there
                 self._form = None
                 log.info("looking ahead computes as the Boss's network stands from now on: %s", _first_line(error))
-                return self._as_it_stands(inputs, targets)
+                return self.as_it_stands(inputs, targets)
 
-    def _as_it_stands(self, inputs: Tensor, targets: Tensor) -> Tensor:
+    def as_it_stands(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """By the network's own ``forward``."""
         return self._losses_of(self._network(inputs), targets).float()
 
-    def _in_form(self, form: torch.dtype, inputs: Tensor, targets: Tensor) -> Tensor:
-        if not self._weights:
-            self._weights = {name: _in_layout(value, form) for name, value in self._network.state_dict().items()}
-        outputs = torch.func.functional_call(self._network, self._weights, (_in_layout(inputs, form),))
+    def in_form(self, form: torch.dtype, inputs: Tensor, targets: Tensor) -> Tensor:
+        """In oneDNN's layout, with numbers of ``form``; raises what the network does where it takes no such tensors."""
+        if form not in self._weights:
+            weights = self._network.state_dict()
+            self._weights[form] = {name: _in_layout(value, form) for name, value in weights.items()}
+        outputs = torch.func.functional_call(self._network, self._weights[form], (_in_layout(inputs, form),))
         return self._losses_of(outputs.to_dense().to(inputs.dtype), targets).float()
 
     def _choose(self, inputs: Tensor, targets: Tensor) -> None:
         self._is_chosen = True
-        least_s, expected = self._timed(lambda: self._as_it_stands(inputs, targets))
+        least_s, expected = self._timed(partial(self.as_it_stands, inputs, targets))
         if inputs.dtype != torch.float32:
             return
         for form in FORMS:
-            self._weights = {}
             try:
-                took_s, found = self._timed(lambda form=form: self._in_form(form, inputs, targets))  # type: ignore[misc]
-            except Exception as error:  # a network's own code may say in any way that it cannot see into such tensors
+                took_s, found = self._timed(partial(self.in_form, form, inputs, targets))
+            except Exception as error:  # a network's own code may say in any way that it takes no such tensors
                 log.debug("looking ahead cannot compute in oneDNN's layout: %s", _first_line(error))
                 continue
             if took_s < least_s and _are_alike(found, expected):
                 least_s, self._form = took_s, form
-        self._weights = {}
 
     def _timed(self, compute: Callable[[], Tensor]) -> tuple[float, Tensor]:
         """Its time on this core, whoever else was there meanwhile, and what it found."""
