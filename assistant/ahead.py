@@ -10,8 +10,9 @@ from protocol.order import EpochOrder
 CHUNK = 128
 """Instances that are looked at together."""
 LEAD_WINDOWS = 64
-"""How far ahead of the last window: far enough that whoever looks on idle time may stand still for half a second, and
-near enough that what is looked at is hardly older than the weights that it is looked at with."""
+"""How far ahead of the last window: windows of the usual 256 are offered at a hundred a second where a step takes some
+milliseconds, so whoever looks on idle time may stand still for half a second. What is trained between look and offer,
+of the epoch before, is looked at in vain."""
 
 
 class Offered(NamedTuple):

@@ -134,6 +134,12 @@ def merged(new: Sequence[Row], earlier: Sequence[Row], policies: Sequence[str]) 
     return sorted(rows, key=place)
 
 
+def trained_otherwise(rows: Sequence[Row], earlier: Sequence[Row]) -> set[str]:
+    """Workloads whose full training has another length in the earlier rows, which compare with no new one."""
+    passes = {row["workload"]: row["full_passes"] for row in rows}
+    return {row["workload"] for row in earlier if row["full_passes"] != passes.get(row["workload"], row["full_passes"])}
+
+
 def with_shares(rows: Sequence[Row]) -> list[Row]:
     """Each saving as a share of the oracle's too, where the oracle was run another time."""
     oracle = {row["workload"]: row["saving"] for row in rows if row["policy"] == ORACLE}

@@ -47,7 +47,7 @@ def made_up(settings: Savings, workload: str, **changes: object) -> Comparison:
 def put(settings: Savings, workload: str, **changes: object) -> None:
     """As if it had been run to its end."""
     comparison = made_up(settings, workload, **changes)
-    run_dir = settings.out / workload / comparison.runs[0].run_dir
+    run_dir = settings.out / workload / comparison.runs[-1].run_dir
     run_dir.mkdir(parents=True)
     (run_dir / REPORT_FILE).write_bytes(encode_report(report_of("uniform")))
     write_comparison(comparison, settings.out / workload)
@@ -210,6 +210,20 @@ def test_rows_of_what_is_not_run_again_stay_with_their_own_provenance(tmp_path: 
     curves: list[dict[str, object]] = read(settings_in(tmp_path))["curves"]  # type: ignore[assignment]
     places = [(row["workload"], row["policy"], row["budget"]) for row in curves]
     assert len(places) == len(set(places)) and ("mnist", "infobatch", 0.6) in places
+
+
+def test_rows_of_a_training_of_another_length_are_not_kept_beside_new_ones(tmp_path: Path) -> None:
+    for name in ("mnist", "rotated-mnist"):
+        put(settings_in(tmp_path), name)
+    main(settings_in(tmp_path, only_report=True))
+    changes = {"policies": savings.ALL_BUDGETS, "keep_others": True, "out": tmp_path / "again"}
+    put(settings_in(tmp_path, **changes), "mnist", n=20_001)
+    main(settings_in(tmp_path, only_report=True, **changes))
+    for part in ("rows", "curves"):
+        rows: list[dict[str, object]] = read(settings_in(tmp_path))[part]  # type: ignore[assignment]
+        policies = {str(row["policy"]) for row in rows if row["workload"] == "mnist"}
+        assert "autoassist" in policies and policies <= set(savings.ALL_BUDGETS)
+        assert {row["policy"] for row in rows if row["workload"] == "rotated-mnist"} >= set(POLICIES[1:])
 
 
 def test_runs_that_looked_ahead_add_rows_of_their_own(tmp_path: Path) -> None:
