@@ -8,6 +8,7 @@ instances that it has not trained are computed as an Assistant looks ahead, in t
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 import time
@@ -25,8 +26,10 @@ from assistant.ahead import CHUNK
 from assistant.forward import FORMS, CheapForward
 from benchmarks.common import machine, print_table, spread
 from boss.train import seed_everything
+from protocol.settings import require
 from workloads import Workload, load_workload
 
+Compute = Callable[[Tensor, Tensor], Tensor]
 AS_IT_STANDS = "as it stands"
 
 
@@ -54,53 +57,68 @@ class LookAheadCosts:
 
 
 def trained(workload: Workload, order: Tensor, steps: int) -> tuple[CheapForward, list[float]]:
-    """Its losses, and the CPU time of each step's instance, µs."""
+    """What computes its network's losses, and the CPU time of each step's instance, µs."""
     network = workload.boss()
     optimizer = workload.optimizer(network)
     took_us = []
-    for step in range(steps):
+    for ids in order[: 64 * steps].split(64):
+        inputs, targets = workload.batch(ids.tolist())
         began_s = time.thread_time()
-        inputs, targets = workload.batch(order[64 * step : 64 * (step + 1)].tolist())
         optimizer.zero_grad(set_to_none=True)
         workload.losses(network(inputs), targets).mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        took_us.append((time.thread_time() - began_s) * 1e6 / 64)
+        took_us.append((time.thread_time() - began_s) * 1e6 / len(ids))
     forward = CheapForward(workload.losses)
     forward.take(network.eval())
     return forward, took_us
 
 
-def measured(compute: Callable[..., Tensor], pieces: list[Any]) -> tuple[list[float], Tensor]:
-    """CPU time of each piece's instance, µs, after one that prepares; and all losses."""
-    took_us, found = [], []
-    with torch.inference_mode():
-        compute(*pieces[0])
-        for inputs, targets in pieces:
-            began_s = time.thread_time()
-            found.append(compute(inputs, targets))
-            took_us.append((time.thread_time() - began_s) * 1e6 / len(targets))
-    return took_us, torch.cat(found)
+def kinds_of(forward: CheapForward, piece: tuple[Tensor, Tensor]) -> tuple[dict[str, Compute], dict[str, str]]:
+    """How the network can be computed, and why not in the other forms; each has prepared itself on the piece."""
+    kinds: dict[str, Compute] = {AS_IT_STANDS: forward.as_it_stands}
+    refused = {}
+    for form in FORMS:
+        name = f"oneDNN, {str(form).removeprefix('torch.')}"
+        try:
+            forward.in_form(form, *piece)
+        except Exception as error:  # a network may take no such tensors, and says so in any way
+            refused[name] = (str(error).splitlines() or [type(error).__name__])[0]
+        else:
+            kinds[name] = partial(forward.in_form, form)
+    return kinds, refused
 
 
 def rows_of(settings: LookAheadCosts, model: str) -> list[dict[str, Any]]:
-    """One for each form that the network takes."""
+    """One for each form, the forms in turns, piece by piece."""
     seed_everything(settings.seed, deterministic=False)
     workload = load_workload(settings.workload, model=model)
-    order = torch.randperm(workload.fingerprint().n)
+    n, wanted = workload.fingerprint().n, 64 * settings.steps + CHUNK * settings.pieces
+    require(n >= wanted, "steps", settings.steps, f"with the pieces that is {wanted} instances of {n}; give fewer")
+    order = torch.randperm(n)
     forward, step_us = trained(workload, order, settings.steps)
-    fresh = order[64 * settings.steps :].split(CHUNK)[: settings.pieces]
-    pieces = [workload.batch(ids.tolist()) for ids in fresh]
-    own_us, own = measured(forward.as_it_stands, pieces)
-    rows = [{"model": model, "form": AS_IT_STANDS, "us": own_us, "astray": 0.0}]
-    for form in FORMS:
-        try:
-            took_us, found = measured(partial(forward.in_form, form), pieces)
-        except Exception as error:  # a network may take no such tensors, and says so in any way
-            rows.append({"model": model, "form": str(form), "error": str(error).splitlines()[0]})
-            continue
-        astray = float((found - own).abs().mean() / own.mean())
-        rows.append({"model": model, "form": str(form), "us": took_us, "astray": astray})
-    return [{**row, "step_us": statistics.median(step_us)} for row in rows]
+    pieces = [workload.batch(ids.tolist()) for ids in order[64 * settings.steps : wanted].split(CHUNK)]
+    with torch.inference_mode():
+        kinds, refused = kinds_of(forward, pieces[0])
+        took_us: dict[str, list[float]] = {name: [] for name in kinds}
+        losses: dict[str, list[Tensor]] = {name: [] for name in kinds}
+        for piece, (name, compute) in itertools.product(pieces, kinds.items()):
+            began_s = time.thread_time()
+            losses[name].append(compute(*piece))
+            took_us[name].append((time.thread_time() - began_s) * 1e6 / CHUNK)
+    own = torch.cat(losses[AS_IT_STANDS])
+    shared = {"model": model, "step_us": statistics.median(step_us)}
+    return [
+        *(
+            {
+                **shared,
+                "form": name,
+                "us": took_us[name],
+                "astray": float((torch.cat(found) - own).abs().mean() / own.mean()),
+            }
+            for name, found in losses.items()
+        ),
+        *({**shared, "form": name, "refused": why} for name, why in refused.items()),
+    ]
 
 
 def main(settings: LookAheadCosts) -> None:
@@ -112,14 +130,14 @@ def main(settings: LookAheadCosts) -> None:
     rows = [row for model in settings.models for row in rows_of(settings, model)]
     table = []
     for row in rows:
-        if "error" in row:
-            table.append([row["model"], row["form"], "-", "-", "-"])
+        if "refused" in row:
+            table.append([row["model"], row["form"], row["refused"], "-", "-"])
             continue
         share = statistics.median(row["us"]) / row["step_us"]
         table.append(
             [row["model"], row["form"], spread(row["us"], ".1f"), f"{share:.2f}", f"{100 * row['astray']:.2f}"]
         )
-    print_table(["network", "form", "CPU time an instance, µs", "of a step's", "losses astray, %"], table)
+    print_table(["network", "form", "CPU time an instance, µs", "of a step's", "losses astray, % of their mean"], table)
     if settings.json is not None:
         settings.json.write_text(json.dumps({"machine": where, "rows": rows}))
 
