@@ -156,6 +156,7 @@ def test_a_form_that_goes_astray_as_the_network_learns_is_given_up(
     in_form = CheapForward.in_form
     monkeypatch.setattr(CheapForward, "in_form", lambda *given: (1.0 + 2 * MOST_ASTRAY) * in_form(*given))
     cheap.take(network)
+    caplog.clear()  # what was chosen, if it was heard
     with caplog.at_level(logging.INFO, logger="autoassist"):
         for _ in range(2):
             assert torch.equal(cheap.losses(*images()), own_losses(network, *images()))
@@ -185,6 +186,7 @@ def test_a_form_that_fails_later_is_given_up_and_that_is_said(
     for _ in range(2):
         cheap.losses(*images())
     network.insert(3, LooksInside())
+    caplog.clear()  # what was chosen, if it was heard
     with caplog.at_level(logging.INFO, logger="autoassist"):
         for _ in range(2):
             assert torch.equal(cheap.losses(*images(3)), own_losses(network, *images(3)))
