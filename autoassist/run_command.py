@@ -74,7 +74,8 @@ class RunCommand:
     look_ahead: bool = False
     """Let Assistants run the Boss's network, with weights some hundred steps old, over instances that are soon to be
     offered, on idle time alone: their losses are then known afresh. Of the policies built in, autoassist only; not in
-    deterministic mode. It has paid where labels are wrong, and may harm on small sets (docs/RESULTS.md)."""
+    deterministic mode. It has paid on the five image sets tried, and takes some of the Boss's time on two cores
+    (docs/RESULTS.md)."""
     keys: Path | None = None
     """Directory of keys for all roles, as autoassist keys init makes it; nobody else on this machine may join then."""
     resume: Path | None = None

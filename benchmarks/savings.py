@@ -8,9 +8,9 @@ r"""What each policy saves at equal metric, on five workloads, through the real 
         --uniform-of runs/savings
 
 Per workload and seed: uniform, random-drop and autoassist at four budgets, the published policies and the oracle at 0.6
-of the passes. A full training is three hundred thousand passes, a third of that of the small set, so that all of it
-takes less than two hours on two cores; warm-up, anneal and all else are the defaults. The seeds were used for nothing
-else.
+of the passes. A full training is three hundred thousand passes (a third of that for the small set), so that all of it
+takes less than two hours on two cores; warm-up, anneal and all else are the defaults. Nothing was tuned on the
+seeds.
 """
 
 from __future__ import annotations
