@@ -19,8 +19,9 @@ log = logging.getLogger("autoassist.assistant")
 FORMS: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16)
 """What oneDNN's layout is tried with."""
 ENOUGH = 64
-"""Instances by which a form is chosen: fewer tell little of the costs of many. Where the network is so slow that there
-are never as many together, the first that are no more than those before."""
+"""Instances by which a form is chosen: fewer tell little of the costs of many."""
+PATIENCE = 30
+"""How often there may be fewer: pieces grow from one, and remain small where the network is slow."""
 TURNS = 3
 """How often each form is timed; the least counts, and the first pays for oneDNN's preparations."""
 CLEARLY_LESS = 0.9
@@ -51,8 +52,8 @@ class CheapForward:
         """What is computed in; None is the network as it stands."""
         self._is_tried = True
         """Whether the form has found this network's losses."""
-        self._most = 0
-        """Instances that were given together so far."""
+        self._pieces = 0
+        """How often losses were asked for before a form was chosen."""
 
     def take(self, network: nn.Module) -> None:
         """Go by this network from now on, with the weights that it has now."""
@@ -87,8 +88,8 @@ class CheapForward:
         return self._losses_of(outputs.to_dense().to(inputs.dtype), targets).float()
 
     def _are_enough(self, count: int) -> bool:
-        before, self._most = self._most, max(self._most, count)
-        return count >= ENOUGH or count <= before
+        self._pieces += 1
+        return count >= ENOUGH or self._pieces > PATIENCE
 
     def _choose(self, inputs: Tensor, targets: Tensor) -> None:
         self._is_chosen = self._is_tried = True

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from assistant import forward
-from assistant.forward import ENOUGH, FORMS, MOST_ASTRAY, CheapForward
+from assistant.forward import ENOUGH, FORMS, MOST_ASTRAY, PATIENCE, CheapForward
 
 CLASSES = 10
 
@@ -197,11 +197,11 @@ def test_a_form_that_fails_later_is_given_up_and_that_is_said(
 def test_by_a_few_instances_nothing_is_chosen_while_more_may_come(only: Callable[[torch.dtype], None]) -> None:
     only(torch.float32)
     cheap = of(convolutions(recalls := Recalls()))
-    for count in (1, 4, ENOUGH - 1):
-        cheap.losses(*images(count))
-    assert recalls.forms == [None] * 3
+    for _ in range(PATIENCE):
+        cheap.losses(*images(ENOUGH - 1))
+    assert recalls.forms == [None] * PATIENCE
     cheap.losses(*images(ENOUGH - 1))
-    assert recalls.forms[-1] == torch.float32, "as many as before: no more will come"
+    assert recalls.forms[-1] == torch.float32, "no more will come"
 
 
 def test_an_input_that_the_network_changes_is_the_same_for_every_form(only: Callable[[torch.dtype], None]) -> None:
