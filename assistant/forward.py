@@ -68,13 +68,12 @@ class CheapForward:
                 self._choose(inputs, targets)
             if self._form is None:
                 return self.as_it_stands(inputs, targets)
-            if not self._is_tried:
-                return self._try(self._form, inputs, targets)
             try:
-                return self.in_form(self._form, inputs, targets)
+                found = self.in_form(self._form, inputs, targets)
             except Exception as error:  # what fails as it stands, too, is raised there
                 self._give_up(_first_line(error))
                 return self.as_it_stands(inputs, targets)
+            return found if self._is_tried else self._tried(found, inputs, targets)
 
     def as_it_stands(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """By the network's own ``forward``."""
@@ -123,17 +122,12 @@ class CheapForward:
             took_s.append(time.thread_time() - began_s)
         return min(took_s), found
 
-    def _try(self, form: torch.dtype, inputs: Tensor, targets: Tensor) -> Tensor:
-        """The network's own losses, and whether the form finds them."""
+    def _tried(self, found: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
+        """The network's own losses, by which the form is judged."""
         self._is_tried = True
-        try:
-            found = self.in_form(form, inputs, targets)
-        except Exception as error:
-            self._give_up(_first_line(error))
-            return self.as_it_stands(inputs, targets)
         own = self.as_it_stands(inputs, targets)
         if not _are_alike(found, own):
-            self._give_up(f"the losses in {str(form).removeprefix('torch.')} are others by now")
+            self._give_up(f"the losses in {str(self._form).removeprefix('torch.')} are others by now")
         return own
 
     def _give_up(self, why: str) -> None:
