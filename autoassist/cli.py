@@ -12,6 +12,7 @@ from importlib import metadata
 from typing import Any, get_args
 
 from autoassist.notices import LogLevel, set_up_logging
+from protocol.cores import keep_aside
 from protocol.errors import AutoAssistError, RankLost
 from protocol.logs import LAST_WORDS
 from protocol.processes import ask_nothing_of_the_terminal, die_with_parent
@@ -71,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: no command {words[0]!r}; one of {', '.join(commands)}\n\n{USAGE}", file=sys.stderr)
         return 2
     _begin_as_role()
+    if words[0] in ("broker", "assistant"):
+        keep_aside()
     if words[0] == "assistant":  # before NumPy is there; its products are small, and more threads wait for each other
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     set_up_logging(debug=debug, as_json=as_json, level=_level_in(words))

@@ -25,7 +25,7 @@ from autoassist.compare_runs import Runner, locked
 from autoassist.compare_table import print_comparison
 from autoassist.compare_verdict import REFERENCE_BUDGET, judge
 from autoassist.notices import Notices
-from autoassist.remembered import DEFAULT_CHECKPOINT_EVERY
+from autoassist.remembered import DEFAULT_CHECKPOINT_EVERY, LookAheadChoice
 from autoassist.roles import Flat, LogSettings, WorkloadName, WorkloadSettings
 from autoassist.run_command import RunCommand
 from boss.train import TrainSettings
@@ -75,7 +75,7 @@ class CompareCommand:
     log: Flat[LogSettings] = LogSettings()
     checkpoint_every: int = DEFAULT_CHECKPOINT_EVERY
     """Steps between two checkpoints of each run, from which an interrupted one goes on; 0 for none."""
-    look_ahead: bool = False
+    look_ahead: LookAheadChoice = "auto"
     """As that of `autoassist run`, for the runs of the policy autoassist."""
 
     def execute(self) -> int:

@@ -85,7 +85,8 @@ class PlannedRun:
         words += as_words(c.train, TrainSettings())
         if c.checkpoint_every != default.checkpoint_every:
             words += ["--checkpoint-every", str(c.checkpoint_every)]
-        words += ["--look-ahead" if c.look_ahead else "--no-look-ahead"]
+        if c.look_ahead != default.look_ahead:
+            words += ["--look-ahead", c.look_ahead]
         return [*words, "--run-dir", str(run_dir), "--no-live"]
 
 

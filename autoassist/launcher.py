@@ -76,6 +76,7 @@ class Launcher:
         *,
         echo: bool = True,
         needs_assistants: bool = False,
+        environment: dict[str, str] | None = None,
     ) -> None:
         self.settings = settings
         self.run_dir = run_dir
@@ -88,6 +89,7 @@ class Launcher:
         self._notices = notices
         self._echo = echo
         self._needs_assistants = needs_assistants
+        self._environment = environment or {}
         self._trained_before = self._loss_log_size()
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         stop.on_stop = lambda: self._wake.put(None)
@@ -99,7 +101,7 @@ class Launcher:
             self.run_dir / "logs" / f"{name}.log",
             on_line=self._heard,
             on_news=lambda: self._wake.put(None),
-            environment=environment or {},
+            environment={**self._environment, **(environment or {})},
         )
         self.children[name] = child
         return child

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -18,6 +18,7 @@ from autoassist.roles import WorkloadSettings
 from boss.train import TrainSettings
 from broker.rows import RunRow
 from broker.store import DATABASE, RunStore
+from protocol.cores import usable_cores
 from protocol.errors import AutoAssistError, DataError, SettingError
 from protocol.report import REPORT_FILE, read_report
 from protocol.settings import RunSettings
@@ -26,6 +27,7 @@ COMMAND_FILE = "command.json"
 WEIGHTS_FILE = "boss.pt"
 SNAPSHOT_FILE = "snapshot.pt"
 DEFAULT_CHECKPOINT_EVERY = 500
+LookAheadChoice = Literal["auto", "on", "off"]
 
 
 class Remembered(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,13 +38,19 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True):
     train: TrainSettings
     data: WorkloadSettings
     checkpoint_every: int
-    look_ahead: bool = False
+    look_ahead: LookAheadChoice = "off"
     """As it was given; a run that was begun before there was such an option goes on without it."""
 
     @property
     def looks_ahead(self) -> bool:
-        """Whether Assistants of the run do."""
-        return self.look_ahead and not self.run.deterministic and _is_of_use(self.run)
+        """Whether Assistants of the run do, on this machine.
+
+        In deterministic mode there are no clocks, and what was found in time would depend on one. Of itself it is of
+        use where a core is as fast as the Boss's: beside an accelerator little would be looked at in time.
+        """
+        if self.look_ahead == "off" or self.run.deterministic or not _is_of_use(self.run):
+            return False
+        return self.look_ahead == "on" or (usable_cores() > 1 and self.train.resolved_device().type == "cpu")
 
     @classmethod
     def of(cls, command: Any) -> Remembered:
@@ -97,7 +105,7 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True):
             yield "WORKLOAD", given.workload, self.workload
         if given.checkpoint_every not in (DEFAULT_CHECKPOINT_EVERY, self.checkpoint_every):
             yield "--checkpoint-every", given.checkpoint_every, self.checkpoint_every
-        if given.look_ahead not in (False, self.look_ahead):
+        if given.look_ahead not in ("auto", self.look_ahead):
             yield "--look-ahead", given.look_ahead, self.look_ahead
         run = dataclasses.replace(self.run, epochs=self.run.epoch_budget)  # 3 where neither budget was given
         for mine, theirs in ((given.run, run), (given.train, self.train), (given.data, self.data)):

@@ -13,7 +13,6 @@ from typing import Annotated, Any
 import tyro
 
 from assistant.policies import require_policy
-from autoassist.cores import usable_cores
 from autoassist.curves import CurveSettings
 from autoassist.launcher import BOSS, Launcher, LaunchSettings
 from autoassist.live import LiveView
@@ -23,6 +22,7 @@ from autoassist.remembered import (
     DEFAULT_CHECKPOINT_EVERY,
     SNAPSHOT_FILE,
     WEIGHTS_FILE,
+    LookAheadChoice,
     Remembered,
     RunDirectory,
     free_name,
@@ -37,6 +37,7 @@ from boss.joining import fitted
 from boss.snapshots import SnapshotSettings
 from boss.train import TrainSettings
 from broker.run_lock import wait_until_free
+from protocol.cores import as_aside, usable_cores
 from protocol.errors import RoleFailed, SettingError
 from protocol.exporter import ExporterSettings
 from protocol.logs import LogFile, speak_as
@@ -47,8 +48,9 @@ from protocol.signals import StopSignal
 from workloads import CheckedWorkload, validate_workload
 from workloads.sources import FALL_BACK_VARIABLE
 
-CORES_TO_LOOK_AHEAD = 4
-"""With so many, a Boss on the CPU leaves one to Assistants that look ahead; with fewer they have idle time alone."""
+CORES_TO_LOOK_AHEAD = 8
+"""With so many, a Boss on the CPU leaves one more to Assistants that look ahead, a seventh of its own at most; with
+fewer they have the idle time of that which it leaves to all other roles."""
 log = logging.getLogger("autoassist.run")
 
 
@@ -71,11 +73,11 @@ class RunCommand:
     """TCP port of the broker on loopback; 0 for any free one."""
     checkpoint_every: int = DEFAULT_CHECKPOINT_EVERY
     """Steps between two checkpoints of the whole run; 0 for none."""
-    look_ahead: bool = False
+    look_ahead: LookAheadChoice = "auto"
     """Let Assistants run the Boss's network, with weights some hundred steps old, over instances that are soon to be
-    offered, on idle time alone: their losses are then known afresh. Of the policies built in, autoassist only; not in
-    deterministic mode. It has paid on the five image sets tried, and takes some of the Boss's time on two cores
-    (docs/RESULTS.md)."""
+    offered, on idle time alone: their losses are then known afresh (docs/RESULTS.md). Takes torch and the data set in
+    memory once more. Of the policies built in, autoassist only; not in deterministic mode. auto: where the Boss trains
+    on a CPU, and this machine has more than one core."""
     keys: Path | None = None
     """Directory of keys for all roles, as autoassist keys init makes it; nobody else on this machine may join then."""
     resume: Path | None = None
@@ -139,11 +141,19 @@ class RunCommand:
         view = LiveView(enabled=live, keys=self.keys)
         with StopSignal() as stop:
             place = RunDirectory(run_dir, Remembered.of(self)) if self.resume is None else None
-            launcher = Launcher(self.launch, run_dir, stop, notices, echo=echo, needs_assistants=self.run.deterministic)
+            launcher = Launcher(
+                self.launch,
+                run_dir,
+                stop,
+                notices,
+                echo=echo,
+                needs_assistants=self.run.deterministic,
+                environment={**found, **self._aside()},
+            )
             own_words = LogFile(run_dir / "logs" / "run.log", formatter(as_json=self.log.log_json))
             logging.getLogger("autoassist").addHandler(own_words)
             try:
-                self._start(launcher, run_dir, stop, found)
+                self._start(launcher, run_dir, stop)
                 if not stop.requested:
                     if page is not None:
                         page.start()
@@ -160,12 +170,12 @@ class RunCommand:
                     place.withdraw()
             return self._conclude(launcher, run_dir, stop, notices)
 
-    def _start(self, launcher: Launcher, run_dir: Path, stop: StopSignal, found: dict[str, str]) -> None:
+    def _start(self, launcher: Launcher, run_dir: Path, stop: StopSignal) -> None:
         address = launcher.start_broker(self._broker_arguments(run_dir))
         for name, arguments in self._role_arguments(address, run_dir).items():
             if not stop.requested:
                 threads = {"OMP_NUM_THREADS": "1"} if name != BOSS else {}
-                launcher.start_role(name, arguments, {**found, **threads})
+                launcher.start_role(name, arguments, threads)
 
     def _conclude(self, launcher: Launcher, run_dir: Path, stop: StopSignal, notices: Notices) -> int:
         """The exit code says what the report says: 0 for a finished run only."""
@@ -249,6 +259,13 @@ class RunCommand:
         cores = usable_cores()
         others = 2 if cores >= CORES_TO_LOOK_AHEAD and Remembered.of(self).looks_ahead else 1
         return dataclasses.replace(self.train, threads=max(1, (cores - others) // self.run.world_size))
+
+    def _aside(self) -> dict[str, str]:
+        """The cores that a Boss on the CPU leaves free are for all the rest of the run, and nothing else is: whatever
+        ran on one of the Boss's would take it from the training."""
+        if self.train.resolved_device().type != "cpu":
+            return {}
+        return as_aside(usable_cores() - self._shared_train_settings().threads * self.run.world_size)
 
     def _assistant_count(self) -> int:
         """The uniform policy passes everything, so there is nothing for an Assistant to do."""

@@ -184,8 +184,8 @@ def policy_rows(name: str, settings: OnePass) -> list[list[str]]:
             run(name, seed, *once, "random-drop", "--drop-rate", rate)
         )
         reports.setdefault("autoassist-paper", []).append(run(name, seed, *once, "autoassist-paper"))
-        looking = run(name, seed, *once, "autoassist", "--look-ahead")
-        reports.setdefault("autoassist, looking ahead", []).append(looking)
+        without = run(name, seed, *once, "autoassist", "--look-ahead", "off")
+        reports.setdefault("autoassist, not looking ahead", []).append(without)
         reports.setdefault("**autoassist**", []).append(default)
     means = {
         title: (

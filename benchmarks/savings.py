@@ -4,7 +4,7 @@ r"""What each policy saves at equal metric, on five workloads, through the real 
     python -m benchmarks.savings --workloads mnist     # one of them; the table has all that are complete
     python -m benchmarks.savings --only-report         # runs nothing
     python -m benchmarks.savings --policies uniform random-drop autoassist --keep-others   # one policy has changed
-    python -m benchmarks.savings --policies uniform random-drop autoassist --keep-others --look-ahead --out runs/ahead \
+    python -m benchmarks.savings --policies uniform autoassist --keep-others --look-ahead off --out runs/without \
         --uniform-of runs/savings
 
 Per workload and seed: uniform, random-drop and autoassist at four budgets, the published policies and the oracle at 0.6
@@ -22,7 +22,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 
@@ -31,10 +31,10 @@ from autoassist.compare_plot import can_plot
 from autoassist.compare_result import UNIFORM, Comparison, read_comparison
 from benchmarks.common import machine
 from benchmarks.savings_report import (
-    LOOKING_AHEAD,
+    NOT_LOOKING_AHEAD,
     PLOT_FILE,
     RESULT_FILE,
-    as_looking_ahead,
+    as_not_looking_ahead,
     curves_of,
     merged,
     plot_rows,
@@ -63,7 +63,7 @@ POLICIES = (
     *("autoassist-paper", "infobatch", "selective-backprop", "rho", "importance", "oracle"),
 )
 ALL_BUDGETS = POLICIES[:3]
-ORDER = (*ALL_BUDGETS, LOOKING_AHEAD, *POLICIES[3:])
+ORDER = (*ALL_BUDGETS, NOT_LOOKING_AHEAD, *POLICIES[3:])
 BUDGETS = (1.0, 0.8, 0.6, 0.4)
 JUDGED = 0.6
 STOPPED = 128
@@ -101,9 +101,9 @@ class Savings:
     judged_only: bool = False
     """Random-drop and autoassist at 0.6 of the passes alone too: half the time, and no curve of theirs."""
 
-    look_ahead: bool = False
-    """Runs of autoassist look ahead, whatever the machine. Their rows have a name of their own, and with keep_others
-    they are all that is added."""
+    look_ahead: Literal["on", "off"] = "on"
+    """Whether runs of autoassist look ahead, whatever the machine. Rows of those that do not have a name of their own,
+    and with keep_others they are all that is added."""
 
     uniform_of: Path | None = None
     """An --out whose runs of uniform are taken instead of new ones: those of the same seeds, lately run on the same
@@ -133,7 +133,7 @@ def words_of(settings: Savings, workload: str) -> list[str]:
         *(("--only", *only) if only else ()),
         *("--seeds", str(settings.seeds), "--first-seed", str(settings.first_seed)),
         *("--epochs", str(settings.epochs_of(workload))),
-        "--look-ahead" if settings.look_ahead else "--no-look-ahead",
+        *("--look-ahead", settings.look_ahead),
         *(("--set", *options) if options else ()),
         *("--out", str(settings.out / workload)),
     ]
@@ -223,8 +223,8 @@ def conclude(settings: Savings) -> list[str]:
         print(f"nothing is complete in {settings.out}: {', '.join(missing)}")
         return missing
     curves = [row for comparison in done for row in curves_of(comparison)]
-    if settings.look_ahead:
-        rows, curves = (as_looking_ahead(found, alone=settings.keep_others) for found in (rows, curves))
+    if settings.look_ahead == "off":
+        rows, curves = (as_not_looking_ahead(found, alone=settings.keep_others) for found in (rows, curves))
     epochs = {name: settings.epochs_of(name) for name in names}
     path = settings.results / RESULT_FILE
     if settings.keep_others:

@@ -14,7 +14,7 @@ from benchmarks.common import print_table
 
 RESULT_FILE, PLOT_FILE = "savings.json", "savings.png"
 DEFAULT = "autoassist"
-LOOKING_AHEAD = "autoassist, looking ahead"
+NOT_LOOKING_AHEAD = "autoassist, not looking ahead"
 GOALS = (0.4, 0.2)
 """Savings of the default policy whose number of workloads is told."""
 
@@ -114,10 +114,11 @@ def read_rows(path: Path) -> tuple[list[Row], list[Row]]:
     return content["rows"], content["curves"]
 
 
-def as_looking_ahead(rows: Sequence[Row], *, alone: bool) -> list[Row]:
-    """Rows of runs in which Assistants looked ahead, under that name; ``alone`` leaves out those of other policies."""
-    named = [{**row, "policy": LOOKING_AHEAD} if row["policy"] == DEFAULT else row for row in rows]
-    return [row for row in named if row["policy"] == LOOKING_AHEAD or not alone]
+def as_not_looking_ahead(rows: Sequence[Row], *, alone: bool) -> list[Row]:
+    """Rows of runs whose Assistants did not look ahead, under that name; ``alone`` leaves out those of other
+    policies."""
+    named = [{**row, "policy": NOT_LOOKING_AHEAD} if row["policy"] == DEFAULT else row for row in rows]
+    return [row for row in named if row["policy"] == NOT_LOOKING_AHEAD or not alone]
 
 
 def merged(new: Sequence[Row], earlier: Sequence[Row], policies: Sequence[str]) -> list[Row]:
@@ -156,7 +157,7 @@ def print_rows(rows: Sequence[Row], missing: Sequence[str]) -> None:
     heading = ("workload", "policy", "passes saved, %", "of the oracle's, %", "wall time saved, %", "metric, %")
     print_table((*heading, "above random-drop, points"), [_words(row) for row in rows])
     print(f"\nAt {REFERENCE_BUDGET:g} of the passes; 95 % intervals and ± s.d. over the seeds; * beyond the spread.")
-    for name in (DEFAULT, LOOKING_AHEAD):
+    for name in (DEFAULT, NOT_LOOKING_AHEAD):
         ours = [row["saving"] for row in rows if row["policy"] == name]
         for goal in GOALS if ours else ():
             reached = sum(saving is not None and saving >= goal for saving in ours)
@@ -171,7 +172,7 @@ def _words(row: Row) -> list[str]:
     spread = "" if row["metric_sd"] is None else f" ± {100 * row['metric_sd']:.2f}"
     return [
         row["workload"],
-        f"**{row['policy']}**" if row["policy"] in (DEFAULT, LOOKING_AHEAD) else row["policy"],
+        f"**{row['policy']}**" if row["policy"] in (DEFAULT, NOT_LOOKING_AHEAD) else row["policy"],
         _interval(row, ""),
         "-" if share is None else f"{100 * share:.0f}",
         _interval(row, "wall_"),
@@ -219,7 +220,7 @@ def plot_rows(path: Path, rows: Sequence[Row]) -> None:
 
 
 def _draw(axes: Any, place: int, row: Row) -> None:
-    colour = {DEFAULT: "C3", LOOKING_AHEAD: "C3", ORACLE: "C2", RANDOM_DROP: "0.5"}.get(row["policy"], "C0")
+    colour = {DEFAULT: "C3", NOT_LOOKING_AHEAD: "C3", ORACLE: "C2", RANDOM_DROP: "0.5"}.get(row["policy"], "C0")
     if row["saving"] is None:
         axes.plot([0.0], [place], marker="x", color=colour)
         return

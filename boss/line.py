@@ -18,6 +18,7 @@ from boss.rest import COPY_POLL_S, IDLE_S, Rest
 from boss.shared_stream import SharedStream
 from boss.wake import Wake
 from protocol.client import RoleClient
+from protocol.cores import keep_aside
 from protocol.errors import AutoAssistError
 from protocol.messages import AnyMessage, Checkpoint, Credit, EpochResult, Goodbye, Return, Stop, Welcome
 from protocol.settings import require
@@ -252,6 +253,7 @@ class BossLine:
     # The I/O thread
 
     def _run(self) -> None:
+        keep_aside()
         try:
             while self._closing is None or self._reporter.is_waiting:
                 self._turn()

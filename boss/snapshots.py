@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from boss.files import refused, write
+from protocol.cores import keep_aside
 from protocol.errors import SettingError
 from protocol.settings import require
 from protocol.trouble import Trouble
@@ -161,6 +162,7 @@ class Snapshots:
     # The writer's thread
 
     def _run(self) -> None:
+        keep_aside()
         while (copied := self._copies.get()) is not None:
             try:
                 self._write(copied)

@@ -15,6 +15,7 @@ import zmq
 
 from protocol.channels import RoleChannel, ZmqRoleChannel
 from protocol.codec import decode, encode
+from protocol.cores import context_aside
 from protocol.errors import BrokerUnreachable, PeerFenced, PeerRefused, ProtocolError, SettingError
 from protocol.logs import joined
 from protocol.messages import AnyMessage, Envelope, Hello, Reject, Welcome
@@ -95,7 +96,7 @@ class RoleClient:
         _require_readable(hello)
         self.settings = settings
         self.clock = clock
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._context = context_aside()
         try:
             key = open_key(settings.keys, hello.role) if settings.keys is not None else None
             self.channel = channel or ZmqRoleChannel(self._context, settings.broker, key)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import psutil
 
-from autoassist.cores import usable_cores
 from autoassist.doctor.finding import Finding, error, note, ok, warning
+from protocol.cores import usable_cores
 
 LEAST_FILES = 256
 FEW_FILES = 1024

@@ -15,7 +15,7 @@ from autoassist.compare import CompareCommand
 from autoassist.compare_result import Comparison, RunResult, make_cells, write_comparison
 from benchmarks import savings
 from benchmarks.savings import BUDGETS, EPOCHS, POLICIES, Savings, complete, main, words_of
-from benchmarks.savings_report import LOOKING_AHEAD
+from benchmarks.savings_report import NOT_LOOKING_AHEAD
 from protocol.report import REPORT_FILE, encode_report
 from protocol.settings import RunSettings
 from tests.unit.autoassist.made_up import comparison_of, report_of
@@ -234,8 +234,8 @@ def test_runs_that_looked_ahead_add_rows_of_their_own(tmp_path: Path) -> None:
     put(settings_in(tmp_path, **changes), "mnist")
     main(settings_in(tmp_path, only_report=True, **changes))
     after: list[dict[str, object]] = read(settings_in(tmp_path))["rows"]  # type: ignore[assignment]
-    assert [row for row in after if row["policy"] != LOOKING_AHEAD] == before
-    (added,) = (row for row in after if row["policy"] == LOOKING_AHEAD)
+    assert [row for row in after if row["policy"] != NOT_LOOKING_AHEAD] == before
+    (added,) = (row for row in after if row["policy"] == NOT_LOOKING_AHEAD)
     assert added["share_of_oracle"] is not None and added["above_random_drop"] is not None
     assert "--look-ahead" in words_of(settings_in(tmp_path, **changes), "mnist")
     assert "--no-look-ahead" in words_of(settings_in(tmp_path), "mnist")
