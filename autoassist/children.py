@@ -69,7 +69,8 @@ class Child:
         assert process.stdout is not None
         with process.stdout:
             self.announcement = process.stdout.readline()
-        self.on_news()
+        if self.announcement:  # where there is none, the end of its words is the news
+            self.on_news()
 
     def _read(self, process: subprocess.Popen[str]) -> None:
         assert process.stderr is not None

@@ -16,6 +16,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from autoassist.cli import PARENT_VARIABLE
 from boss.line import ONCE_VARIABLE
+from protocol.errors import RankLost
 
 
 def are_launched() -> bool:
@@ -48,7 +49,8 @@ def launch_ranks(count: int, arguments: Sequence[str]) -> int:
     except SignalException:
         return 0  # the ranks have stopped in order, and said so to the broker
     except ChildFailedError as error:
-        _, failure = error.get_first_failure()
+        # Who has lost another rank may have ended before the agent looks: it is not the one that failed.
+        failure = min(error.failures.values(), key=lambda one: (one.exitcode == RankLost.exit_code, one.timestamp))
         if failure.exitcode < 0:
             _end_by(signal.Signals(-failure.exitcode))
         return int(failure.exitcode)

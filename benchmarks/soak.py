@@ -89,8 +89,8 @@ def main(settings: SoakBenchmark) -> int:
             first_mb = first_mb or now_mb
             growth = max(growth, now_mb - first_mb)
         pause.wait(10)  # suspended ones wake, cut-off ones find back
-        processes.running["boss"].send_signal(signal.SIGTERM)
         for name in ("boss", "broker", "assistant-0", "assistant-1"):
+            processes.running[name].send_signal(signal.SIGTERM)  # a Boss that is still starting says no Goodbye
             processes.running[name].wait(60)
         found, report = audit(processes.run_dir), read_report(processes.run_dir)
     print(machine())

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -144,10 +144,14 @@ def inject(processes: Processes, rng: random.Random) -> str:
             _fill_disk(processes)
         case ["flood", *_]:
             with ExitStack() as held:
+                held.enter_context(suppress(ConnectionRefusedError))  # it was started again a moment ago
                 for _ in range(500):
                     held.enter_context(socket.create_connection(("127.0.0.1", processes.port), timeout=30))
         case _:
-            with socket.create_connection(("127.0.0.1", processes.port), timeout=5) as line:
+            with (
+                suppress(ConnectionRefusedError),
+                socket.create_connection(("127.0.0.1", processes.port), timeout=5) as line,
+            ):
                 line.sendall(rng.randbytes(rng.randrange(1, 5000)))
     return kind
 

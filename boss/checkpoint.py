@@ -174,8 +174,13 @@ class CheckpointDir:
 
     def _write_index(self, entries: list[Entry]) -> None:
         part = self.path / f"{INDEX}.{os.getpid()}.part"
-        part.write_bytes(msgspec.json.encode(entries))
-        part.replace(self.path / INDEX)
+        try:
+            part.write_bytes(msgspec.json.encode(entries))
+            part.replace(self.path / INDEX)
+        except OSError:
+            with suppress(OSError):
+                part.unlink()
+            raise
 
     def newest(self) -> BossState | None:
         """The newest checkpoint that is whole; a damaged one is refused by name and the one before it taken."""

@@ -22,6 +22,10 @@ SHARED_MEMORY = Path("/dev/shm")
 SHARED_MEMORY_S = 60.0
 """How long shared memory may stay that a test beside this one has made and does not use yet."""
 
+END_S = 60.0
+"""How long a process that was told to end may take, where it has idle time alone."""
+LINES_S = 10.0
+
 QUICK_START = Path(__file__).parent / "harness" / "quick_start"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(QUICK_START), os.environ.get("PYTHONPATH"))))
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that wait for each other spin, and the test beside has no core
@@ -49,8 +53,11 @@ def no_process_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Every test ends with the child processes that it began with."""
     before = _children()
     yield
-    left = [psutil.Process(pid) for pid in _children() - before if psutil.pid_exists(pid)]
-    _, alive = psutil.wait_procs(left, timeout=10.0)
+    left = []
+    for pid in _children() - before:
+        with suppress(psutil.NoSuchProcess):  # it ends at this moment
+            left.append(psutil.Process(pid))
+    _, alive = psutil.wait_procs(left, timeout=END_S)
     for process in alive:
         process.kill()
     assert not alive, f"{request.node.name} left behind {[p.cmdline() for p in alive if p.is_running()]}"
@@ -105,9 +112,10 @@ def no_line_or_shared_memory_left_behind(request: pytest.FixtureRequest) -> Iter
     """Every test closes its sockets, gives ports free, and leaves no shared memory (Linux)."""
     lines, shared = _open_lines(), _shared_memory()
     yield
-    left = _open_lines() - lines
-    if left:  # what a cycle of objects holds is not leaked
+    left, deadline = _open_lines() - lines, time.monotonic() + LINES_S
+    while left and time.monotonic() < deadline:  # held by a cycle of objects, or by a thread that is about to close it
         gc.collect()
+        threading.Event().wait(0.05)
         left = _open_lines() - lines
     assert not left, f"{request.node.name} left open {sorted(left)}"
     new, deadline = _left_of(_shared_memory() - shared), time.monotonic() + SHARED_MEMORY_S

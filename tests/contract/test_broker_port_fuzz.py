@@ -397,8 +397,10 @@ def test_ten_thousand_connections_that_never_say_hello_keep_nobody_out(site: Sit
     host, port = site.address.removeprefix("tcp://").split(":")
     context = zmq.Context()
     context.setsockopt(zmq.LINGER, 0)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
     with ExitStack() as held:
+        held.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
         held.callback(context.term)
         for number in range(10_000):
             line = held.enter_context(socket.create_connection((host, int(port)), timeout=DEADLINE_S))

@@ -13,7 +13,7 @@ from tests.processes.heavy_digits import Pace
 from tests.processes.roles import Statistics, roles, start_broker
 
 pytestmark = pytest.mark.processes
-EPOCHS = 24
+EPOCHS = 60
 
 
 def test_a_zombie_is_told_to_stop_and_cannot_move_the_run(tmp_path: Path, pace: Pace) -> None:

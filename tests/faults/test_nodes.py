@@ -21,7 +21,7 @@ from tests.processes.roles import Role, export, roles
 from tests.processes.test_examples import EXAMPLES
 
 pytestmark = pytest.mark.processes
-EPOCHS = 20
+EPOCHS = 60
 ADDRESSES = {"head": "10.77.0.1", "node-a": "10.77.0.2", "node-b": "10.77.0.3"}
 BROKER = "tcp://10.77.0.1:5555"
 QUICKLY = "last_call_timeout=1,keep_alive_interval=1,keep_alive_max_attempt=3"

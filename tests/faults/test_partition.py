@@ -138,7 +138,7 @@ def test_a_rank_on_another_host_that_is_cut_off_from_the_broker_does_the_same_st
     tmp_path: Path, other_host: OtherHost, pace: Pace
 ) -> None:
     """Rank 0 tells it what comes; its reports wait until the network is back."""
-    epochs = 24
+    epochs = 60
     with roles() as start:
         broker, address, statistics_address = start_broker(start, tmp_path, "--host", other_host.here, "--insecure")
         statistics = Statistics(statistics_address)

@@ -62,12 +62,14 @@ def test_two_ranks_train_each_instance_once_and_report_it_once(uninterrupted: Pa
 
 
 def test_after_a_rank_is_killed_all_go_on_and_the_run_is_the_same_to_the_bit(
-    tmp_path: Path, uninterrupted: Path
+    tmp_path: Path, uninterrupted: Path, pace: Pace
 ) -> None:
     with roles() as start:
-        run = start("run", HEAVY, *DETERMINISTIC, "--run-dir", str(tmp_path))
+        run = start("run", HEAVY, *DETERMINISTIC, "--run-dir", str(tmp_path), environment=pace.environment)
         run.wait_for("epoch 0:")
+        pace.hold()
         os.kill(rank_pids(run)[1], signal.SIGKILL)
+        pace.hurry()
         run.wait_for("resuming from the checkpoint")
         assert run.end() == 0, run.text
     assert export(tmp_path) == export(uninterrupted)

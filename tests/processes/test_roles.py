@@ -94,6 +94,7 @@ def test_a_second_boss_is_refused_while_the_first_trains_on(tmp_path: Path, pace
         broker, address, _ = start_broker(start, tmp_path)
         boss = start("boss", HEAVY, "--broker", address, "--epochs", "60", environment=pace.environment)
         boss.wait_for("epoch 0:")
+        pace.hold()
         second = start("boss", HEAVY, "--broker", address, "--epochs", "60")
         assert second.end() == 2
         assert "another process is already boss-0" in second.text

@@ -12,6 +12,8 @@ from tests.processes.conftest import Here
 from tests.processes.roles import Role, roles, start_broker
 
 pytestmark = pytest.mark.processes
+MANY = 600
+"""Epochs of a second or two, of what must not be over before it is stopped."""
 
 
 @pytest.fixture
@@ -35,7 +37,7 @@ def test_a_stopped_run_is_resumed_from_another_folder(people: Path, tmp_path: Pa
     """The table is remembered by its full path."""
     elsewhere, run_dir = tmp_path / "elsewhere", tmp_path / "run"
     elsewhere.mkdir()
-    words = ("--data", "people.csv", "--label", "rich", "--epochs", "160", "--run-dir", str(run_dir))
+    words = ("--data", "people.csv", "--label", "rich", "--epochs", str(MANY), "--run-dir", str(run_dir))
     with roles() as start:
         run = start("run", "table", *words, cwd=people.parent)
         run.wait_for("epoch 1:")
@@ -44,7 +46,7 @@ def test_a_stopped_run_is_resumed_from_another_folder(people: Path, tmp_path: Pa
         resumed = start("run", "--resume", str(run_dir), cwd=elsewhere)
         assert resumed.end() == 0, resumed.text
     report = read_report(run_dir)
-    assert (report.status, report.selection.offered) == ("finished", 160 * 481)
+    assert (report.status, report.selection.offered) == ("finished", MANY * 481)
 
 
 MISTAKES = {

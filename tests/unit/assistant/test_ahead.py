@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assistant.ahead import CHUNK, LEAD_WINDOWS, Ahead, Offered
@@ -68,6 +68,7 @@ def test_a_window_that_is_sorted_by_length_is_taken_for_where_its_farthest_end_l
 
 
 @given(n=st.integers(1, 300), epoch=st.integers(0, 3), at=st.integers(0, 299), size=st.integers(1, 64))
+@settings(deadline=None)
 def test_within_reach_no_instance_comes_twice_in_an_epoch(n: int, epoch: int, at: int, size: int) -> None:
     ahead, offered = Ahead(n, SEED), window(epoch, at % n, n=n, size=size)
     ahead.offered(Offered.of(epoch, offered))

@@ -78,7 +78,10 @@ def losses_of(look_ahead: LookAhead, count: int) -> dict[int, float]:
 
 
 def is_gone(process: psutil.Process) -> bool:
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # it ended between the two
+        return True
 
 
 def process_of(look_ahead: LookAhead) -> psutil.Process:

@@ -7,11 +7,13 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 import tyro
 
 from assistant.policies import Uniform, registry
 from autoassist.boss_command import BossCommand
 from autoassist.cli import main
+from autoassist.remembered import Remembered
 from autoassist.roles import AssistantCommand, LogSettings
 from autoassist.run_command import RunCommand, as_words
 from boss.snapshots import SnapshotSettings
@@ -88,7 +90,7 @@ AHEAD = ["--snapshots", "runs/x/snapshot.pt"]
 
 
 def test_the_boss_leaves_snapshots_where_the_assistants_look_for_them() -> None:
-    command = RunCommand(workload="digits", run=RunSettings(assistants=2), look_ahead=True)
+    command = RunCommand(workload="digits", run=RunSettings(assistants=2), look_ahead="on")
     roles = command._role_arguments("tcp://host:1", Path("runs/x"))
     for words in roles.values():
         assert words[-2:] == AHEAD
@@ -99,9 +101,9 @@ def test_the_boss_leaves_snapshots_where_the_assistants_look_for_them() -> None:
 
 
 WITHOUT: dict[str, RunCommand] = {
-    "nothing is said of it": RunCommand(workload="digits"),
-    "another policy": RunCommand(workload="digits", run=RunSettings(policy="infobatch"), look_ahead=True),
-    "deterministic": RunCommand(workload="digits", run=RunSettings(deterministic=True), look_ahead=True),
+    "it is told not to": RunCommand(workload="digits", look_ahead="off"),
+    "another policy": RunCommand(workload="digits", run=RunSettings(policy="infobatch"), look_ahead="on"),
+    "deterministic": RunCommand(workload="digits", run=RunSettings(deterministic=True), look_ahead="on"),
 }
 
 
@@ -118,20 +120,60 @@ def test_assistants_of_a_policy_of_ones_own_look_ahead_where_it_takes_what_they_
         takes_fresh_losses = True
 
     monkeypatch.setitem(registry.BUILT_IN, "mine", Mine)
-    command = RunCommand(workload="digits", run=RunSettings(policy="mine"), look_ahead=True)
+    command = RunCommand(workload="digits", run=RunSettings(policy="mine"), look_ahead="on")
     for words in command._role_arguments("tcp://host:1", Path("runs/x")).values():
         assert words[-2:] == AHEAD
 
 
-@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (3, 2), (4, 2), (16, 14)])
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (4, 3), (8, 6), (16, 14)])
 def test_a_boss_on_the_cpu_leaves_a_core_to_those_who_look_ahead_where_there_are_enough(
     cores: int, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("autoassist.run_command.usable_cores", lambda: cores)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert RunCommand(workload="digits", look_ahead=True)._shared_train_settings().threads == threads
-    plain = RunCommand(workload="digits", look_ahead=False)._shared_train_settings().threads
+    assert RunCommand(workload="digits", look_ahead="on")._shared_train_settings().threads == threads
+    plain = RunCommand(workload="digits", look_ahead="off")._shared_train_settings().threads
     assert plain == max(1, cores - 1)
+
+
+@pytest.mark.parametrize(
+    ("cores", "device", "looks"), [(1, "cpu", False), (2, "cpu", True), (8, "cpu", True), (8, "cuda", False)]
+)
+def test_of_itself_a_run_looks_ahead_where_the_boss_trains_on_a_cpu_of_several_cores(
+    cores: int, device: str, looks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autoassist.remembered.usable_cores", lambda: cores)
+    monkeypatch.setattr(TrainSettings, "resolved_device", lambda self: torch.device(device))
+    assert Remembered.of(RunCommand(workload="digits")).looks_ahead == looks
+    assert Remembered.of(RunCommand(workload="digits", look_ahead="on")).looks_ahead
+    assert not Remembered.of(RunCommand(workload="digits", run=RunSettings(policy="uniform"))).looks_ahead
+
+
+@pytest.mark.parametrize(
+    ("cores", "train", "ranks", "aside"),
+    [
+        (1, TrainSettings(), 1, 0),
+        (2, TrainSettings(), 1, 1),
+        (2, TrainSettings(), 2, 0),
+        (8, TrainSettings(), 1, 2),
+        (8, TrainSettings(threads=3), 2, 2),
+        (8, TrainSettings(threads=8), 1, 0),
+    ],
+)
+def test_all_but_the_training_keeps_to_the_cores_that_a_boss_on_the_cpu_leaves_free(
+    cores: int, train: TrainSettings, ranks: int, aside: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("run_command", "remembered"):
+        monkeypatch.setattr(f"autoassist.{module}.usable_cores", lambda: cores)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("autoassist.run_command.as_aside", lambda count: {"aside": str(count)})
+    command = RunCommand(workload="digits", train=train, run=RunSettings(world_size=ranks))
+    assert command._aside() == {"aside": str(aside)}
+
+
+def test_beside_an_accelerator_all_keep_to_whatever_core_they_like(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TrainSettings, "resolved_device", lambda self: torch.device("cuda"))
+    assert RunCommand(workload="digits")._aside() == {}
 
 
 def test_uniform_needs_no_assistant() -> None:

@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import itertools
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import tyro
@@ -15,7 +16,7 @@ from autoassist.compare import CompareCommand
 from autoassist.compare_plan import PlannedRun, finished_before, look, make_plan, settings_of
 from autoassist.compare_result import RunResult, read_comparison
 from autoassist.oracle_command import OracleCommand
-from autoassist.remembered import COMMAND_FILE, Remembered
+from autoassist.remembered import COMMAND_FILE, LookAheadChoice, Remembered
 from autoassist.roles import WorkloadSettings
 from autoassist.run_command import RunCommand
 from boss.train import TrainSettings
@@ -27,7 +28,7 @@ from tests.unit.autoassist.made_up import report_of
 from workloads import Fingerprint, Metric
 
 COMMAND = RunCommand(
-    workload="digits", train=TrainSettings(threads=2), data=WorkloadSettings(model="resnet8"), look_ahead=True
+    workload="digits", train=TrainSettings(threads=2), data=WorkloadSettings(model="resnet8"), look_ahead="on"
 )
 POLICIES = ("uniform", "random-drop", "infobatch", "autoassist")
 
@@ -106,10 +107,10 @@ def test_the_words_of_a_run_give_its_command_back(tmp_path: Path) -> None:
 
 def test_the_runs_of_a_comparison_are_told_whether_to_look_ahead(tmp_path: Path) -> None:
     command = CompareCommand(workload="digits", seeds=1)
-    for look_ahead in (True, False):
+    for look_ahead in get_args(LookAheadChoice):
         for run in dataclasses.replace(command, look_ahead=look_ahead)._plan(500):
             words = run.arguments(tmp_path, resume=False)
-            assert run.command.look_ahead == look_ahead == ("--look-ahead" in words)
+            assert tyro.cli(RunCommand, args=words[1:]).look_ahead == look_ahead
 
 
 def test_whether_a_run_looked_ahead_matters_for_the_policy_that_does(tmp_path: Path) -> None:
@@ -118,7 +119,7 @@ def test_whether_a_run_looked_ahead_matters_for_the_policy_that_does(tmp_path: P
     for run in plan:
         put(run, tmp_path)
     for run in plan:
-        other = dataclasses.replace(run, command=dataclasses.replace(run.command, look_ahead=False))
+        other = dataclasses.replace(run, command=dataclasses.replace(run.command, look_ahead="off"))
         if run.settings.policy != "autoassist":
             assert look(other, tmp_path / run.name, "mine:1").report is not None
             continue

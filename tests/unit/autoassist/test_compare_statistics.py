@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoassist.compare_statistics import (
@@ -63,6 +63,7 @@ def test_a_metric_below_all_that_uniform_reaches_saves_none() -> None:
 
 
 @given(st.floats(0.5, 1.0), st.floats(1.0, 1000.0))
+@settings(deadline=None)
 def test_a_better_metric_never_saves_less(metric: float, cost: float) -> None:
     worse, _ = saving_of(COSTS, METRICS, cost, metric)
     better, _ = saving_of(COSTS, METRICS, cost, metric + 0.01)
@@ -134,6 +135,7 @@ def test_students_quantile_is_that_of_the_tables(freedom: int, quantile: float) 
     st.integers(0, 2),
     st.sampled_from([0.0, 0.125, 0.5]),
 )
+@settings(deadline=None)
 def test_random_drop_keeps_as_many_of_the_offered_as_its_pair(
     n: int, epochs: float, kept_fraction: float, warmup: int, anneal: float
 ) -> None:

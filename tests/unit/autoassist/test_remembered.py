@@ -12,6 +12,7 @@ from autoassist.remembered import (
     COMMAND_FILE,
     DEFAULT_CHECKPOINT_EVERY,
     WEIGHTS_FILE,
+    LookAheadChoice,
     Remembered,
     RunDirectory,
     free_name,
@@ -30,7 +31,7 @@ from tests.unit.autoassist.test_views import REPORT
 def begun(**changed: object) -> Remembered:
     """What a run was begun with, or what was typed beside --resume."""
     plain = {"workload": "", "run": RunSettings(), "train": TrainSettings(), "data": WorkloadSettings()}
-    options = {"checkpoint_every": DEFAULT_CHECKPOINT_EVERY, "look_ahead": False}
+    options = {"checkpoint_every": DEFAULT_CHECKPOINT_EVERY, "look_ahead": "auto"}
     return Remembered(**{**plain, **options, **changed})  # type: ignore[arg-type]
 
 
@@ -65,7 +66,7 @@ CONTRADICTIONS = {
     "threads": ({"train": TrainSettings(threads=7)}, "--threads 7", "--threads 0"),
     "model": ({"data": WorkloadSettings(model="cnn")}, "--model cnn", "--model resnet8"),
     "checkpoints": ({"checkpoint_every": 7}, "--checkpoint-every 7", "--checkpoint-every 50"),
-    "looking ahead": ({"look_ahead": True}, "--look-ahead True", "--look-ahead False"),
+    "looking ahead": ({"look_ahead": "on"}, "--look-ahead on", "--look-ahead auto"),
 }
 
 
@@ -81,19 +82,19 @@ def before_looking_ahead(place: Path) -> Path:
 def test_a_run_that_was_begun_before_there_was_looking_ahead_goes_on_without_it(tmp_path: Path) -> None:
     place = before_looking_ahead(tmp_path / "run")
     resumed = RunCommand(resume=place)._resumed(place)
-    assert not resumed.look_ahead and not Remembered.of(resumed).looks_ahead
+    assert resumed.look_ahead == "off" and not Remembered.of(resumed).looks_ahead
     assert "--snapshots" not in " ".join(resumed._role_arguments("tcp://host:1", place)["boss-0"])
-    RunCommand(resume=place, look_ahead=False)._resumed(place)  # may be said
+    RunCommand(resume=place, look_ahead="off")._resumed(place)  # may be said
 
 
-@pytest.mark.parametrize("look_ahead", [True, False])
-def test_a_run_goes_on_looking_ahead_as_it_was_begun(tmp_path: Path, look_ahead: bool) -> None:
+@pytest.mark.parametrize("look_ahead", ["on", "off"])
+def test_a_run_goes_on_looking_ahead_as_it_was_begun(tmp_path: Path, look_ahead: LookAheadChoice) -> None:
     place = tmp_path / "run"
     RunDirectory(place, begun(workload="digits", look_ahead=look_ahead))
     resumed = RunCommand(resume=place)._resumed(place)
     assert resumed.look_ahead == look_ahead
     for words in resumed._role_arguments("tcp://host:1", place).values():
-        assert ("--snapshots" in words) == look_ahead
+        assert ("--snapshots" in words) == (look_ahead == "on")
 
 
 @pytest.mark.parametrize("typed, mine, theirs", CONTRADICTIONS.values(), ids=CONTRADICTIONS.keys())

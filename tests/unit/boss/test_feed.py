@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from boss.feed import Feed
+from boss.line import LocalSettings
 from protocol.errors import FeedMisuse, PeerRefused, SettingError, TrainingDiverged
 from protocol.report import read_report
 from tests.harness.local_broker import local_broker
@@ -42,7 +43,8 @@ def address(tmp_path: Path) -> Iterator[str]:
 
 
 def connect(address: str, **settings: Any) -> Feed:
-    wanted: dict[str, Any] = {"batch_size": 16, "epochs": 2, "policy": "uniform", **settings}
+    waits = LocalSettings(on_broker_loss="wait")  # on a busy machine it would draw batches of its own
+    wanted: dict[str, Any] = {"batch_size": 16, "epochs": 2, "policy": "uniform", "local": waits, **settings}
     return Feed.connect(address, dataset=Squares(), **wanted)
 
 
@@ -277,7 +279,7 @@ def test_a_feed_whose_broker_dies_before_the_last_acknowledgement_says_so(
     monkeypatch.setattr("boss.line.DRAIN_S", 0.5)
     with roles() as start:
         broker, address, _ = start_broker(start, tmp_path)
-        feed = connect(address, epochs=1)
+        feed = connect(address, epochs=1, local=LocalSettings())
         for number, (x, _) in enumerate(feed.loader(Squares())):
             if number == len(feed) - 2:
                 os.kill(broker.process.pid, signal.SIGSTOP)

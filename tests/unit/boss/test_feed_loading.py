@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from boss.feed import Feed
+from boss.line import LocalSettings
 from boss.loading import seeded_generator
 from broker.store import RunStore
 from protocol.errors import FeedMisuse
@@ -42,7 +43,15 @@ def address(tmp_path: Path) -> Iterator[str]:
 
 
 def connect(address: str, **settings: Any) -> Feed:
-    wanted: dict[str, Any] = {"batch_size": 16, "epochs": 2, "policy": "uniform", "prefetch_batches": 9, **settings}
+    waits = LocalSettings(on_broker_loss="wait")  # on a busy machine it would draw batches of its own
+    wanted: dict[str, Any] = {
+        "batch_size": 16,
+        "epochs": 2,
+        "policy": "uniform",
+        "local": waits,
+        "prefetch_batches": 9,
+        **settings,
+    }
     return Feed.connect(address, dataset=Instances(), **wanted)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from boss.feed import Feed
+from boss.line import LocalSettings
 from broker.store import RunStore
 from protocol.errors import FeedMisuse
 from tests.harness.local_broker import local_broker
@@ -30,8 +31,9 @@ class Sentences(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
 @pytest.fixture
 def feed(tmp_path: Path) -> Iterator[Feed]:
     with local_broker(tmp_path) as address:
+        waits = LocalSettings(on_broker_loss="wait")  # on a busy machine it would draw batches of its own
         settings = {"batch_size": BATCH, "epochs": 1, "policy": "uniform"}
-        with Feed.connect(address, dataset=Sentences(), **settings) as found:
+        with Feed.connect(address, dataset=Sentences(), local=waits, **settings) as found:
             yield found
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from boss import weights
 from boss.feed import Feed
+from boss.line import LocalSettings
 from boss.plan import BossPlan, RankBatch, rank_batch
 from boss.weights import mean_loss
 from broker.kept_lengths import LENGTHS_FILE
@@ -45,8 +46,9 @@ def address(tmp_path: Path) -> Iterator[str]:
 
 
 def connect(address: str, **changes: Any) -> Feed:
+    waits = LocalSettings(on_broker_loss="wait")  # on a busy machine it would draw batches of its own
     wanted: dict[str, Any] = {"max_tokens": BUDGET, "epochs": 2, "policy": "uniform", "lengths": LENGTHS, **changes}
-    return Feed.connect(address, dataset=Numbers(), **wanted)
+    return Feed.connect(address, dataset=Numbers(), local=waits, **wanted)
 
 
 def test_batches_keep_to_the_budget_and_each_epoch_has_each_instance_once(address: str, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from boss.feed import Feed
 from boss.gradients import drop_poisoned_gradients
+from boss.line import LocalSettings
 from boss.reporter import HOPELESS_STEPS
 from boss.snapshots import Snapshots, SnapshotSettings
 from boss.train import TrainSettings, train
@@ -30,7 +31,13 @@ def address(tmp_path: Path) -> Iterator[str]:
 def feed_of(workload: Digits, address: str, epochs: int) -> Feed:
     fingerprint = workload.fingerprint()
     return Feed.connect(
-        address, n=fingerprint.n, dataset_id=fingerprint.dataset_id, epochs=epochs, policy="uniform", batch_size=32
+        address,
+        n=fingerprint.n,
+        dataset_id=fingerprint.dataset_id,
+        epochs=epochs,
+        policy="uniform",
+        batch_size=32,
+        local=LocalSettings(on_broker_loss="wait"),  # on a busy machine it would draw batches of its own
     )
 
 

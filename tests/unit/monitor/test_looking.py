@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -137,11 +138,12 @@ class Site:
         return [message for message in sent if isinstance(message, Preview)]
 
     def connect(self) -> None:
-        """The first wish may be lost: the line is not there yet."""
+        """Until the line is there, without a wish: whether the first one came through would be chance."""
+        self.looking._next = math.inf
         self.looking.turn(run(self.previews.port))
         channel = self.looking._channel
         assert channel is not None and channel.socket.poll(DEADLINE_MS, zmq.POLLOUT)
-        self.now += EVERY_S
+        self.looking._next = self.now
 
     def close(self) -> None:
         self.looking.close()

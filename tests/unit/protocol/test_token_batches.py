@@ -85,6 +85,7 @@ def test_where_a_step_is_taken_away_the_others_stay_what_they_are(
 
 
 @given(rows=st.lists(st.integers(1, 9), min_size=1, max_size=4), ranks=st.integers(1, 6))
+@settings(deadline=None)
 def test_every_rank_gets_a_batch_where_there_are_as_many_instances(rows: list[int], ranks: int) -> None:
     cuts = [0, *np.cumsum(rows[:ranks]).tolist()]
     found = for_all_ranks(cuts, ranks)

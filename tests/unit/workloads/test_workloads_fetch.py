@@ -25,7 +25,7 @@ from workloads.sources import TRAIN_LABELS, Archive, Files, SourceFailed
 class Server(http.server.ThreadingHTTPServer):
     """Serves ``content`` by path and remembers what was asked."""
 
-    daemon_threads = True
+    daemon_threads = False  # so that closing it waits for them
     content: dict[str, bytes]
     asked: list[str]
 

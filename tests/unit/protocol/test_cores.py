@@ -1,0 +1,92 @@
+"""Cores that a Boss leaves free: who is told of them keeps to them, and the thread that trains does not."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import zmq
+
+from protocol import cores
+from protocol.cores import ASIDE_VARIABLE, as_aside, context_aside, cores_aside, keep_aside, usable_cores
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="cores are chosen on Linux")
+
+
+@pytest.fixture
+def own_core(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """One of this process's cores, named as what a Boss leaves free; all are had back afterwards."""
+    before = os.sched_getaffinity(0)
+    core = max(before)
+    monkeypatch.setenv(ASIDE_VARIABLE, str(core))
+    yield core
+    os.sched_setaffinity(0, before)
+
+
+def in_a_thread(do: Callable[[], None]) -> set[int]:
+    """The cores of a thread that has done this."""
+    found: list[set[int]] = []
+
+    def run() -> None:
+        do()
+        found.append(os.sched_getaffinity(0))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def test_a_thread_that_keeps_aside_does_so_alone(own_core: int) -> None:
+    before = os.sched_getaffinity(0)
+    assert in_a_thread(keep_aside) == {own_core}
+    assert os.sched_getaffinity(0) == before
+
+
+def test_what_a_thread_starts_that_keeps_aside_does_so_too(own_core: int) -> None:
+    keep_aside()
+    assert in_a_thread(lambda: None) == {own_core}
+
+
+def test_the_threads_of_a_context_keep_aside_whoever_makes_it(own_core: int) -> None:
+    with context_aside() as context, context.socket(zmq.PULL):
+        tasks = [int(task.name) for task in Path("/proc/self/task").iterdir() if "ZMQbg" in (task / "comm").read_text()]
+        assert [os.sched_getaffinity(task) for task in tasks] == [{own_core}] * len(tasks) != []
+
+
+def test_where_nobody_has_named_a_core_all_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(ASIDE_VARIABLE, raising=False)
+    assert in_a_thread(keep_aside) == os.sched_getaffinity(0)
+
+
+def test_cores_that_are_not_this_processs_own_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A launcher and its roles may differ in what they may use."""
+    monkeypatch.setenv(ASIDE_VARIABLE, str(max(os.sched_getaffinity(0)) + 1000))
+    assert in_a_thread(keep_aside) == os.sched_getaffinity(0)
+
+
+def test_two_runs_of_one_host_leave_different_cores_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {2, 3, 5, 7})
+    named = []
+    for process_id in (8, 9, 10, 11):
+        monkeypatch.setattr(os, "getpid", lambda process_id=process_id: process_id)
+        named.append(as_aside(2)[ASIDE_VARIABLE])
+    assert named == ["2,3", "3,5", "5,7", "7,2"]
+    monkeypatch.setenv(ASIDE_VARIABLE, named[3])
+    assert cores_aside() == {2, 7}
+
+
+@pytest.mark.parametrize("count", [-1, 0, 4, 5])
+def test_where_there_is_no_choice_nobody_is_told_anything(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {2, 3, 5, 7})
+    assert as_aside(count) == {}
+
+
+def test_on_other_systems_nobody_is_told_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores.sys, "platform", "darwin")
+    monkeypatch.setenv(ASIDE_VARIABLE, "0")
+    assert as_aside(1) == {} and cores_aside() == set() and usable_cores() == os.cpu_count()
