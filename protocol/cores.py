@@ -14,7 +14,7 @@ import sys
 import zmq
 
 ASIDE_VARIABLE = "AUTOASSIST_CORES_ASIDE"
-"""Their numbers, with commas between them."""
+"""Their numbers, with commas between them; "" for none. Whoever sets it has chosen."""
 
 
 def usable_cores() -> int:
@@ -23,11 +23,12 @@ def usable_cores() -> int:
 
 
 def as_aside(count: int) -> dict[str, str]:
-    """So many of the usable cores, in words for the environment of a run's processes; none where there is no choice.
+    """So many of the usable cores, in words for the environment of a run's processes.
 
-    Which ones depends on this process, so that two runs on one host leave different cores free.
+    None where there is no choice, or where who has started this process has chosen. Which ones depends on this process,
+    so that two runs on one host leave different cores free.
     """
-    if sys.platform != "linux":
+    if sys.platform != "linux" or ASIDE_VARIABLE in os.environ:
         return {}
     cores = sorted(os.sched_getaffinity(0))
     if not 0 < count < len(cores):

@@ -71,6 +71,7 @@ def test_cores_that_are_not_this_processs_own_are_left_alone(monkeypatch: pytest
 
 def test_two_runs_of_one_host_leave_different_cores_free(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {2, 3, 5, 7})
+    monkeypatch.delenv(ASIDE_VARIABLE, raising=False)
     named = []
     for process_id in (8, 9, 10, 11):
         monkeypatch.setattr(os, "getpid", lambda process_id=process_id: process_id)
@@ -82,8 +83,16 @@ def test_two_runs_of_one_host_leave_different_cores_free(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("count", [-1, 0, 4, 5])
 def test_where_there_is_no_choice_nobody_is_told_anything(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(ASIDE_VARIABLE, raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {2, 3, 5, 7})
     assert as_aside(count) == {}
+
+
+def test_who_has_chosen_is_not_overruled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {2, 3, 5, 7})
+    for chosen in ("", "5"):
+        monkeypatch.setenv(ASIDE_VARIABLE, chosen)
+        assert as_aside(1) == {}
 
 
 def test_on_other_systems_nobody_is_told_anything(monkeypatch: pytest.MonkeyPatch) -> None:
