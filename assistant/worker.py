@@ -130,6 +130,8 @@ class Assistant:
             previews=self.settings.previews,
         )
         self.client = RoleClient(hello, self.connect, times=self.times)
+        if (look_ahead := self.look_ahead) is not None:
+            self.client.beside = lambda: look_ahead.process_id
 
     def run(self, stop: StopSignal) -> str:
         """Serve until the broker says Stop or a signal comes; returns why it ended.

@@ -7,6 +7,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,6 +114,9 @@ class RoleClient:
         self.polled_at = now
         """When it was polled last: whoever owns it turns."""
         self._process = psutil.Process(os.getpid())
+        self.beside: Callable[[], int | None] = lambda: None
+        """The ID of another process of this role's, where it has one: its memory is the role's, too, its time is not,
+        for it has what nobody else wants."""
         self._next_vitals = 0.0
 
     @property
@@ -164,7 +168,7 @@ class RoleClient:
         if now >= self._next_vitals:
             self._next_vitals = now + self.session.times.heartbeat_s
             self.session.cpu_percent = self._process.cpu_percent()
-            self.session.rss_bytes = self._process.memory_info().rss
+            self.session.rss_bytes = self._process.memory_info().rss + _memory_of(self.beside())
 
     def _apply(self, effects: list[SessionEffect], delivered: list[AnyMessage]) -> None:
         for effect in effects:
@@ -251,3 +255,12 @@ def _require_readable(hello: Hello) -> None:
 
 def _explain(reject: Reject) -> str:
     return f"the broker refuses: {reject.reason}; {reject.remedy}" if reject.remedy else f"refused: {reject.reason}"
+
+
+def _memory_of(process_id: int | None) -> int:
+    """Bytes; 0 where there is no such process, or no more."""
+    if process_id is None:
+        return 0
+    with suppress(psutil.Error):
+        return int(psutil.Process(process_id).memory_info().rss)
+    return 0

@@ -276,7 +276,11 @@ METRICS: tuple[Metric, ...] = (
     ),
     _of_peers("autoassist_peer_silent_seconds", "silent_s", "Age of the last word of a role."),
     _of_peers("autoassist_peer_cpu_ratio", "cpu_percent", "CPU that a role uses; 1 is one core.", scale=0.01),
-    _of_peers("autoassist_peer_resident_memory_bytes", "rss_bytes", "Memory that a role's process holds."),
+    _of_peers(
+        "autoassist_peer_resident_memory_bytes",
+        "rss_bytes",
+        "Memory that a role's process holds, with that of one that looks ahead.",
+    ),
     _of_peers(
         "autoassist_peer_credits",
         "credits",

@@ -37,6 +37,10 @@ sys.stdin.read()
 """
 
 
+LEAST_RSS = 32 << 20
+"""Bytes of memory that a process has at least which has loaded torch."""
+
+
 def window(epoch: int, start: int, size: int = 64) -> Window:
     ids = EpochOrder(N, SEED, epoch).ids(start, start + size)
     return Window(window=0, attempt=0, epoch=epoch, progress=0.5, ids=ids)
@@ -231,6 +235,24 @@ def test_an_assistant_that_gets_a_window_hands_its_policy_what_comes_after(path:
 
         until(has_looked)
         assert core.figures["instances_looked_at"] == 300
+    finally:
+        leave(assistant)
+
+
+def test_the_memory_of_the_process_that_looks_is_its_assistant_s(path: Path) -> None:
+    assistant = joined(path, RunSettings(seed=SEED))
+    own = psutil.Process().memory_info().rss
+
+    def told() -> int:
+        assistant.client._next_vitals = 0.0
+        assistant.client.poll(0.0)
+        return assistant.client.session.rss_bytes
+
+    try:
+        until(lambda: told() > own + LEAST_RSS)
+        assert assistant.look_ahead is not None
+        assistant.look_ahead.stop()
+        assert 0 < told() < own + LEAST_RSS
     finally:
         leave(assistant)
 
