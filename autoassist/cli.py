@@ -72,12 +72,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: no command {words[0]!r}; one of {', '.join(commands)}\n\n{USAGE}", file=sys.stderr)
         return 2
     _begin_as_role()
-    if words[0] in ("broker", "assistant"):
-        keep_aside()
     if words[0] == "assistant":  # before NumPy is there; its products are small, and more threads wait for each other
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     set_up_logging(debug=debug, as_json=as_json, level=_level_in(words))
     try:
+        if words[0] in ("broker", "assistant"):
+            keep_aside()
         code = int(_parse(words[0], words[1:]).execute())
         sys.stdout.flush()
         return code

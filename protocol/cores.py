@@ -13,6 +13,8 @@ import sys
 
 import zmq
 
+from protocol.errors import SettingError
+
 ASIDE_VARIABLE = "AUTOASSIST_CORES_ASIDE"
 """Their numbers, with commas between them; "" for none. Whoever sets it has chosen."""
 
@@ -38,11 +40,18 @@ def as_aside(count: int) -> dict[str, str]:
 
 
 def cores_aside() -> set[int]:
-    """The cores to keep to, as far as this thread may use them; none where nobody has named any."""
+    """The cores to keep to, as far as this thread may use them; none where nobody has named any.
+
+    Raises SettingError where the variable holds anything but numbers.
+    """
     named = os.environ.get(ASIDE_VARIABLE, "")
     if sys.platform != "linux" or not named:
         return set()
-    return {int(core) for core in named.split(",")} & os.sched_getaffinity(0)
+    try:
+        cores = {int(core) for core in named.split(",")}
+    except ValueError:
+        raise SettingError(f"{ASIDE_VARIABLE}={named}: give numbers of cores with commas between them") from None
+    return cores & os.sched_getaffinity(0)
 
 
 def keep_aside() -> None:
@@ -53,7 +62,8 @@ def keep_aside() -> None:
 
 def context_aside() -> zmq.Context[zmq.Socket[bytes]]:
     """A context whose own threads keep aside, too, whoever makes it."""
+    cores = cores_aside()
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    for core in cores_aside():
+    for core in cores:
         context.set(zmq.THREAD_AFFINITY_CPU_ADD, core)
     return context

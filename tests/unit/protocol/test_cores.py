@@ -13,6 +13,7 @@ import zmq
 
 from protocol import cores
 from protocol.cores import ASIDE_VARIABLE, as_aside, context_aside, cores_aside, keep_aside, usable_cores
+from protocol.errors import SettingError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="cores are chosen on Linux")
 
@@ -86,6 +87,12 @@ def test_where_there_is_no_choice_nobody_is_told_anything(count: int, monkeypatc
     monkeypatch.delenv(ASIDE_VARIABLE, raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {2, 3, 5, 7})
     assert as_aside(count) == {}
+
+
+def test_what_names_no_core_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ASIDE_VARIABLE, "0-3")
+    with pytest.raises(SettingError, match=rf"{ASIDE_VARIABLE}=0-3: give numbers"):
+        context_aside()
 
 
 def test_who_has_chosen_is_not_overruled(monkeypatch: pytest.MonkeyPatch) -> None:
