@@ -16,7 +16,7 @@ import zmq
 
 from protocol.channels import RoleChannel, ZmqRoleChannel
 from protocol.codec import decode, encode
-from protocol.cores import context_aside
+from protocol.cores import cores_aside
 from protocol.errors import BrokerUnreachable, PeerFenced, PeerRefused, ProtocolError, SettingError
 from protocol.logs import joined
 from protocol.messages import AnyMessage, Envelope, Hello, Reject, Welcome
@@ -255,6 +255,15 @@ def _require_readable(hello: Hello) -> None:
 
 def _explain(reject: Reject) -> str:
     return f"the broker refuses: {reject.reason}; {reject.remedy}" if reject.remedy else f"refused: {reject.reason}"
+
+
+def context_aside() -> zmq.Context[zmq.Socket[bytes]]:
+    """A context whose own threads keep aside, too, whoever makes it."""
+    cores = cores_aside()
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    for core in cores:
+        context.set(zmq.THREAD_AFFINITY_CPU_ADD, core)
+    return context
 
 
 def _memory_of(process_id: int | None) -> int:

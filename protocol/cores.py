@@ -11,8 +11,6 @@ from __future__ import annotations
 import os
 import sys
 
-import zmq
-
 from protocol.errors import SettingError
 
 ASIDE_VARIABLE = "AUTOASSIST_CORES_ASIDE"
@@ -58,12 +56,3 @@ def keep_aside() -> None:
     """Keep this thread, and all that it starts from now on, to the cores that the Boss leaves free."""
     if cores := cores_aside():
         os.sched_setaffinity(0, cores)
-
-
-def context_aside() -> zmq.Context[zmq.Socket[bytes]]:
-    """A context whose own threads keep aside, too, whoever makes it."""
-    cores = cores_aside()
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    for core in cores:
-        context.set(zmq.THREAD_AFFINITY_CPU_ADD, core)
-    return context

@@ -12,7 +12,8 @@ import pytest
 import zmq
 
 from protocol import cores
-from protocol.cores import ASIDE_VARIABLE, as_aside, context_aside, cores_aside, keep_aside, usable_cores
+from protocol.client import context_aside
+from protocol.cores import ASIDE_VARIABLE, as_aside, cores_aside, keep_aside, usable_cores
 from protocol.errors import SettingError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="cores are chosen on Linux")
