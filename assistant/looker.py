@@ -2,7 +2,7 @@
 
 Its Assistant starts it, tells it where the run is, and collects what it finds. It ends with its Assistant, however that
 ends. A process and no thread, since on idle time it may stand still for long: nothing of the Assistant's is in its
-hands then. For the same reason the kernel wakes broker and Assistant on its core and not on the Boss's.
+hands then. Where broker and Assistant keep to the cores that the Boss leaves free, so does this process.
 """
 
 from __future__ import annotations

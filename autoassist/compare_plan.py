@@ -258,9 +258,12 @@ def _require_same(began: Remembered, wanted: Remembered, run_dir: Path, *, drop_
     if not drop_rate_matters:
         theirs = dataclasses.replace(theirs, drop_rate=ours.drop_rate)
     parts = [ours.difference(theirs)]
-    for name in ("workload", "train", "data", "checkpoint_every", "looks_ahead"):
+    for name in ("workload", "train", "data", "checkpoint_every"):
         here, there = getattr(wanted, name), getattr(began, name)
         parts += [f"{name}: {here} here, {there} there"] if here != there else []
+    if began.looks_ahead != wanted.looks_ahead:
+        missing, choice = ("not ", "on") if began.looks_ahead else ("", "off")
+        parts.append(f"{missing}looking ahead here: --look-ahead {choice}")
     if any(parts):
         raise SettingError(
             f"out={run_dir.parent}: holds {run_dir.name} with other settings ({'; '.join(p for p in parts if p)}); "

@@ -45,12 +45,22 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True):
     def looks_ahead(self) -> bool:
         """Whether Assistants of the run do, on this machine.
 
-        In deterministic mode there are no clocks, and what was found in time would depend on one. Of itself it is of
-        use where a core is as fast as the Boss's: beside an accelerator little would be looked at in time.
+        In deterministic mode there are no clocks, and what was found in time would depend on one. Of themselves they do
+        so where a core is as fast as the Boss's, for beside an accelerator little would be looked at in time, and where
+        the Boss leaves one free.
         """
         if self.look_ahead == "off" or self.run.deterministic or not _is_of_use(self.run):
             return False
-        return self.look_ahead == "on" or (usable_cores() > 1 and self.train.resolved_device().type == "cpu")
+        return self.look_ahead == "on" or (self.train.resolved_device().type == "cpu" and self._leaves_a_core)
+
+    @property
+    def _leaves_a_core(self) -> bool:
+        cores, ranks = usable_cores(), self.run.world_size
+        return (self.train.threads or max(1, (cores - 1) // ranks)) * ranks < cores
+
+    def settled(self) -> Remembered:
+        """What depends on the machine as it is on this one, so that the run goes on so on any."""
+        return msgspec.structs.replace(self, look_ahead="on" if self.looks_ahead else "off")
 
     @classmethod
     def of(cls, command: Any) -> Remembered:
@@ -76,7 +86,10 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True):
         """What the run in ``run_dir`` was begun with; raises DataError where it does not say."""
         path = run_dir / COMMAND_FILE
         try:
-            began = msgspec.json.decode(path.read_bytes(), type=cls, dec_hook=lambda kind, value: kind(value))
+            content = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+            if isinstance(given := content.get("look_ahead"), bool):  # of runs that were begun when it was a switch
+                content["look_ahead"] = "on" if given else "off"
+            began = msgspec.convert(content, cls, dec_hook=lambda kind, value: kind(value))
         except (OSError, msgspec.MsgspecError) as error:
             raise DataError(f"{path}: {error}; give the --run-dir of a run that `autoassist run` has begun") from None
         return cls.of(began)

@@ -76,8 +76,8 @@ class RunCommand:
     look_ahead: LookAheadChoice = "auto"
     """Let Assistants run the Boss's network, with weights some hundred steps old, over instances that are soon to be
     offered, on idle time alone: their losses are then known afresh (docs/RESULTS.md). Takes torch and the data set in
-    memory once more. Of the policies built in, autoassist only; not in deterministic mode. auto: where the Boss trains
-    on a CPU, and this machine has more than one core."""
+    memory once more for each Assistant. Of the policies built in, autoassist only; not in deterministic mode. auto:
+    where the Boss trains on a CPU and leaves a core of this machine free."""
     keys: Path | None = None
     """Directory of keys for all roles, as autoassist keys init makes it; nobody else on this machine may join then."""
     resume: Path | None = None
@@ -140,7 +140,7 @@ class RunCommand:
         page = Page(run_dir, self.keys) if page_is_wanted(self.page) else None
         view = LiveView(enabled=live, keys=self.keys)
         with StopSignal() as stop:
-            place = RunDirectory(run_dir, Remembered.of(self)) if self.resume is None else None
+            place = RunDirectory(run_dir, Remembered.of(self).settled()) if self.resume is None else None
             launcher = Launcher(
                 self.launch,
                 run_dir,
@@ -185,6 +185,8 @@ class RunCommand:
             log.info("stopped before the first batch; nothing is kept")
             return 128 + stop.number
         report = read_report(run_dir)
+        if report.status == "finished":
+            (run_dir / SNAPSHOT_FILE).unlink(missing_ok=True)
         print_summary(report, run_dir, notices.lines)
         if report.status == "stopped" or (stop.requested and report.status != "finished"):
             return 128 + (stop.number or signal.SIGTERM)  # without a signal here, a role got one
@@ -261,11 +263,12 @@ class RunCommand:
         return dataclasses.replace(self.train, threads=max(1, (cores - others) // self.run.world_size))
 
     def _aside(self) -> dict[str, str]:
-        """The cores that a Boss on the CPU leaves free are for all the rest of the run, and nothing else is: whatever
-        ran on one of the Boss's would take it from the training."""
-        if self.train.resolved_device().type != "cpu":
+        """The cores that a Boss on the CPU leaves free, for the rest of the run to keep to: elsewhere it would take the
+        training's time. Only where it has room there, and not where the Boss waits for it."""
+        if self.train.resolved_device().type != "cpu" or self.run.deterministic:
             return {}
-        return as_aside(usable_cores() - self._shared_train_settings().threads * self.run.world_size)
+        free = usable_cores() - self._shared_train_settings().threads * self.run.world_size
+        return as_aside(free) if self.run.assistants <= free else {}
 
     def _assistant_count(self) -> int:
         """The uniform policy passes everything, so there is nothing for an Assistant to do."""

@@ -253,8 +253,8 @@ class BossLine:
     # The I/O thread
 
     def _run(self) -> None:
-        keep_aside()
         try:
+            keep_aside()
             while self._closing is None or self._reporter.is_waiting:
                 self._turn()
             self._turn()

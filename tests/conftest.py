@@ -25,6 +25,7 @@ SHARED_MEMORY_S = 60.0
 END_S = 60.0
 """How long a process that was told to end may take, where it has idle time alone."""
 LINES_S = 10.0
+"""How long a thread that is done may take to close its sockets."""
 
 QUICK_START = Path(__file__).parent / "harness" / "quick_start"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(QUICK_START), os.environ.get("PYTHONPATH"))))

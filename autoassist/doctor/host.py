@@ -120,13 +120,17 @@ def shared_memory(size: int | None = None, free: int | None = None) -> Iterator[
 
 
 def memory_and_cores(available: int | None = None, cores: int | None = None) -> Iterator[Finding]:
-    """Room for three processes."""
+    """Room for three processes, or four where an Assistant looks ahead."""
     available = psutil.virtual_memory().available if available is None else available
     if cores is None:
         cores = usable_cores()
     words = f"{available / 1e9:.1f} GB of memory free, {cores} cores"
     if available < LITTLE_MEMORY:
-        yield warning("memory", words, "free some: broker, Assistant and Boss take 0.1, 0.3 and 0.5 GB at least")
+        yield warning(
+            "memory",
+            words,
+            "free some: broker, Assistant, its looking ahead and Boss take 0.1, 0.3, 0.4 and 0.5 GB at least",
+        )
     elif cores < 2:
         remedy = "an Assistant wants a core beside the Boss's; run it on another host, or expect an exposed wait"
         yield warning("memory", words, remedy)

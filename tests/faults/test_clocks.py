@@ -12,8 +12,8 @@ from tests.processes.roles import roles, start_broker
 
 pytestmark = pytest.mark.processes
 
-AN_HOUR_S = 3600
 EPOCHS = 24
+AN_HOUR_S = 3600
 """Far less than the clocks differ, and more than a busy machine holds anybody up."""
 SHIFT = """
 import datetime, os, time

@@ -32,6 +32,8 @@ def test_the_demo_filters_without_a_wait_and_reaches_the_accuracy_of_the_full_ep
     report, uniform = demo(tmp_path / "demo"), demo(tmp_path / "uniform", "--policy", "uniform")
     assert report.status == uniform.status == "finished"
     assert report.boss.exposed_wait_s <= 0.01 * report.boss.wall_s + STALL_S
+    assert sum(assistant.figures["instances_looked_at"] for assistant in report.assistants) > 0
+    assert not (tmp_path / "demo" / "snapshot.pt").exists(), "of no use any more"
     stale = report.selection.staleness_steps
     assert stale.max is not None and stale.max <= stale.bound
     assert all(epoch.kept_fraction < 0.8 for epoch in report.selection.epochs[1:])

@@ -13,7 +13,7 @@ from tests.processes.roles import Role, roles, start_broker
 
 pytestmark = pytest.mark.processes
 MANY = 600
-"""Epochs of a second or two, of what must not be over before it is stopped."""
+"""Epochs, some seconds in all, of what must not be over before it is stopped."""
 
 
 @pytest.fixture

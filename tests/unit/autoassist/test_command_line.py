@@ -18,6 +18,7 @@ from autoassist.roles import AssistantCommand, LogSettings
 from autoassist.run_command import RunCommand, as_words
 from boss.snapshots import SnapshotSettings
 from boss.train import TrainSettings
+from protocol.cores import ASIDE_VARIABLE
 from protocol.errors import SettingError
 from protocol.exporter import ExporterSettings
 from protocol.settings import RunSettings
@@ -147,28 +148,49 @@ def test_of_itself_a_run_looks_ahead_where_the_boss_trains_on_a_cpu_of_several_c
     assert Remembered.of(RunCommand(workload="digits")).looks_ahead == looks
     assert Remembered.of(RunCommand(workload="digits", look_ahead="on")).looks_ahead
     assert not Remembered.of(RunCommand(workload="digits", run=RunSettings(policy="uniform"))).looks_ahead
+    assert not Remembered.of(RunCommand(workload="digits", train=TrainSettings(threads=cores))).looks_ahead
+    assert not Remembered.of(RunCommand(workload="digits", run=RunSettings(world_size=cores))).looks_ahead
 
 
 @pytest.mark.parametrize(
-    ("cores", "train", "ranks", "aside"),
+    ("cores", "train", "run", "aside"),
     [
-        (1, TrainSettings(), 1, 0),
-        (2, TrainSettings(), 1, 1),
-        (2, TrainSettings(), 2, 0),
-        (8, TrainSettings(), 1, 2),
-        (8, TrainSettings(threads=3), 2, 2),
-        (8, TrainSettings(threads=8), 1, 0),
+        (2, TrainSettings(), RunSettings(), 1),
+        (8, TrainSettings(), RunSettings(), 2),
+        (8, TrainSettings(threads=3), RunSettings(world_size=2), 2),
+        (8, TrainSettings(threads=4), RunSettings(assistants=4), 4),
     ],
 )
 def test_all_but_the_training_keeps_to_the_cores_that_a_boss_on_the_cpu_leaves_free(
-    cores: int, train: TrainSettings, ranks: int, aside: int, monkeypatch: pytest.MonkeyPatch
+    cores: int, train: TrainSettings, run: RunSettings, aside: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("run_command", "remembered"):
         monkeypatch.setattr(f"autoassist.{module}.usable_cores", lambda: cores)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("autoassist.run_command.as_aside", lambda count: {"aside": str(count)})
-    command = RunCommand(workload="digits", train=train, run=RunSettings(world_size=ranks))
-    assert command._aside() == {"aside": str(aside)}
+    assert RunCommand(workload="digits", train=train, run=run)._aside() == {"aside": str(aside)}
+
+
+@pytest.mark.parametrize(
+    ("cores", "train", "run"),
+    [
+        (1, TrainSettings(), RunSettings()),
+        (2, TrainSettings(), RunSettings(world_size=2)),
+        (8, TrainSettings(threads=8), RunSettings()),
+        (8, TrainSettings(), RunSettings(assistants=3)),
+        (8, TrainSettings(), RunSettings(deterministic=True)),
+    ],
+    ids=["one core", "a rank on each", "a thread on each", "no room for all Assistants", "the Boss waits for them"],
+)
+def test_all_go_where_they_like_where_keeping_aside_would_be_of_no_use(
+    cores: int, train: TrainSettings, run: RunSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("run_command", "remembered"):
+        monkeypatch.setattr(f"autoassist.{module}.usable_cores", lambda: cores)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("protocol.cores.os.sched_getaffinity", lambda pid: set(range(cores)))
+    monkeypatch.delenv(ASIDE_VARIABLE, raising=False)
+    assert RunCommand(workload="digits", train=train, run=run)._aside() == {}
 
 
 def test_beside_an_accelerator_all_keep_to_whatever_core_they_like(monkeypatch: pytest.MonkeyPatch) -> None:

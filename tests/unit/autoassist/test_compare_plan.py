@@ -123,7 +123,7 @@ def test_whether_a_run_looked_ahead_matters_for_the_policy_that_does(tmp_path: P
         if run.settings.policy != "autoassist":
             assert look(other, tmp_path / run.name, "mine:1").report is not None
             continue
-        with pytest.raises(SettingError, match=r"with other settings \(looks_ahead: False here, True there\)"):
+        with pytest.raises(SettingError, match=r"with other settings \(not looking ahead here: --look-ahead on\)"):
             look(other, tmp_path / run.name, "mine:1")
 
 

@@ -70,11 +70,12 @@ CONTRADICTIONS = {
 }
 
 
-def before_looking_ahead(place: Path) -> Path:
-    """A run that was begun before there was the option."""
+def before_looking_ahead(place: Path, switch: bool | None = None) -> Path:
+    """A run that was begun before there was the option, or when it was a switch."""
     RunDirectory(place, begun(workload="digits"))
     content = json.loads((place / COMMAND_FILE).read_text())
     del content["look_ahead"]
+    content |= {} if switch is None else {"look_ahead": switch}
     (place / COMMAND_FILE).write_text(json.dumps(content))
     return place
 
@@ -85,6 +86,24 @@ def test_a_run_that_was_begun_before_there_was_looking_ahead_goes_on_without_it(
     assert resumed.look_ahead == "off" and not Remembered.of(resumed).looks_ahead
     assert "--snapshots" not in " ".join(resumed._role_arguments("tcp://host:1", place)["boss-0"])
     RunCommand(resume=place, look_ahead="off")._resumed(place)  # may be said
+
+
+@pytest.mark.parametrize("switch", [True, False])
+def test_a_run_that_was_begun_when_looking_ahead_was_a_switch_goes_on_so(tmp_path: Path, switch: bool) -> None:
+    place = before_looking_ahead(tmp_path / "run", switch)
+    assert Remembered.read(place).looks_ahead == switch
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_a_run_that_was_begun_of_itself_goes_on_so_on_another_machine(
+    tmp_path: Path, cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("autoassist.remembered.usable_cores", lambda: cores)
+    place = tmp_path / "run"
+    RunDirectory(place, begun(workload="digits").settled())
+    monkeypatch.setattr("autoassist.remembered.usable_cores", lambda: 3 - cores)
+    assert Remembered.of(RunCommand(resume=place)._resumed(place)).looks_ahead == (cores > 1)
 
 
 @pytest.mark.parametrize("look_ahead", ["on", "off"])
