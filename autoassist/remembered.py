@@ -60,6 +60,8 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True):
 
     def settled(self) -> Remembered:
         """What depends on the machine as it is on this one, so that the run goes on so on any."""
+        if self.look_ahead != "auto":
+            return self
         return msgspec.structs.replace(self, look_ahead="on" if self.looks_ahead else "off")
 
     @classmethod

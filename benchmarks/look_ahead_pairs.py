@@ -75,7 +75,7 @@ def rows_of(reports: Mapping[str, Sequence[Report]]) -> list[list[str]]:
     rows = []
     for name, found in reports.items():
         metrics = [100 * (report.metric.value or 0.0) for report in found]
-        looked = [sum(one.figures.get("instances_looked_at", 0.0) for one in report.assistants) for report in found]
+        looked = [sum(one.figures.get("instances_looked_at") or 0.0 for one in report.assistants) for report in found]
         shares = [count / report.selection.offered for count, report in zip(looked, found, strict=True)]
         pairs = list(zip(found, reports[WITHOUT], strict=True))
         gains = [100 * ((one.metric.value or 0.0) - (other.metric.value or 0.0)) for one, other in pairs]
