@@ -8,10 +8,10 @@ import os
 import signal
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from autoassist.cli import PARENT_VARIABLE
@@ -49,12 +49,16 @@ def launch_ranks(count: int, arguments: Sequence[str]) -> int:
     except SignalException:
         return 0  # the ranks have stopped in order, and said so to the broker
     except ChildFailedError as error:
-        # Who has lost another rank may have ended before the agent looks: it is not the one that failed.
-        failure = min(error.failures.values(), key=lambda one: (one.exitcode == RankLost.exit_code, one.timestamp))
+        failure = first_of(error.failures.values())
         if failure.exitcode < 0:
             _end_by(signal.Signals(-failure.exitcode))
         return int(failure.exitcode)
     return 0
+
+
+def first_of(failures: Collection[ProcessFailure]) -> ProcessFailure:
+    """The one that counts: who has lost another rank has not failed itself, though it may have ended first."""
+    return min(failures, key=lambda one: (one.exitcode == RankLost.exit_code, one.timestamp))
 
 
 def _end_by(number: signal.Signals) -> None:

@@ -38,7 +38,7 @@ class TrainSettings:
     """Autocast to bfloat16; on a GPU only."""
 
     threads: int = 0
-    """Torch threads on the CPU; 0 for torch's own choice, or all cores but one where other roles run here too (but two of
+    """Torch threads on the CPU; 0 for torch's own choice, or where other roles run here too for all cores but one (two of
     eight and more, where Assistants look ahead)."""
 
     def __post_init__(self) -> None:

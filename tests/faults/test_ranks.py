@@ -125,7 +125,7 @@ def test_while_the_broker_is_away_all_ranks_train_the_same_steps_off_the_plan(tm
 
 def test_a_stop_drains_all_ranks_and_a_kill_of_the_launcher_takes_them_along(tmp_path: Path) -> None:
     with roles() as start:
-        run = start("run", HEAVY, *FOR_LONG, "--run-dir", str(tmp_path))
+        run = start("run", HEAVY, *FOR_LONG, "--look-ahead", "on", "--run-dir", str(tmp_path))
         run.wait_for("epoch 0:")
         run.terminate()
         assert run.end() == 128 + signal.SIGTERM, run.text
@@ -135,7 +135,7 @@ def test_a_stop_drains_all_ranks_and_a_kill_of_the_launcher_takes_them_along(tmp
         again.wait_for(f"resuming from the checkpoint of step {stopped.boss.steps - 1}")
         again.wait_for("epoch 1:")
         children = psutil.Process(again.process.pid).children(recursive=True)
-        assert len(rank_pids(again)) == 2
+        assert len(rank_pids(again)) == 2 and any("looker" in " ".join(child.cmdline()) for child in children)
         again.kill()
         gone, alive = psutil.wait_procs(children, timeout=DEADLINE_S)
         assert gone and not alive

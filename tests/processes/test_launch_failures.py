@@ -82,7 +82,8 @@ def test_in_deterministic_mode_an_assistant_that_is_gone_for_good_ends_the_run(
 def test_a_run_directory_that_is_deleted_ends_the_run_with_one_error_and_nothing_left(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     with roles() as start:
-        run = start("run", HEAVY, "--epochs", "2000", "--run-dir", str(run_dir), "--checkpoint-every", "0")
+        words = ("--epochs", "2000", "--checkpoint-every", "0", "--look-ahead", "on", "--run-dir", str(run_dir))
+        run = start("run", HEAVY, *words)
         run.wait_for("epoch 1:")
         children = psutil.Process(run.process.pid).children(recursive=True)
         while run_dir.exists():  # the broker may write its report meanwhile

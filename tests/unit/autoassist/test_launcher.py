@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import threading
 from pathlib import Path
 
@@ -42,6 +43,16 @@ def test_a_child_is_heard_and_its_end_noticed_where_its_log_cannot_be_written(tm
     assert news.wait(DEADLINE_S)
     assert child.code == 2 and "no command 'nonsense'" in heard[0]
     assert "no command 'nonsense'" in child.last_words
+
+
+def test_a_child_that_announces_nothing_is_no_news_before_its_last_words_are_there(tmp_path: Path) -> None:
+    """What it says and what it announces come by two pipes, of which the second may end long before."""
+    words: list[str] = []
+    child = Child("x", [], tmp_path / "x.log", lambda *_: None, on_news=lambda: words.append(child.last_words))
+    child.process = subprocess.Popen(["true"], stdout=subprocess.PIPE, text=True)
+    child._listen(child.process)
+    child.process.wait(DEADLINE_S)
+    assert words == [] and child.announcement == ""
 
 
 def test_a_child_hears_no_ctrl_c_of_the_terminal_and_shares_the_session_in_which_priorities_count(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,27 @@ def test_what_a_killed_boss_was_writing_is_removed_and_whole_checkpoints_stay(
     assert not list(tmp_path.glob("*.part"))
     found = again.newest()
     assert found is not None and found.step == 7
+
+
+def test_an_index_that_finds_no_space_leaves_the_one_before_it_and_nothing_half_written(
+    tmp_path: Path, boss: torch.nn.Module, optimizer: torch.optim.Optimizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = CheckpointDir(tmp_path, keep=2)
+    state = state_of(boss, optimizer, {"cpu": torch.get_rng_state()})
+    directory.publish(*directory.stage(state))
+    write_bytes = Path.write_bytes
+
+    def full(path: Path, content: bytes) -> int:
+        write_bytes(path, content[:1])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    staged = directory.stage(replace(state, step=8))
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        directory.publish(*staged)
+    monkeypatch.undo()
+    assert not list(tmp_path.glob("checkpoints.json.*"))
+    assert [entry.step for entry in directory.entries()] == [7]
 
 
 def test_each_rank_goes_on_with_its_own_random_numbers(boss: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
