@@ -38,8 +38,8 @@ class TrainSettings:
     """Autocast to bfloat16; on a GPU only."""
 
     threads: int = 0
-    """Torch threads on the CPU. 0: torch's own choice, or where other roles run here too all cores but one (of eight and
-    more but two, where Assistants look ahead)."""
+    """Torch threads on the CPU. 0: torch's own choice, or where other roles run here too all cores but one (of eight
+    and more but two, where Assistants look ahead)."""
 
     def __post_init__(self) -> None:
         require(self.threads >= 0, "threads", self.threads, "must not be negative")
