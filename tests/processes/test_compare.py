@@ -20,7 +20,7 @@ from tests.processes.roles import Role, roles
 pytestmark = pytest.mark.processes
 SIZE = ("--budgets", "1.0", "0.6", "--seeds", "1", "--epochs", "2")
 POLICIES = ("--policies", "uniform", "autoassist", "--only", "autoassist=0.6")
-WORDS = ("compare", "digits", *POLICIES, *SIZE, "--set", "warmup_epochs=0")
+WORDS = ("compare", "digits", *POLICIES, *SIZE, "--look-ahead", "off", "--set", "warmup_epochs=0")
 NAMES = ["autoassist-0.6-seed1", "uniform-0.6-seed1", "uniform-1-seed1"]
 
 

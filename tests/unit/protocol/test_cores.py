@@ -104,9 +104,11 @@ def test_where_no_core_may_be_chosen_everything_goes_on_without(own_core: int, m
     def refused(pid: int, cores: set[int]) -> None:
         raise PermissionError
 
-    monkeypatch.setattr(os, "sched_setaffinity", refused)
-    assert cores_aside() == set()
-    keep_aside()
+    with monkeypatch.context() as there:
+        there.setattr(os, "sched_setaffinity", refused)
+        assert cores_aside() == set()
+        keep_aside()
+    assert cores_aside() == {own_core}
 
 
 @pytest.mark.parametrize(
