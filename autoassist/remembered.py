@@ -47,16 +47,17 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True):
 
         In deterministic mode there are no clocks, and what was found in time would depend on one. Of themselves they do
         so where a core is as fast as the Boss's, for beside an accelerator little would be looked at in time, and where
-        the Boss leaves one free.
+        the Boss leaves one free for each.
         """
         if self.look_ahead == "off" or self.run.deterministic or not _is_of_use(self.run):
             return False
-        return self.look_ahead == "on" or (self.train.resolved_device().type == "cpu" and self._leaves_a_core)
+        return self.look_ahead == "on" or (self.train.resolved_device().type == "cpu" and self._leaves_room)
 
     @property
-    def _leaves_a_core(self) -> bool:
+    def _leaves_room(self) -> bool:
         cores, ranks = usable_cores(), self.run.world_size
-        return (self.train.threads or max(1, (cores - 1) // ranks)) * ranks < cores
+        trained_on = (self.train.threads or max(1, (cores - 1) // ranks)) * ranks
+        return max(1, self.run.assistants) <= cores - trained_on
 
     def settled(self) -> Remembered:
         """What depends on the machine as it is on this one, so that the run goes on so on any."""

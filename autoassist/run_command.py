@@ -77,7 +77,7 @@ class RunCommand:
     """Let Assistants run the Boss's network, with weights some hundred steps old, over instances that are soon to be
     offered, on idle time alone: their losses are then known afresh (docs/RESULTS.md). Takes torch and the data set in
     memory once more for each Assistant. Of the policies built in, autoassist only; not in deterministic mode. auto:
-    where the Boss trains on a CPU and leaves a core of this machine free."""
+    where the Boss trains on a CPU and leaves a core of this machine free for each."""
     keys: Path | None = None
     """Directory of keys for all roles, as autoassist keys init makes it; nobody else on this machine may join then."""
     resume: Path | None = None
@@ -263,9 +263,9 @@ class RunCommand:
         return dataclasses.replace(self.train, threads=max(1, (cores - others) // self.run.world_size))
 
     def _aside(self) -> dict[str, str]:
-        """The cores that a Boss on the CPU leaves free, for the rest of the run to keep to: elsewhere it would take the
-        training's time. Only where it has room there, and not where the Boss waits for it."""
-        if self.train.resolved_device().type != "cpu" or self.run.deterministic:
+        """The cores that a Boss on the CPU leaves free, for the rest of the run to keep to where Assistants look ahead:
+        otherwise there is idle time on them, and Linux finds it. Only where the rest has room there."""
+        if self.train.resolved_device().type != "cpu" or not Remembered.of(self).looks_ahead:
             return {}
         free = usable_cores() - self._shared_train_settings().threads * self.run.world_size
         return as_aside(free) if self.run.assistants <= free else {}

@@ -150,6 +150,7 @@ def test_of_itself_a_run_looks_ahead_where_the_boss_trains_on_a_cpu_of_several_c
     assert not Remembered.of(RunCommand(workload="digits", run=RunSettings(policy="uniform"))).looks_ahead
     assert not Remembered.of(RunCommand(workload="digits", train=TrainSettings(threads=cores))).looks_ahead
     assert not Remembered.of(RunCommand(workload="digits", run=RunSettings(world_size=cores))).looks_ahead
+    assert not Remembered.of(RunCommand(workload="digits", run=RunSettings(assistants=cores))).looks_ahead
 
 
 @pytest.mark.parametrize(
@@ -178,9 +179,9 @@ def test_all_but_the_training_keeps_to_the_cores_that_a_boss_on_the_cpu_leaves_f
         (2, TrainSettings(), RunSettings(world_size=2)),
         (8, TrainSettings(threads=8), RunSettings()),
         (8, TrainSettings(), RunSettings(assistants=3)),
-        (8, TrainSettings(), RunSettings(deterministic=True)),
+        (8, TrainSettings(), RunSettings(policy="uniform")),
     ],
-    ids=["one core", "a rank on each", "a thread on each", "no room for all Assistants", "the Boss waits for them"],
+    ids=["one core", "a rank on each", "a thread on each", "no room for all Assistants", "nobody looks ahead"],
 )
 def test_all_go_where_they_like_where_keeping_aside_would_be_of_no_use(
     cores: int, train: TrainSettings, run: RunSettings, monkeypatch: pytest.MonkeyPatch
