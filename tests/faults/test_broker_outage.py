@@ -65,15 +65,9 @@ def assert_nothing_lost_or_doubled(run_dir: Path, epochs: int) -> None:
     assert max(stale, default=0) <= report.selection.staleness_steps.bound
 
 
-STALL_S = 0.5
-"""What a busy machine may hold up, all in all. Who waited for an Assistant that is away would do so in each of
-dozens of windows, a quarter of a second and more."""
-
-
 def assert_hardly_a_wait(statistics: RunStatistics) -> None:
     """Of the run up to now, as the Boss has told it after its latest epoch."""
-    assert statistics.wall_s > 0
-    assert statistics.exposed_wait_s <= 0.02 * statistics.wall_s + STALL_S
+    assert statistics.exposed_wait_s <= 0.02 * statistics.wall_s > 0
 
 
 def test_a_broker_killed_again_and_again_loses_nothing_and_counts_nothing_twice(tmp_path: Path, pace: Pace) -> None:

@@ -42,6 +42,5 @@ def test_a_broker_killed_in_a_run_by_tokens_has_the_lengths_again_and_every_batc
     batches, report = export(tmp_path), read_report(tmp_path)
     assert any(b["kind"] == "off_plan" for b in batches)
     assert all(len(b["ids"]) * lengths[b["ids"]].max(initial=0) <= BUDGET for b in batches)
-    assert report.tokens is not None
-    assert report.tokens.padding_fraction < 0.2, "0.08 of whole epochs, a quarter of filtered ones"
+    assert report.tokens is not None and report.tokens.padding_fraction < 0.15
     assert report.settings["batch_size"] == int(BUDGET / lengths.mean())

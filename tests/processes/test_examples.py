@@ -118,7 +118,7 @@ def test_under_other_launchers_and_wrappers_two_ranks_train_what_is_kept_once(tm
         assert assistant.end() == broker.end() == 0, broker.text
     assert_nothing_lost_or_doubled(run_dir, EPOCHS)
     report = read_report(run_dir)
-    assert report.selection.kept_fraction < 0.95, "half is left out of each window that was selected from"
+    assert report.selection.kept_fraction < 0.9
     assert report.loss_reports.sent == report.loss_reports.delivered
     assert {batch["rank"] for batch in export(run_dir)} == {0, 1}
     assert accuracy(weights) > 0.9

@@ -39,7 +39,7 @@ def test_a_run_ends_with_a_valid_report(finished: tuple[Path, Role]) -> None:
     assert isinstance(report, Report)
     assert (report.status, report.policy, report.seed, report.epochs) == ("finished", "autoassist", 3, EPOCHS)
     assert report.selection.offered == EPOCHS * report.n
-    assert report.boss.instances == report.selection.kept + report.boss.off_plan_instances
+    assert report.boss.instances == report.selection.kept
     assert report.metric.name == "test_accuracy" and report.metric.value is not None and report.metric.value > 0.9
     assert [row[0] for row in report.metric.history] == list(range(EPOCHS))
     assert report.loss_reports.sent == report.loss_reports.delivered == report.boss.steps

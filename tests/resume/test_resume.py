@@ -19,8 +19,6 @@ from tests.processes.roles import HERE, Role, export, roles
 
 pytestmark = pytest.mark.processes
 SLOW = f"{HERE / 'heavy_digits.py'}:HeavyDigits"
-SLOW_WORDS = "no batch lies ready at the Boss"
-"""What a busy machine brings about, and no loss."""
 DETERMINISTIC = ("--epochs", "5", "--deterministic", "--seed", "1", "--checkpoint-every", "20")
 
 
@@ -100,8 +98,7 @@ def test_a_stopped_run_goes_on_where_it_stopped(tmp_path: Path, uninterrupted: P
     assert resumed.end() == 0, resumed.text
     assert f"resuming from the checkpoint of step {stopped_after - 1}" in resumed.text
     assert "the run goes on at step" in resumed.text and "the run begins" not in resumed.text
-    warned = [line for line in resumed.said if "warning" in line.lower() and SLOW_WORDS not in line]
-    assert not warned, "nothing is lost, and nobody is thrown out"
+    assert "warning" not in resumed.text.lower(), "nothing is lost, and nobody is thrown out"
     assert_same_run(uninterrupted, tmp_path)
 
 
