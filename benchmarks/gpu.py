@@ -97,6 +97,7 @@ def known() -> dict[str, Figure]:
             f"{name}_selected_ratio": Figure("default policy, one Assistant : plain, instances/s", "≥ 0.97", ".3f"),
             f"{name}_selected_wait_percent": Figure("exposed wait, % of its time", "≤ 0.5"),
             f"{name}_selected_scored_percent": Figure("batches that the Assistant has scored, %", "", ".0f"),
+            f"{name}_dropped_percent": Figure("losses that found no room on their way to the host, %", "0"),
             f"{name}_waits": Figure("calls that wait for the device, a step through the feed", "0"),
             f"{name}_plain_waits": Figure("a plain step", ""),
         }
@@ -197,6 +198,7 @@ def compare(settings: GpuBenchmark, training: Training, policy: str) -> dict[str
             "plain_next_p50_us": statistics.median(other.next_us),
             "wait_percent": 100 * (feed.clocks.exposed_wait_s - waited_s) / ours.seconds,
             "scored_percent": 100 * statistics.fmean(scored),
+            "dropped_percent": 100 * feed._reporter.values_dropped / feed.instances,
         }
         if policy == "uniform":
             found |= {"waits": waits_a_step(settings, ours), "plain_waits": waits_a_step(settings, other)}

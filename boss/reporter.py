@@ -1,14 +1,14 @@
 """Losses leave the training thread without a wait: a ring of slots, pinned where the losses are on a GPU.
 
-The training thread launches a copy into a slot and goes on; the I/O thread records an event behind it, and takes the
-slot once that has fired. A full ring drops the values and still acknowledges the step.
+The training thread launches a copy into a slot and goes on; the I/O thread records an event behind all copies that it
+finds, and takes their slots once that has fired. A full ring drops the values and still acknowledges the step.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import deque
+from collections import defaultdict, deque
 from dataclasses import dataclass
 
 import msgspec
@@ -37,12 +37,12 @@ class Slot(msgspec.Struct):
     batch: RankBatch
     values: Tensor | None
     """In host memory; None where they were dropped."""
-    stream: torch.cuda.Stream | None
+    stream: torch.Stream | None
     """On which the copy from a GPU was launched, into a pinned buffer that is to be used again."""
     is_skipped: bool
     """The script has no losses for this batch, and says so."""
     report_us: float
-    event: torch.cuda.Event | None = None
+    event: torch.Event | None = None
     """Behind that copy; the I/O thread records it, since it costs the training thread more than the copy does."""
 
 
@@ -68,7 +68,7 @@ class Reporter:
         """How many of the latest steps had none at all, in a row."""
         self._ring: deque[Slot] = deque()
         self._slots = slots
-        self._pinned: dict[int, list[Tensor]] = {}
+        self._pinned: defaultdict[int, list[Tensor]] = defaultdict(list)
         self._timings_us: deque[float] = deque(maxlen=TIMINGS)
 
     def put(self, batch: RankBatch, losses: Tensor, *, is_skipped: bool = False) -> None:
@@ -84,14 +84,14 @@ class Reporter:
             values, stream = self._from_device(losses.detach())
         self._ring.append(Slot(batch, values, stream, is_skipped, (time.perf_counter() - start) * 1e6))
 
-    def _from_device(self, losses: Tensor) -> tuple[Tensor, torch.cuda.Stream]:
+    def _from_device(self, losses: Tensor) -> tuple[Tensor, torch.Stream]:
         pinned = self._pinned_buffer(losses.numel())
         # Another dtype is changed on the device: the copy itself would do so in memory that is not pinned, and wait.
         pinned.copy_(losses.to(torch.float32), non_blocking=True)
-        return pinned, torch.cuda.current_stream(losses.device)
+        return pinned, torch.accelerator.current_stream(losses.get_device())  # torch.cuda's takes three times as long
 
     def _pinned_buffer(self, size: int) -> Tensor:
-        free = self._pinned.setdefault(size, [])
+        free = self._pinned[size]
         return free.pop() if free else torch.empty(size, dtype=torch.float32, pin_memory=True)
 
     @property
@@ -101,12 +101,14 @@ class Reporter:
 
     @property
     def has_values(self) -> bool:
-        """Whether the oldest copy is done."""
+        """Whether the oldest copy is done; asked by the I/O thread alone."""
+        self._record_events()
         return bool(self._ring) and _is_done(self._ring[0])
 
     def take(self) -> list[LossReport | OffPlanReport]:
         """Reports whose copies are done, in order."""
         reports: list[LossReport | OffPlanReport] = []
+        self._record_events()
         while self._ring and _is_done(self._ring[0]):
             slot = self._ring.popleft()
             losses = self._values(slot)
@@ -121,6 +123,23 @@ class Reporter:
                     LossReport(step=step, through=step, rank=self.rank, losses=losses, report_us=slot.report_us)
                 )
         return reports
+
+    def _record_events(self) -> None:
+        """One behind all copies that have none yet. A device that lags by some steps fires it as much later: with an
+        event for the oldest copy alone, recorded when the one before has fired, reports would come too fast for it."""
+        last: Slot | None = None
+        for index in range(len(self._ring) - 1, -1, -1):  # the training thread appends meanwhile
+            slot = self._ring[index]
+            if slot.event is not None:
+                break
+            if slot.stream is None:
+                continue
+            if last is None or last.stream != slot.stream:
+                slot.event = torch.Event(slot.stream.device)
+                slot.event.record(slot.stream)
+            else:
+                slot.event = last.event
+            last = slot
 
     def _values(self, slot: Slot) -> F32:
         if slot.values is None:
@@ -168,10 +187,5 @@ def diverged(step: int) -> TrainingDiverged:
 
 
 def _is_done(slot: Slot) -> bool:
-    """Whether the values are there; called by the I/O thread alone."""
-    if slot.stream is None:
-        return True
-    if slot.event is None:
-        slot.event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        slot.event.record(slot.stream)
-    return bool(slot.event.query())  # type: ignore[no-untyped-call]
+    """Whether the values are there."""
+    return slot.stream is None or (slot.event is not None and slot.event.query())

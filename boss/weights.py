@@ -76,9 +76,8 @@ def _mean_of_finite(losses: Tensor) -> Tensor:
     5 to 30 µs. ``nll_loss`` of one column is a mean that leaves out what has the class to be ignored.
     """
     known = losses.detach()
-    is_bad = torch.empty(losses.shape, dtype=torch.int64, device=losses.device)
-    torch.ne(known - known, 0.0, out=is_bad)  # of NaN and infinity the difference to themselves is NaN
-    return -nll_loss(losses.unsqueeze(1), is_bad, ignore_index=1)
+    is_bad = (known - known).ne(0.0)  # of NaN and infinity the difference to themselves is NaN
+    return -nll_loss(losses.unsqueeze(1), is_bad.view(torch.uint8), ignore_index=1)
 
 
 def _made(count: int, dtype: torch.dtype) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from boss.plan import RankBatch
-from boss.reporter import Reporter
+from boss.reporter import RING_SLOTS, Reporter
 from boss.weights import _mean_of_finite, mean_loss
 from protocol.settings import RunSettings
 
@@ -45,19 +45,33 @@ def _leaves(args: Any) -> bool:
     return not isinstance(to, OnDevice) or any(str(one).startswith("cpu") for one in given)
 
 
-THE_STREAM = object()
+class Stream:
+    """Whatever was launched on it is done ``LAG_STEPS`` steps later, or never."""
+
+    device = torch.device("cuda", 0)
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.is_stuck = True
+
+
+LAG_STEPS = 3
+THE_STREAM = Stream()
 
 
 class Event:
-    """Of a copy that goes on for ever."""
+    """Behind what was launched before it was recorded."""
 
-    def record(self, stream: object) -> None:
-        """See torch.cuda.Event."""
-        assert stream is THE_STREAM
+    def __init__(self, device: torch.device) -> None:
+        assert device == Stream.device
+
+    def record(self, stream: Stream) -> None:
+        """See torch.Event."""
+        self.stream, self.step = stream, stream.steps
 
     def query(self) -> bool:
-        """See torch.cuda.Event."""
-        return False
+        """See torch.Event."""
+        return not self.stream.is_stuck and self.stream.steps >= self.step + LAG_STEPS
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -70,8 +84,10 @@ def what_cuda_opens_stays_open() -> None:
 
 @pytest.fixture
 def reporter(monkeypatch: pytest.MonkeyPatch) -> Reporter:
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: THE_STREAM)
+    monkeypatch.setattr(torch, "Event", Event)
+    monkeypatch.setattr(torch.accelerator, "current_stream", lambda _: THE_STREAM)
+    monkeypatch.setattr(OnDevice, "get_device", lambda _: 0)
+    monkeypatch.setattr(THE_STREAM, "is_stuck", True)
     monkeypatch.setattr(Reporter, "_pinned_buffer", lambda _, size: torch.empty(size))
     return Reporter(rank=0)
 
@@ -106,6 +122,30 @@ def test_losses_of_another_dtype_become_float32_where_they_are(reporter: Reporte
     reporter.put(a_batch(0), on_device(torch.arange(BATCH, dtype=dtype)))
     (slot,) = reporter._ring
     assert slot.values is not None and slot.values.tolist() == list(range(BATCH))
+
+
+def test_a_device_that_lags_by_some_steps_loses_no_losses(reporter: Reporter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(THE_STREAM, "is_stuck", False)
+    steps, came = 3 * RING_SLOTS, list[float]()
+    for step in range(steps):
+        THE_STREAM.steps += 1
+        reporter.put(a_batch(0), on_device(torch.full((BATCH,), float(step))))
+        came += [report.losses[0] for report in reporter.take()]
+    assert reporter.values_dropped == 0
+    assert came == list(range(steps - LAG_STEPS)), "each as soon as the device has done what was launched before it"
+
+
+def test_copies_on_two_streams_are_waited_for_on_each(reporter: Reporter, monkeypatch: pytest.MonkeyPatch) -> None:
+    fast, stuck = Stream(), Stream()
+    fast.is_stuck = False
+    for stream in (fast, stuck, fast):
+        monkeypatch.setattr(torch.accelerator, "current_stream", lambda _, stream=stream: stream)
+        reporter.put(a_batch(0), on_device(torch.ones(BATCH)))
+    assert reporter.take() == []
+    fast.steps = LAG_STEPS
+    assert len(reporter.take()) == 1, "the second copy is still on its way, and the third waits its turn"
+    stuck.is_stuck, stuck.steps = False, LAG_STEPS
+    assert len(reporter.take()) == 2
 
 
 @pytest.mark.parametrize("wait", [Tensor.item, Tensor.cpu, Tensor.numpy, Tensor.tolist, bool, float, np.asarray])
