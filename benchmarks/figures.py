@@ -12,6 +12,9 @@ import msgspec
 
 from benchmarks.common import machine, print_table, spread
 
+PLACES = ("json", "data_dir")
+"""Settings that say where files lie on that machine, and nothing of what was measured."""
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -42,6 +45,6 @@ class Figures:
     def write(self, path: Path, settings: Any) -> None:
         """Medians by name; all values, the machine and the settings beside them."""
         medians = {name: float(statistics.median(values)) for name, values in self.values.items()}
-        given = {name: value for name, value in asdict(settings).items() if name != "json"}
+        given = {name: value for name, value in asdict(settings).items() if name not in PLACES}
         whole = medians | {"machine": machine(), "settings": given, "values": self.values}
         path.write_bytes(msgspec.json.format(msgspec.json.encode(whole), indent=2) + b"\n")

@@ -3,6 +3,7 @@
 Two trainings, a ResNet on Fashion-MNIST and a Transformer, by turns of ``--turn`` steps with the plain loop; each turn
 ends when the device is done. First every batch through the system (policy uniform), then the default policy with one
 Assistant process. A profiler trace counts what waits for the device, and a report that does so is an error throughout.
+Then a training that runs far ahead of its device: whether its losses still come back.
 
     python -m benchmarks.gpu [--json FILE]
 """
@@ -29,6 +30,7 @@ from benchmarks.boss_overhead import reporting
 from benchmarks.boss_roles import assistant, boss, broker
 from benchmarks.common import machine
 from benchmarks.figures import Figure, Figures
+from benchmarks.gpu_lag import STEPS, lagging
 from benchmarks.gpu_trainings import Training, resnet_training, transformer_training, whole
 from boss.feed import Feed
 
@@ -101,7 +103,12 @@ def known() -> dict[str, Figure]:
             f"{name}_waits": Figure("calls that wait for the device, a step through the feed", "0"),
             f"{name}_plain_waits": Figure("a plain step", ""),
         }
-    return found
+    return found | {
+        "lag_step_ms": Figure(f"matrix products, launched far ahead of the device, {STEPS} steps: a step, ms"),
+        "lag_steps": Figure("steps that the device was behind when the last was launched", "", ".0f"),
+        "lag_on_their_way": Figure("their reports that were on their way then", "", ".0f"),
+        "lag_dropped_percent": Figure("losses that found no room on their way to the host, %", "0"),
+    }
 
 
 @dataclass
@@ -245,6 +252,7 @@ def measure(settings: GpuBenchmark) -> Figures:
             found.note(**{f"{name}_{key}": value for key, value in every.items()})
             found.note(**{f"{name}_selected_{key}": value for key, value in selected.items()})
             print(f"{name}: {every}\n{selected}", file=sys.stderr)
+        found.note(**lagging(settings.device, settings.seed))
     return found
 
 
