@@ -116,7 +116,7 @@ def restore(state: BossState, boss: nn.Module, optimizer: torch.optim.Optimizer,
     on_cpu, *on_gpus = of_ranks[rank]
     torch.set_rng_state(on_cpu)
     if torch.cuda.is_available() and on_gpus:
-        torch.cuda.set_rng_state_all(on_gpus)
+        torch.cuda.set_rng_state_all(on_gpus[: torch.cuda.device_count()])  # there may have been more
 
 
 def _to_bytes(state: Tensor) -> bytes:
@@ -219,6 +219,7 @@ class Saver:
         """
         self._tried = feed.steps
         step = feed.steps - 1
+        feed.until_done()  # only then is it known whether the losses were finite
         if why := first_reason(feed.gather(_why_not(feed))):
             return self._without(step, why)
         staged: tuple[Path, Entry] | None = None

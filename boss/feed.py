@@ -6,7 +6,7 @@ import atexit
 import logging
 import sys
 from collections.abc import Iterator, Sized
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from typing import Any, Self
 
 import torch
@@ -189,7 +189,10 @@ class Feed:
     def _counted(self, dataset: Any, loader_arguments: dict[str, Any], pairing: Counted) -> Iterator[Any]:
         place = (self.settings.seed, self.rank, self.steps)
         self._pairing = pairing
-        for batch in self._loaders.over(dataset, Batches(self._ids, len(self)), loader_arguments, place):
+        loader = self._loaders.over(dataset, Batches(self._ids, len(self)), loader_arguments, place)
+        with torch.device("cpu"):  # its generator's, whatever the script's default is
+            batches = iter(loader)
+        for batch in batches:
             pairing.delivered()
             yield batch
             pairing.asked_for()
@@ -262,9 +265,18 @@ class Feed:
         """Instances trained, by all ranks."""
         return self._instances
 
-    def evaluation(self) -> AbstractContextManager[None]:
+    def until_done(self) -> None:
+        """Wait until a device has done the steps that were reported: launched ahead, they are training, whatever is to
+        come after them. On a CPU they are done."""
+        if self._line.until_done():
+            self.clocks.reported()
+
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
         """``with feed.evaluation(): …`` keeps the time out of the training clocks."""
-        return self.clocks.evaluation()
+        self.until_done()
+        with self.clocks.evaluation():
+            yield
 
     def record_metric(self, name: str, value: float) -> None:
         """Tell the broker what the evaluation after an epoch gave; it goes into the report. Rank 0's counts."""
@@ -299,6 +311,7 @@ class Feed:
         Sends all reports and waits, outside the training clocks, until the broker keeps a snapshot; False where it does
         not answer in time, and then a checkpoint of this step must not be relied on.
         """
+        self.until_done()
         with self.clocks.checkpoint():
             return self._line.cut(self._plan.last_reported, timeout_s)
 
@@ -332,6 +345,8 @@ class Feed:
             self._closed = True
             atexit.unregister(self._close_at_exit)
             ended: Any = reason or self.ended or "stopped"
+            if ended != "failed":
+                self.until_done()
             self._line.close(ended, self.figures)
             self._loaders.close()
         return self._line.all_acknowledged

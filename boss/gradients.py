@@ -21,6 +21,8 @@ LOOK_EVERY = 50
 def drop_poisoned_gradients(boss: nn.Module) -> Tensor:
     """Set every gradient to zero where one of them is NaN or infinite; on a GPU without waiting for it.
 
+    Not beside a ``GradScaler``, which leaves such steps out itself, and lowers its scale by what it finds.
+
     Returns whether all were finite, shape (), bool, on the gradients' device.
     """
     gradients = [p.grad for p in boss.parameters() if p.grad is not None]
@@ -56,9 +58,10 @@ class GradientGuard:
         self._in_a_row = torch.where(is_bad, self._in_a_row + 1, 0)
         self._steps += 1
         if not is_bad.is_cuda or self._steps % LOOK_EVERY == 0:
-            self._look()
+            self.look()
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """At the counts, which waits for a GPU; raises as ``check`` does."""
         dropped, before = int(self._dropped), self._feed.gradients_dropped
         self._feed.gradients_dropped = dropped
         if dropped and not before:

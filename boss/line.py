@@ -28,6 +28,11 @@ log = logging.getLogger("autoassist.boss")
 ONCE_VARIABLE = "AUTOASSIST_RANKS_ONCE"
 """Set where ranks that fail by themselves are not started again."""
 DRAIN_S = 10.0
+COPIES_S = 4.0
+"""How long losses are waited for at the end: a device may stand still for good, where another rank is gone."""
+LEAST_AHEAD_STEPS = 4
+ALIVE_S = 1.0
+"""How often who waits for the I/O thread looks whether there still is one."""
 Ended = Literal["finished", "stopped", "failed"]
 
 AWAY_S = 4.0
@@ -67,18 +72,24 @@ class BossLine:
         self._plan = plan
         self._few = plan.settings.prefetch_batches // 2
         """Where so few batches are ready the broker must hear of a pull at once; else it hears with the next report."""
+        self._most_ahead = max(plan.settings.prefetch_batches, LEAST_AHEAD_STEPS)
+        """Steps that the training thread may launch before its device has done them: with more it would be no faster,
+        its losses would be older, and once it has waited for the device it would run the feed dry."""
         self._reporter = reporter
         self._outbox: deque[AnyMessage] = deque()
         self._changed = threading.Condition()
         self._wake = Wake()
         self._rest = Rest(reporter, self._wake, lambda seconds: client.wait(seconds, self._wake.fileno()))
         self._closing: Callable[[], Goodbye] | None = None
+        self._copied_by_s = 0.0
         self.all_acknowledged = False
         """Whether the broker had committed everything when this line was closed."""
         self._error: BaseException | None = None
         self._is_settled = False
         """Whether the broker has committed all that was to be said when ``_settle`` began to wait."""
         self._asks_what_is_committed = False
+        self._awaits_values = False
+        """Whether ``until_done`` waits for the next losses to come."""
         self._leaves_silently = False
         self._granted: Credit | None = None
         self._grant_again_at = 0.0
@@ -96,6 +107,8 @@ class BossLine:
 
         Raises what ended the I/O thread: PeerRefused or BrokerUnreachable.
         """
+        if self._reporter.lag_steps > self._most_ahead:
+            self.until_done(self._most_ahead)
         item = self._plan.pull()  # without the lock: nobody else takes from the stream, and it grows at its other end
         if item is None:
             item, waited_s = self._pull_in_time()
@@ -104,6 +117,18 @@ class BossLine:
         if len(self._plan.ready) <= self._few:
             self._wake()
         return item, waited_s
+
+    def until_done(self, lag_steps: int = 0) -> bool:
+        """Wait until the device is at most so many reports behind, or this line has ended; whether it was further."""
+        if self._reporter.lag_steps <= lag_steps:
+            return False
+        with self._changed:
+            self._awaits_values = True
+            self._wake()
+            while self._reporter.lag_steps > lag_steps and self._error is None and self._thread.is_alive():
+                self._changed.wait(ALIVE_S)
+            self._awaits_values = False
+        return True
 
     def _pull_in_time(self) -> tuple[Item, float]:
         start = time.monotonic()
@@ -245,6 +270,7 @@ class BossLine:
         self._hang_up(lambda: Goodbye(reason="stopped"))
 
     def _hang_up(self, goodbye: Callable[[], Goodbye]) -> None:
+        self._copied_by_s = time.monotonic() + COPIES_S
         self._closing = goodbye
         self.wake()
         self._thread.join(DRAIN_S + 5.0)
@@ -255,7 +281,7 @@ class BossLine:
     def _run(self) -> None:
         try:
             keep_aside()
-            while self._closing is None or self._reporter.is_waiting:
+            while self._closing is None or (self._reporter.is_waiting and time.monotonic() < self._copied_by_s):
                 self._turn()
             self._turn()
             if self.welcome is not None and not self._leaves_silently:
@@ -288,6 +314,9 @@ class BossLine:
             returned, self._plan.to_return = self._plan.to_return, []
         if reports := self._reporter.take():
             self._rest.later(len(reports))
+            if self._awaits_values:
+                with self._changed:
+                    self._changed.notify_all()
         for report in reports:
             self._client.send(report)
         if returned:

@@ -59,7 +59,7 @@ class Loaders:
 def seeded_generator(seed: tuple[int, ...]) -> torch.Generator:
     """Other random numbers for each ``seed``: of the run, the rank, the place in the run."""
     (state,) = np.random.SeedSequence(seed).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state) >> 1)
+    return torch.Generator("cpu").manual_seed(int(state) >> 1)
 
 
 class Batches:

@@ -37,8 +37,10 @@ class Slot(msgspec.Struct):
     batch: RankBatch
     values: Tensor | None
     """In host memory; None where they were dropped."""
+    buffer: Tensor | None
+    """Pinned, to be used again: the values of a GPU are its beginning."""
     stream: torch.Stream | None
-    """On which the copy from a GPU was launched, into a pinned buffer that is to be used again."""
+    """On which the copy from a GPU was launched."""
     is_skipped: bool
     """The script has no losses for this batch, and says so."""
     report_us: float
@@ -68,36 +70,52 @@ class Reporter:
         """How many of the latest steps had none at all, in a row."""
         self._ring: deque[Slot] = deque()
         self._slots = slots
-        self._pinned: defaultdict[int, list[Tensor]] = defaultdict(list)
+        self._free: defaultdict[int, list[Tensor]] = defaultdict(list)
+        """Pinned buffers by their size."""
+        self._is_on_device = False
+        """Whether losses come from a GPU, as far as is known."""
+        self._device_index = -1
+        """Of the device that the I/O thread works with; -1 before its first event."""
         self._timings_us: deque[float] = deque(maxlen=TIMINGS)
 
     def put(self, batch: RankBatch, losses: Tensor, *, is_skipped: bool = False) -> None:
         """Copy per-instance losses, shape ``(batch,)``, and return; never synchronises the device."""
         start = time.perf_counter()
         values: Tensor | None
-        values = stream = None
+        values = buffer = stream = None
         if len(self._ring) >= self._slots:
             self.values_dropped += losses.numel()
         elif losses.is_cpu:
             values = losses.detach().clone()  # what else is to be done with it, the I/O thread does
         else:
-            values, stream = self._from_device(losses.detach())
-        self._ring.append(Slot(batch, values, stream, is_skipped, (time.perf_counter() - start) * 1e6))
+            values, buffer, stream = self._from_device(losses.detach())
+        self._ring.append(Slot(batch, values, buffer, stream, is_skipped, (time.perf_counter() - start) * 1e6))
 
-    def _from_device(self, losses: Tensor) -> tuple[Tensor, torch.Stream]:
-        pinned = self._pinned_buffer(losses.numel())
+    def _from_device(self, losses: Tensor) -> tuple[Tensor, Tensor, torch.Stream]:
+        self._is_on_device = True
+        size = losses.numel()
+        room = 1 << (size - 1).bit_length()  # a few sizes serve all: to pin memory waits for the device
+        buffer = self._free[room].pop() if self._free[room] else self._pinned(room)
+        pinned = buffer if len(buffer) == size else buffer[:size]
         # Another dtype is changed on the device: the copy itself would do so in memory that is not pinned, and wait.
         pinned.copy_(losses.to(torch.float32), non_blocking=True)
-        return pinned, torch.accelerator.current_stream(losses.get_device())  # torch.cuda's takes three times as long
+        # torch.cuda's own takes three times as long.
+        return pinned, buffer, torch.accelerator.current_stream(losses.get_device())
 
-    def _pinned_buffer(self, size: int) -> Tensor:
-        free = self._pinned[size]
-        return free.pop() if free else torch.empty(size, dtype=torch.float32, pin_memory=True)
+    @staticmethod
+    def _pinned(size: int) -> Tensor:
+        with torch.inference_mode(False):
+            return torch.empty(size, dtype=torch.float32, device="cpu", pin_memory=True)
 
     @property
     def is_waiting(self) -> bool:
         """Whether a copy is still on its way."""
         return bool(self._ring)
+
+    @property
+    def lag_steps(self) -> int:
+        """Reports that a device has not got to, or of which the I/O thread has not heard so; 0 without a device."""
+        return len(self._ring) if self._is_on_device else 0
 
     @property
     def has_values(self) -> bool:
@@ -135,19 +153,26 @@ class Reporter:
             if slot.stream is None:
                 continue
             if last is None or last.stream != slot.stream:
-                slot.event = torch.Event(slot.stream.device)
-                slot.event.record(slot.stream)
+                slot.event = self._event_on(slot.stream)
             else:
                 slot.event = last.event
             last = slot
+
+    def _event_on(self, stream: torch.Stream) -> torch.Event:
+        if stream.device.index != self._device_index:  # a thread's own: left at the first GPU, it would open that too
+            torch.accelerator.set_device_index(stream.device.index)
+            self._device_index = stream.device.index
+        event = torch.Event(stream.device)
+        event.record(stream)
+        return event
 
     def _values(self, slot: Slot) -> F32:
         if slot.values is None:
             return empty_f32()
         losses: F32 = slot.values.to(torch.float32).numpy()
-        if slot.stream is not None:
+        if slot.buffer is not None:
             losses = losses.copy()
-            self._pinned[slot.values.numel()].append(slot.values)
+            self._free[len(slot.buffer)].append(slot.buffer)
         self._note_not_finite(slot, losses)
         if not slot.is_skipped:
             self.latest = Latest(losses, slot.batch)

@@ -45,12 +45,18 @@ class TrainSettings:
         require(self.threads >= 0, "threads", self.threads, "must not be negative")
 
     def resolved_device(self) -> torch.device:
-        """The torch device; raises SettingError for a GPU that is not there."""
+        """The torch device; raises SettingError for a GPU that is not there, or that two ranks would share."""
         if self.device == "cuda" and not torch.cuda.is_available():
             raise SettingError("device=cuda: torch finds no GPU; use --device cpu or install a CUDA build of torch")
         if self.device == "cpu" or not torch.cuda.is_available():
             return torch.device("cpu")
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        gpus, ranks = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        if 1 < gpus < ranks:  # a single one may be all that each rank is shown, of several
+            raise SettingError(
+                f"{ranks} ranks on this host and {gpus} GPUs: NCCL takes no two ranks on one; start as many ranks as "
+                "there are GPUs, or use --device cpu"
+            )
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % gpus)
 
 
 class InstanceDataset(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
@@ -123,7 +129,11 @@ def train(
                 snapshots.take(boss, feed.steps - 1)
             if saver is not None and saver.is_due(feed):
                 saver.save(feed, boss, optimizer)
+        feed.until_done()
+        guard.look()
         evaluate(workload, boss, feed, device)
+        if device.type == "cuda" and not feed.ended:
+            feed.gather(0)  # the ranks wait for rank 0's evaluation here: NCCL ends who waits for ten minutes in it
     if saver is not None and feed.ended == "stopped":
         saver.save(feed, boss, optimizer)
     return boss

@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=Path("last.pt"))
     args = parser.parse_args()
     dist.init_process_group("gloo")
-    saved = torch.load(args.checkpoint, weights_only=True) if args.checkpoint.exists() else {}
+    saved = torch.load(args.checkpoint, "cpu", weights_only=True) if args.checkpoint.exists() else {}
 
     images, labels = load_digits(return_X_y=True)
     train_set = TensorDataset(torch.tensor(images / 16.0, dtype=torch.float32), torch.tensor(labels))

@@ -89,3 +89,15 @@ def test_ranks_that_torchrun_may_start_again_resume_the_first_time_too(
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", restarts)
     assert under_elasticity(settings).resume == (restarts != "0")
     assert not under_elasticity(CheckpointSettings()).resume
+
+
+def test_a_state_of_more_gpus_than_there_are_now_is_put_back_as_far_as_it_goes(
+    boss: torch.nn.Module, optimizer: torch.optim.Optimizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_back: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", put_back.extend)
+    of_gpus = [torch.full((4,), number, dtype=torch.uint8) for number in range(3)]
+    restore(state_of(boss, optimizer, {"cpu": torch.get_rng_state(), "cuda": of_gpus}), boss, optimizer)
+    assert [int(state[0]) for state in put_back] == [0]

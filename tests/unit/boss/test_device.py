@@ -16,62 +16,12 @@ from boss.plan import RankBatch
 from boss.reporter import RING_SLOTS, Reporter
 from boss.weights import _mean_of_finite, mean_loss
 from protocol.settings import RunSettings
+from tests.harness.fake_device import FakeDevice, OnDevice, Stream, on_device
 
 BATCH = 8
+LAG_STEPS = 3
 SETTINGS = [RunSettings(), RunSettings(weights="on")]
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-WAITS = ("item", "cpu", "numpy", "tolist", "__bool__", "__float__", "__int__", "__array__", "nonzero")
-
-
-class OnDevice(Tensor):
-    """A tensor on a fake device. It knows only copies in the background: from there the host has no way to a value."""
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func in (Tensor.is_cpu.__get__, Tensor.is_cuda.__get__):  # type: ignore[attr-defined]
-            return func == Tensor.is_cuda.__get__  # type: ignore[attr-defined]
-        copies = func.__name__ in ("copy_", "to") and _leaves(args)
-        # Where the dtypes differ, CUDA copies by way of memory that is not pinned, and waits for that.
-        as_it_is = func.__name__ != "copy_" or args[0].dtype == args[1].dtype
-        if func.__name__ in WAITS or (copies and not (kwargs.get("non_blocking") and as_it_is)):
-            raise AssertionError(f"{func.__name__} waits for the device")
-        return super().__torch_function__(func, types, args, kwargs)  # type: ignore[no-untyped-call]
-
-
-def _leaves(args: Any) -> bool:
-    """Whether a copy goes from the device to the host: one of the values alone changes no place."""
-    to, *given = args
-    return not isinstance(to, OnDevice) or any(str(one).startswith("cpu") for one in given)
-
-
-class Stream:
-    """Whatever was launched on it is done ``LAG_STEPS`` steps later, or never."""
-
-    device = torch.device("cuda", 0)
-
-    def __init__(self) -> None:
-        self.steps = 0
-        self.is_stuck = True
-
-
-LAG_STEPS = 3
-THE_STREAM = Stream()
-
-
-class Event:
-    """Behind what was launched before it was recorded."""
-
-    def __init__(self, device: torch.device) -> None:
-        assert device == Stream.device
-
-    def record(self, stream: Stream) -> None:
-        """See torch.Event."""
-        self.stream, self.step = stream, stream.steps
-
-    def query(self) -> bool:
-        """See torch.Event."""
-        return not self.stream.is_stuck and self.stream.steps >= self.step + LAG_STEPS
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -83,17 +33,13 @@ def what_cuda_opens_stays_open() -> None:
 
 
 @pytest.fixture
-def reporter(monkeypatch: pytest.MonkeyPatch) -> Reporter:
-    monkeypatch.setattr(torch, "Event", Event)
-    monkeypatch.setattr(torch.accelerator, "current_stream", lambda _: THE_STREAM)
-    monkeypatch.setattr(OnDevice, "get_device", lambda _: 0)
-    monkeypatch.setattr(THE_STREAM, "is_stuck", True)
-    monkeypatch.setattr(Reporter, "_pinned_buffer", lambda _, size: torch.empty(size))
+def device(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
+    return FakeDevice(monkeypatch)
+
+
+@pytest.fixture
+def reporter(device: FakeDevice) -> Reporter:
     return Reporter(rank=0)
-
-
-def on_device(values: Tensor) -> Tensor:
-    return values.as_subclass(OnDevice)
 
 
 def a_batch(padding: int) -> RankBatch:
@@ -124,28 +70,45 @@ def test_losses_of_another_dtype_become_float32_where_they_are(reporter: Reporte
     assert slot.values is not None and slot.values.tolist() == list(range(BATCH))
 
 
-def test_a_device_that_lags_by_some_steps_loses_no_losses(reporter: Reporter, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(THE_STREAM, "is_stuck", False)
+def test_a_device_that_lags_by_some_steps_loses_no_losses(reporter: Reporter, device: FakeDevice) -> None:
     steps, came = 3 * RING_SLOTS, list[float]()
     for step in range(steps):
-        THE_STREAM.steps += 1
         reporter.put(a_batch(0), on_device(torch.full((BATCH,), float(step))))
+        device.stream.done = step + 1 - LAG_STEPS
         came += [report.losses[0] for report in reporter.take()]
     assert reporter.values_dropped == 0
     assert came == list(range(steps - LAG_STEPS)), "each as soon as the device has done what was launched before it"
 
 
-def test_copies_on_two_streams_are_waited_for_on_each(reporter: Reporter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copies_on_two_streams_are_waited_for_on_each(reporter: Reporter, device: FakeDevice) -> None:
     fast, stuck = Stream(), Stream()
-    fast.is_stuck = False
-    for stream in (fast, stuck, fast):
-        monkeypatch.setattr(torch.accelerator, "current_stream", lambda _, stream=stream: stream)
+    for device.stream in (fast, stuck, fast):
         reporter.put(a_batch(0), on_device(torch.ones(BATCH)))
     assert reporter.take() == []
-    fast.steps = LAG_STEPS
+    fast.done = fast.launched
     assert len(reporter.take()) == 1, "the second copy is still on its way, and the third waits its turn"
-    stuck.is_stuck, stuck.steps = False, LAG_STEPS
+    stuck.done = stuck.launched
     assert len(reporter.take()) == 2
+
+
+def test_who_records_events_works_with_the_device_of_the_losses(reporter: Reporter, device: FakeDevice) -> None:
+    """Left at the first one, which every thread begins with, it would take some of that one's memory too."""
+    device.stream = Stream(device=3)
+    for _ in range(4):
+        reporter.put(a_batch(0), on_device(torch.ones(BATCH)))
+        device.stream.done = device.stream.launched
+        assert len(reporter.take()) == 1
+    assert device.opened == [3]
+
+
+def test_batches_of_many_sizes_share_a_few_pinned_buffers(reporter: Reporter, device: FakeDevice) -> None:
+    for size in (5, 8, 6, 1, 7, 3):
+        losses = torch.arange(float(size))
+        reporter.put(RankBatch(0, 0, 0.0, np.arange(size), np.ones(size, dtype=np.float32), 0), on_device(losses))
+        device.stream.done = device.stream.launched
+        (report,) = reporter.take()
+        assert report.losses.tolist() == losses.tolist()
+    assert device.pinned == [8, 1, 4]
 
 
 @pytest.mark.parametrize("wait", [Tensor.item, Tensor.cpu, Tensor.numpy, Tensor.tolist, bool, float, np.asarray])

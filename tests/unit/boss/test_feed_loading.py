@@ -36,6 +36,14 @@ class Instances(torch.utils.data.Dataset[Loaded]):
         return torch.tensor(float(i)), torch.tensor([os.getpid(), int(torch.randint(1 << 40, ()))])
 
 
+class Cpu(Instances):
+    """The same, whatever the default device is."""
+
+    def __getitem__(self, i: int) -> Loaded:
+        with torch.device("cpu"):
+            return super().__getitem__(i)
+
+
 @pytest.fixture
 def address(tmp_path: Path) -> Iterator[str]:
     with local_broker(tmp_path) as found:
@@ -264,3 +272,13 @@ def test_a_checkpoint_near_the_end_of_an_epoch_knows_that_the_epoch_is_not_over(
         while not feed.ended:
             epochs.append([int(i) for x, _ in plain(feed) for i in (x, feed.report(losses_of(x)))[0]])
     assert [len(ids) for ids in epochs[:2]] == [N // 16 * 16 - 15 * 16, N + N % 16]
+
+
+def test_a_script_whose_default_device_is_another_one_loads_as_ever(address: str) -> None:
+    """As ``torch.set_default_device("cuda")`` has it: what draws the seed of the workers would lie there."""
+    with connect(address, epochs=1) as feed, torch.device("meta"):
+        taken = 0
+        for x, _ in feed.loader(Cpu()):
+            feed.report(losses_of(x).requires_grad_())
+            taken += len(x)
+    assert taken == N

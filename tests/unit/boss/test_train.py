@@ -15,7 +15,7 @@ from boss.line import LocalSettings
 from boss.reporter import HOPELESS_STEPS
 from boss.snapshots import Snapshots, SnapshotSettings
 from boss.train import TrainSettings, train
-from protocol.errors import TrainingDiverged
+from protocol.errors import SettingError, TrainingDiverged
 from protocol.report import read_report
 from tests.harness.local_broker import local_broker
 from workloads.digits import Digits
@@ -159,3 +159,26 @@ def test_one_gradient_that_is_not_finite_drops_all(value: float) -> None:
     boss.weight.grad[0, 0] = value  # type: ignore[index]
     assert not bool(drop_poisoned_gradients(boss))
     assert all(not p.grad.any() for p in boss.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize(("gpus", "ranks", "index"), [(4, 4, 3), (8, 4, 3), (1, 4, 0)])
+def test_each_rank_of_a_host_has_a_gpu_of_its_own(
+    gpus: int, ranks: int, index: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shows_gpus(gpus, ranks, monkeypatch)
+    assert TrainSettings().resolved_device() == torch.device("cuda", index)
+
+
+def test_more_ranks_than_gpus_are_refused_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    shows_gpus(2, 4, monkeypatch)
+    with pytest.raises(SettingError, match=r"4 ranks on this host and 2 GPUs: .*use --device cpu"):
+        TrainSettings().resolved_device()
+    assert TrainSettings(device="cpu").resolved_device() == torch.device("cpu")
+
+
+def shows_gpus(gpus: int, ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the last of so many ranks."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+    monkeypatch.setenv("LOCAL_RANK", str(ranks - 1))

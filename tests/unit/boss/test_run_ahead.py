@@ -1,0 +1,114 @@
+"""A training thread may launch far more steps than its device has done; the feed knows the difference."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from boss.feed import Feed
+from boss.line import LocalSettings
+from protocol.settings import RunSettings
+from tests.harness.fake_device import FakeDevice, on_device
+from tests.harness.local_broker import local_broker
+
+N, BATCH, STEPS = 320, 16, 20
+PATIENCE_S = 60.0
+EVER = 1 << 30
+AHEAD = RunSettings().prefetch_batches
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
+    return FakeDevice(monkeypatch)
+
+
+@pytest.fixture
+def feed(tmp_path: Path, device: FakeDevice) -> Iterator[Feed]:
+    with local_broker(tmp_path) as address:
+        waits = LocalSettings(on_broker_loss="wait")
+        found = Feed.connect(address, n=N, batch_size=BATCH, epochs=1, policy="uniform", local=waits)
+        yield found
+        device.stream.done = EVER
+        found.close()
+
+
+def train(feed: Feed, steps: int) -> None:
+    for _, ids in zip(range(steps), feed, strict=False):
+        feed.report(on_device(torch.ones(len(ids), requires_grad=True)))
+
+
+@contextmanager
+def meanwhile(do: Callable[[], None]) -> Iterator[threading.Thread]:
+    """Done by another thread, which is waited for at the end."""
+    thread = threading.Thread(target=do, daemon=True)
+    thread.start()
+    yield thread
+    thread.join(PATIENCE_S)
+    assert not thread.is_alive()
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_a_training_thread_runs_only_some_steps_ahead_of_its_device(device: FakeDevice, feed: Feed) -> None:
+    with meanwhile(lambda: train(feed, STEPS)):
+        until(lambda: feed._line._awaits_values)
+        assert feed.steps == AHEAD + 1
+        device.stream.done = feed.steps
+        until(lambda: feed.steps > AHEAD + 1 and feed._line._awaits_values)
+        assert feed.steps == 2 * (AHEAD + 1)
+        device.stream.done = EVER
+    assert feed.steps == STEPS
+    assert feed.close()
+
+
+def test_an_evaluation_begins_once_the_device_has_done_the_steps_before_it(device: FakeDevice, feed: Feed) -> None:
+    train(feed, 5)
+    launched_at, began = feed.clocks.last_moment_at, threading.Event()
+
+    def evaluate() -> None:
+        with feed.evaluation():
+            began.set()
+
+    with meanwhile(evaluate):
+        until(lambda: feed._line._awaits_values)
+        assert not began.is_set()
+        device.stream.done = EVER
+    assert began.is_set()
+    assert feed.clocks.last_moment_at > launched_at, "till then it was training"
+
+
+def test_a_feed_is_closed_once_the_device_has_done_its_steps(device: FakeDevice, feed: Feed) -> None:
+    train(feed, 5)
+    closed: list[bool] = []
+    with meanwhile(lambda: closed.append(feed.close())):
+        until(lambda: feed._line._awaits_values)
+        device.stream.done = EVER
+    assert closed == [True] and feed.figures()["values_dropped"] == 0
+
+
+def test_a_feed_that_has_failed_is_closed_without_the_device(
+    device: FakeDevice, feed: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which may never do them: another rank is gone, and it waits for it."""
+    monkeypatch.setattr("boss.line.COPIES_S", 0.1)
+    train(feed, 5)
+    feed.close("failed")
+    assert not feed._line._thread.is_alive() and device.stream.done == 0
+
+
+def test_who_waits_for_a_device_hears_of_the_end_of_the_line(device: FakeDevice, feed: Feed) -> None:
+    train(feed, 5)
+    with meanwhile(feed.until_done):
+        until(lambda: feed._line._awaits_values)
+        feed._line._fail(RuntimeError("the line has ended"))
