@@ -17,7 +17,7 @@ from boss.clocks import Clocks
 from boss.figures import epoch_result, figures_of, state_of
 from boss.joining import again, boss_hello, fitted, in_turn, require_same_state, settings_from, size_of
 from boss.line import BossLine, LocalSettings
-from boss.loading import Batches, EpochLoader, Loaders, require_fit
+from boss.loading import Batches, EpochLoader, Loaders, on_cpu, require_fit
 from boss.pairing import Counted, Pairing, Steady, require_losses
 from boss.plan import BossPlan, RankBatch
 from boss.ranks import RankGroup, group_of, ranks_here
@@ -190,7 +190,7 @@ class Feed:
         place = (self.settings.seed, self.rank, self.steps)
         self._pairing = pairing
         loader = self._loaders.over(dataset, Batches(self._ids, len(self)), loader_arguments, place)
-        with torch.device("cpu"):  # its generator's, whatever the script's default is
+        with on_cpu():  # as its generator is
             batches = iter(loader)
         for batch in batches:
             pairing.delivered()
@@ -266,8 +266,8 @@ class Feed:
         return self._instances
 
     def until_done(self) -> None:
-        """Wait until a device has done the steps that were reported: launched ahead, they are training, whatever is to
-        come after them. On a CPU they are done."""
+        """Wait until a device has done the steps that were reported, up to the last one's losses: launched ahead, they
+        are training, whatever is to come after them. On a CPU they are done."""
         if self._line.until_done():
             self.clocks.reported()
 
@@ -345,10 +345,12 @@ class Feed:
             self._closed = True
             atexit.unregister(self._close_at_exit)
             ended: Any = reason or self.ended or "stopped"
-            if ended != "failed":
-                self.until_done()
-            self._line.close(ended, self.figures)
-            self._loaders.close()
+            try:
+                if ended != "failed":
+                    self.until_done()
+            finally:  # also where one no longer wants to wait for the device
+                self._line.close(ended, self.figures)
+                self._loaders.close()
         return self._line.all_acknowledged
 
     def _close_at_exit(self) -> None:

@@ -1,4 +1,5 @@
-"""The Boss's I/O thread: the only one that touches the socket. The training thread never waits for it."""
+"""The Boss's I/O thread: the only one that touches the socket. The training thread never waits for it, only with it for
+its own device."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from typing import Any, Literal
 
 from boss.plan import BossPlan, Item
 from boss.ranks import RankGroup
-from boss.reporter import Reporter
+from boss.reporter import RING_SLOTS, Reporter
 from boss.rest import COPY_POLL_S, IDLE_S, Rest
 from boss.shared_stream import SharedStream
 from boss.wake import Wake
@@ -30,6 +31,8 @@ ONCE_VARIABLE = "AUTOASSIST_RANKS_ONCE"
 DRAIN_S = 10.0
 COPIES_S = 4.0
 """How long losses are waited for at the end: a device may stand still for good, where another rank is gone."""
+STALL_S = 60.0
+"""A device that does no step for so long may stand still for good, and is no longer waited for."""
 LEAST_AHEAD_STEPS = 4
 ALIVE_S = 1.0
 """How often who waits for the I/O thread looks whether there still is one."""
@@ -72,7 +75,7 @@ class BossLine:
         self._plan = plan
         self._few = plan.settings.prefetch_batches // 2
         """Where so few batches are ready the broker must hear of a pull at once; else it hears with the next report."""
-        self._most_ahead = max(plan.settings.prefetch_batches, LEAST_AHEAD_STEPS)
+        self._most_ahead = min(max(plan.settings.prefetch_batches, LEAST_AHEAD_STEPS), RING_SLOTS - 1)
         """Steps that the training thread may launch before its device has done them: with more it would be no faster,
         its losses would be older, and once it has waited for the device it would run the feed dry."""
         self._reporter = reporter
@@ -119,14 +122,22 @@ class BossLine:
         return item, waited_s
 
     def until_done(self, lag_steps: int = 0) -> bool:
-        """Wait until the device is at most so many reports behind, or this line has ended; whether it was further."""
-        if self._reporter.lag_steps <= lag_steps:
+        """Wait until the device is at most so many reports behind; whether it was further. In vain where this line has
+        ended, or the device gets on with nothing for ``STALL_S``."""
+        left = self._reporter.lag_steps
+        if left <= lag_steps or self._error is not None or not self._thread.is_alive():
             return False
         with self._changed:
             self._awaits_values = True
             self._wake()
-            while self._reporter.lag_steps > lag_steps and self._error is None and self._thread.is_alive():
+            stalled_at = time.monotonic() + STALL_S
+            while left > lag_steps and self._error is None and self._thread.is_alive():
+                if time.monotonic() >= stalled_at:
+                    break
                 self._changed.wait(ALIVE_S)
+                if self._reporter.lag_steps < left:
+                    stalled_at = time.monotonic() + STALL_S
+                left = self._reporter.lag_steps
             self._awaits_values = False
         return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,11 @@ def seeded_generator(seed: tuple[int, ...]) -> torch.Generator:
     """Other random numbers for each ``seed``: of the run, the rank, the place in the run."""
     (state,) = np.random.SeedSequence(seed).generate_state(1, np.uint64)
     return torch.Generator("cpu").manual_seed(int(state) >> 1)
+
+
+def on_cpu() -> AbstractContextManager[object]:
+    """Where the script's default device is another one; else nothing, for forked workers inherit it."""
+    return nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
 
 
 class Batches:

@@ -58,13 +58,13 @@ class RankGroup:
     def exchange(self, items: list[Batch | EpochEnd | Stop], *, wants_stop: bool, fails: bool) -> Heard:
         """Rank 0's items to all; every rank calls it equally often, from the stream's thread."""
         payload = _pack(items) if self.rank == 0 else b""
-        header = torch.tensor([len(payload), int(wants_stop), int(fails)], dtype=torch.int64)
+        header = torch.tensor([len(payload), int(wants_stop), int(fails)], dtype=torch.int64, device="cpu")
         with _together("share the stream of steps"):
             dist.all_reduce(header, group=self._stream)
             size, wanted, failed = int(header[0]), bool(header[1]), bool(header[2])
             if not size:
                 return Heard([], wanted, failed)
-            body = torch.empty(size, dtype=torch.uint8)
+            body = torch.empty(size, dtype=torch.uint8, device="cpu")
             if self.rank == 0:
                 body = torch.frombuffer(bytearray(payload), dtype=torch.uint8)
             dist.broadcast(body, src=dist.get_global_rank(self._stream, 0), group=self._stream)
@@ -72,7 +72,7 @@ class RankGroup:
 
     def agree(self, ok: bool) -> bool:
         """Whether it is so on every rank. From the training thread."""
-        flag = torch.tensor([int(ok)], dtype=torch.int64)
+        flag = torch.tensor([int(ok)], dtype=torch.int64, device="cpu")
         with _together("agree"):
             dist.all_reduce(flag, op=dist.ReduceOp.MIN, group=self._control)
         return bool(flag[0])
@@ -84,11 +84,11 @@ class RankGroup:
     def gather(self, value: Any) -> list[Any]:
         """Every rank's value (whatever msgpack takes), by rank. From the training thread."""
         raw = torch.frombuffer(bytearray(msgpack.packb(value)), dtype=torch.uint8)
-        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world_size)]
+        sizes = [torch.zeros(1, dtype=torch.int64, device="cpu") for _ in range(self.world_size)]
         with _together("gather"):
-            dist.all_gather(sizes, torch.tensor([len(raw)]), group=self._control)
+            dist.all_gather(sizes, torch.tensor([len(raw)], device="cpu"), group=self._control)
             longest = max(int(size) for size in sizes)
-            parts = [torch.empty(longest, dtype=torch.uint8) for _ in sizes]
+            parts = [torch.empty(longest, dtype=torch.uint8, device="cpu") for _ in sizes]
             dist.all_gather(parts, torch.nn.functional.pad(raw, (0, longest - len(raw))), group=self._control)
         return [msgpack.unpackb(part[: int(size)].numpy().tobytes()) for part, size in zip(parts, sizes, strict=True)]
 

@@ -128,8 +128,9 @@ class Reporter:
         reports: list[LossReport | OffPlanReport] = []
         self._record_events()
         while self._ring and _is_done(self._ring[0]):
-            slot = self._ring.popleft()
+            slot = self._ring[0]
             losses = self._values(slot)
+            self._ring.popleft()  # only now, for who waits until all have come wants to know what they were
             self.sent += 1
             self._timings_us.append(slot.report_us)
             step = slot.batch.step

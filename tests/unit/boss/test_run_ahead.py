@@ -13,6 +13,7 @@ import torch
 
 from boss.feed import Feed
 from boss.line import LocalSettings
+from boss.reporter import RING_SLOTS
 from protocol.settings import RunSettings
 from tests.harness.fake_device import FakeDevice, on_device
 from tests.harness.local_broker import local_broker
@@ -25,6 +26,7 @@ AHEAD = RunSettings().prefetch_batches
 
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
+    monkeypatch.setattr("boss.line.ALIVE_S", 3600.0)  # who is not told must show
     return FakeDevice(monkeypatch)
 
 
@@ -112,3 +114,50 @@ def test_who_waits_for_a_device_hears_of_the_end_of_the_line(device: FakeDevice,
     with meanwhile(feed.until_done):
         until(lambda: feed._line._awaits_values)
         feed._line._fail(RuntimeError("the line has ended"))
+
+
+def test_a_device_that_stands_still_is_not_waited_for_for_ever(
+    device: FakeDevice, feed: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("STALL_S", "ALIVE_S", "COPIES_S"):
+        monkeypatch.setattr(f"boss.line.{name}", 0.1)
+    train(feed, 5)
+    feed.close()
+    assert not feed._line._thread.is_alive() and device.stream.done == 0
+
+
+def test_who_breaks_off_the_wait_for_the_device_still_closes_the_feed(
+    device: FakeDevice, feed: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken_off(lag_steps: int = 0) -> bool:
+        raise KeyboardInterrupt
+
+    train(feed, 5)
+    monkeypatch.setattr(feed._line, "until_done", broken_off)
+    device.stream.done = EVER
+    with pytest.raises(KeyboardInterrupt):
+        feed.close()
+    assert feed._line.all_acknowledged
+
+
+def test_an_evaluation_after_a_failure_waits_for_nothing(
+    device: FakeDevice, feed: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("boss.line.COPIES_S", 0.1)
+    train(feed, 5)
+    feed.close("failed")
+    with feed.evaluation():
+        pass
+
+
+def test_more_batches_ahead_than_the_ring_holds_lose_no_losses(device: FakeDevice, tmp_path: Path) -> None:
+    waits = LocalSettings(on_broker_loss="wait")
+    run = {"n": 100 * BATCH, "batch_size": BATCH, "epochs": 1, "policy": "uniform", "staleness_bound": 300}
+    with (
+        local_broker(tmp_path) as address,
+        Feed.connect(address, prefetch_batches=100, local=waits, **run) as feed,  # type: ignore[arg-type]
+        meanwhile(lambda: train(feed, 100)),
+    ):
+        until(lambda: feed._line._awaits_values)
+        assert feed.steps == RING_SLOTS and feed._reporter.values_dropped == 0
+        device.stream.done = EVER
