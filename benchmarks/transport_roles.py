@@ -119,7 +119,8 @@ class ScriptedRoles:
         batches, self._ready = self._ready[:count], self._ready[count:]
         now = time.perf_counter()
         for batch in batches:
-            self._sent[batch.step] = now
+            if batch.step < self.cycles:  # reports of several at once may go beyond the last
+                self._sent[batch.step] = now
             self.boss.send(LossReport(step=batch.step, through=batch.step, rank=0, losses=self.losses))
         pulled = batches[-1].step
         self.boss.send(Credit(limit=pulled + self.credit, yielded=pulled))

@@ -22,6 +22,7 @@ from boss.pairing import Counted, Pairing, Steady, require_losses
 from boss.plan import BossPlan, RankBatch
 from boss.ranks import RankGroup, group_of, ranks_here
 from boss.reporter import HOPELESS_STEPS, Reporter, diverged
+from boss.standing import Standing
 from boss.weights import mean_loss, plain_mean
 from protocol.client import ConnectSettings, RoleClient
 from protocol.errors import FeedMisuse, PeerRefused, RankLost
@@ -35,7 +36,7 @@ log = logging.getLogger("autoassist.boss")
 CUT_TIMEOUT_S = 10.0
 
 
-class Feed:
+class Feed(Standing):
     """Batches of instance IDs from the broker, and the way back for their losses.
 
     Iterating yields lists of IDs until the epoch ends, so a Feed is a ``batch_sampler``. Use it from one thread.
@@ -231,11 +232,6 @@ class Feed:
         self._line.reported()  # last: the I/O thread wants the interpreter too
         return mean
 
-    @property
-    def has_diverged(self) -> bool:
-        """Whether the latest steps had no finite loss at all, as far as their losses have come from the device."""
-        return self._reporter.steps_without_a_finite_loss >= HOPELESS_STEPS
-
     def skip(self) -> None:
         """The batch at hand gets no losses: it counts as trained, nothing is learned from it."""
         self._pairing.reported()
@@ -244,26 +240,6 @@ class Feed:
         self._line.reported()
 
     # The run
-
-    @property
-    def progress(self) -> float:
-        """Fraction of the budget once the batch at hand is done, 0 … 1; drive schedules with it."""
-        return self._plan.pulled[0].progress if self._plan.pulled else self._plan.progress
-
-    @property
-    def ended(self) -> str:
-        """ "" while the run goes on, else "finished", "stopped" or "failed"."""
-        return self._plan.ended
-
-    @property
-    def epoch(self) -> int:
-        """Last epoch that has ended."""
-        return max(0, self._plan.epochs_done)
-
-    @property
-    def instances(self) -> int:
-        """Instances trained, by all ranks."""
-        return self._instances
 
     def until_done(self) -> None:
         """Wait until a device has done the steps that were reported, up to the last one's losses: launched ahead, they
@@ -318,16 +294,6 @@ class Feed:
     def gather(self, value: Any) -> list[Any]:
         """Every rank's value (whatever msgpack takes), by rank; all ranks call it at the same step."""
         return self._line.gather(value)
-
-    @property
-    def is_connected(self) -> bool:
-        """Whether the broker answers."""
-        return self._line.is_open
-
-    @property
-    def steps(self) -> int:
-        """Steps reported so far."""
-        return self._plan.last_reported + 1
 
     def stop(self) -> None:
         """End the iteration after the batch at hand, several ranks' after what all know of. A signal may call it."""

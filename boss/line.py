@@ -12,9 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from boss.ahead import Ahead
 from boss.plan import BossPlan, Item
 from boss.ranks import RankGroup
-from boss.reporter import RING_SLOTS, Reporter
+from boss.reporter import Reporter
 from boss.rest import COPY_POLL_S, IDLE_S, Rest
 from boss.shared_stream import SharedStream
 from boss.wake import Wake
@@ -31,11 +32,6 @@ ONCE_VARIABLE = "AUTOASSIST_RANKS_ONCE"
 DRAIN_S = 10.0
 COPIES_S = 4.0
 """How long losses are waited for at the end: a device may stand still for good, where another rank is gone."""
-STALL_S = 60.0
-"""A device that does no step for so long may stand still for good, and is no longer waited for."""
-LEAST_AHEAD_STEPS = 4
-ALIVE_S = 1.0
-"""How often who waits for the I/O thread looks whether there still is one."""
 Ended = Literal["finished", "stopped", "failed"]
 
 AWAY_S = 4.0
@@ -75,12 +71,10 @@ class BossLine:
         self._plan = plan
         self._few = plan.settings.prefetch_batches // 2
         """Where so few batches are ready the broker must hear of a pull at once; else it hears with the next report."""
-        self._most_ahead = min(max(plan.settings.prefetch_batches, LEAST_AHEAD_STEPS), RING_SLOTS - 1)
-        """Steps that the training thread may launch before its device has done them: with more it would be no faster,
-        its losses would be older, and once it has waited for the device it would run the feed dry."""
         self._reporter = reporter
         self._outbox: deque[AnyMessage] = deque()
         self._changed = threading.Condition()
+        self._ahead = Ahead(reporter, self._changed, plan.settings.prefetch_batches)
         self._wake = Wake()
         self._rest = Rest(reporter, self._wake, lambda seconds: client.wait(seconds, self._wake.fileno()))
         self._closing: Callable[[], Goodbye] | None = None
@@ -91,8 +85,6 @@ class BossLine:
         self._is_settled = False
         """Whether the broker has committed all that was to be said when ``_settle`` began to wait."""
         self._asks_what_is_committed = False
-        self._awaits_values = False
-        """Whether ``until_done`` waits for the next losses to come."""
         self._leaves_silently = False
         self._granted: Credit | None = None
         self._grant_again_at = 0.0
@@ -110,8 +102,8 @@ class BossLine:
 
         Raises what ended the I/O thread: PeerRefused or BrokerUnreachable.
         """
-        if self._reporter.lag_steps > self._most_ahead:
-            self.until_done(self._most_ahead)
+        if self._reporter.lag_steps > self._ahead.most_steps:
+            self.until_done(self._ahead.most_steps)
         item = self._plan.pull()  # without the lock: nobody else takes from the stream, and it grows at its other end
         if item is None:
             item, waited_s = self._pull_in_time()
@@ -122,24 +114,8 @@ class BossLine:
         return item, waited_s
 
     def until_done(self, lag_steps: int = 0) -> bool:
-        """Wait until the device is at most so many reports behind; whether it was further. In vain where this line has
-        ended, or the device gets on with nothing for ``STALL_S``."""
-        left = self._reporter.lag_steps
-        if left <= lag_steps or self._error is not None or not self._thread.is_alive():
-            return False
-        with self._changed:
-            self._awaits_values = True
-            self._wake()
-            stalled_at = time.monotonic() + STALL_S
-            while left > lag_steps and self._error is None and self._thread.is_alive():
-                if time.monotonic() >= stalled_at:
-                    break
-                self._changed.wait(ALIVE_S)
-                if self._reporter.lag_steps < left:
-                    stalled_at = time.monotonic() + STALL_S
-                left = self._reporter.lag_steps
-            self._awaits_values = False
-        return True
+        """Wait until the device is at most so many reports behind; whether it was further."""
+        return self._ahead.until_done(lag_steps, self._wake, lambda: self._error is None and self._thread.is_alive())
 
     def _pull_in_time(self) -> tuple[Item, float]:
         start = time.monotonic()
@@ -325,9 +301,7 @@ class BossLine:
             returned, self._plan.to_return = self._plan.to_return, []
         if reports := self._reporter.take():
             self._rest.later(len(reports))
-            if self._awaits_values:
-                with self._changed:
-                    self._changed.notify_all()
+            self._ahead.came()
         for report in reports:
             self._client.send(report)
         if returned:

@@ -129,11 +129,7 @@ def train(
                 snapshots.take(boss, feed.steps - 1)
             if saver is not None and saver.is_due(feed):
                 saver.save(feed, boss, optimizer)
-        feed.until_done()
-        guard.look()
-        evaluate(workload, boss, feed, device)
-        if device.type == "cuda" and not feed.ended:
-            feed.gather(0)  # the ranks wait for rank 0's evaluation here: NCCL ends who waits for ten minutes in it
+        end_epoch(workload, boss, feed, guard)
     if saver is not None and feed.ended == "stopped":
         saver.save(feed, boss, optimizer)
     return boss
@@ -151,6 +147,16 @@ def autocast(device: torch.device, settings: TrainSettings) -> AbstractContextMa
     if settings.bf16 and device.type == "cuda":
         return torch.autocast("cuda", dtype=torch.bfloat16)
     return nullcontext()
+
+
+def end_epoch(workload: Workload, boss: nn.Module, feed: Feed, guard: GradientGuard) -> None:
+    """Look at what the steps of the epoch were, once they are done, and evaluate."""
+    device = next(boss.parameters()).device
+    feed.until_done()
+    guard.look()
+    evaluate(workload, boss, feed, device)
+    if device.type == "cuda" and not feed.ended:
+        feed.gather(0)  # the ranks wait for rank 0's evaluation here: NCCL ends who waits for ten minutes in it
 
 
 def evaluate(workload: Workload, boss: nn.Module, feed: Feed, device: torch.device) -> None:

@@ -26,7 +26,7 @@ AHEAD = RunSettings().prefetch_batches
 
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
-    monkeypatch.setattr("boss.line.ALIVE_S", 3600.0)  # who is not told must show
+    monkeypatch.setattr("boss.ahead.ALIVE_S", 3600.0)  # who is not told must show
     return FakeDevice(monkeypatch)
 
 
@@ -64,10 +64,10 @@ def until(is_so: Callable[[], bool]) -> None:
 
 def test_a_training_thread_runs_only_some_steps_ahead_of_its_device(device: FakeDevice, feed: Feed) -> None:
     with meanwhile(lambda: train(feed, STEPS)):
-        until(lambda: feed._line._awaits_values)
+        until(lambda: feed._line._ahead.is_awaited)
         assert feed.steps == AHEAD + 1
         device.stream.done = feed.steps
-        until(lambda: feed.steps > AHEAD + 1 and feed._line._awaits_values)
+        until(lambda: feed.steps > AHEAD + 1 and feed._line._ahead.is_awaited)
         assert feed.steps == 2 * (AHEAD + 1)
         device.stream.done = EVER
     assert feed.steps == STEPS
@@ -83,7 +83,7 @@ def test_an_evaluation_begins_once_the_device_has_done_the_steps_before_it(devic
             began.set()
 
     with meanwhile(evaluate):
-        until(lambda: feed._line._awaits_values)
+        until(lambda: feed._line._ahead.is_awaited)
         assert not began.is_set()
         device.stream.done = EVER
     assert began.is_set()
@@ -94,7 +94,7 @@ def test_a_feed_is_closed_once_the_device_has_done_its_steps(device: FakeDevice,
     train(feed, 5)
     closed: list[bool] = []
     with meanwhile(lambda: closed.append(feed.close())):
-        until(lambda: feed._line._awaits_values)
+        until(lambda: feed._line._ahead.is_awaited)
         device.stream.done = EVER
     assert closed == [True] and feed.figures()["values_dropped"] == 0
 
@@ -112,15 +112,15 @@ def test_a_feed_that_has_failed_is_closed_without_the_device(
 def test_who_waits_for_a_device_hears_of_the_end_of_the_line(device: FakeDevice, feed: Feed) -> None:
     train(feed, 5)
     with meanwhile(feed.until_done):
-        until(lambda: feed._line._awaits_values)
+        until(lambda: feed._line._ahead.is_awaited)
         feed._line._fail(RuntimeError("the line has ended"))
 
 
 def test_a_device_that_stands_still_is_not_waited_for_for_ever(
     device: FakeDevice, feed: Feed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("STALL_S", "ALIVE_S", "COPIES_S"):
-        monkeypatch.setattr(f"boss.line.{name}", 0.1)
+    for name in ("ahead.STALL_S", "ahead.ALIVE_S", "line.COPIES_S"):
+        monkeypatch.setattr(f"boss.{name}", 0.1)
     train(feed, 5)
     feed.close()
     assert not feed._line._thread.is_alive() and device.stream.done == 0
@@ -158,6 +158,6 @@ def test_more_batches_ahead_than_the_ring_holds_lose_no_losses(device: FakeDevic
         Feed.connect(address, prefetch_batches=100, local=waits, **run) as feed,  # type: ignore[arg-type]
         meanwhile(lambda: train(feed, 100)),
     ):
-        until(lambda: feed._line._awaits_values)
+        until(lambda: feed._line._ahead.is_awaited)
         assert feed.steps == RING_SLOTS and feed._reporter.values_dropped == 0
         device.stream.done = EVER
