@@ -16,6 +16,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from assistant.drawing import draw
@@ -167,10 +168,14 @@ class Oracle:
         )
         spent = min(1.0, (self.trained.instances + len(ids)) / self.budget)  # with this step, as the broker counts
         keep = self._policy.keep_probability(ids, Moment(epoch, spent))
-        kept = draw(self.settings.seed, number, keep)
+        kept = self._drawn(number, ids, keep)
         self.trained.offered += len(ids)
         self.trained.kept += int(kept.sum())
         return ids[kept], keep[kept]
+
+    def _drawn(self, number: int, ids: I64, keep: F32) -> NDArray[np.bool_]:
+        del ids
+        return draw(self.settings.seed, number, keep)
 
     def _losses(self, ids: I64) -> Tensor:
         inputs, targets = (part.to(self._device) for part in self.workload.batch(ids.tolist()))

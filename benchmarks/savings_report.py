@@ -142,12 +142,14 @@ def trained_otherwise(rows: Sequence[Row], earlier: Sequence[Row]) -> set[str]:
 
 
 def with_shares(rows: Sequence[Row]) -> list[Row]:
-    """Each saving as a share of the oracle's too, where the oracle was run another time."""
-    oracle = {row["workload"]: row["saving"] for row in rows if row["policy"] == ORACLE}
+    """Each saving as a share of the oracle's too, where the oracle was run another time, but with the same seeds: with
+    others it has saved three times as much."""
+    oracle = {row["workload"]: row for row in rows if row["policy"] == ORACLE}
     found = []
     for row in rows:
-        best, saving = oracle.get(row["workload"]), row["saving"]
-        share = saving / best if saving is not None and best and best > 0.0 and row["policy"] != ORACLE else None
+        theirs, saving = oracle.get(row["workload"]), row["saving"]
+        best = theirs["saving"] if theirs is not None and theirs["seed_list"] == row["seed_list"] else None
+        share = saving / best if saving is not None and best and best > 0.0 and theirs is not row else None
         found.append({**row, "oracle_saving": best, "share_of_oracle": share})
     return found
 

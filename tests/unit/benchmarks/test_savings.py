@@ -212,6 +212,19 @@ def test_rows_of_what_is_not_run_again_stay_with_their_own_provenance(tmp_path: 
     assert len(places) == len(set(places)) and ("mnist", "infobatch", 0.6) in places
 
 
+def test_a_share_is_of_an_oracle_of_the_same_seeds_alone(tmp_path: Path) -> None:
+    put(settings_in(tmp_path), "mnist")
+    main(settings_in(tmp_path, only_report=True))
+    changes = {"policies": savings.ALL_BUDGETS, "keep_others": True, "first_seed": 301, "out": tmp_path / "again"}
+    put(settings_in(tmp_path, **changes), "mnist")
+    main(settings_in(tmp_path, only_report=True, **changes))
+    rows: list[dict[str, object]] = read(settings_in(tmp_path))["rows"]  # type: ignore[assignment]
+    found = {row["policy"]: row for row in rows}
+    assert found["autoassist"]["seed_list"] != found["oracle"]["seed_list"]
+    assert found["autoassist"]["share_of_oracle"] is None and found["autoassist"]["oracle_saving"] is None
+    assert found["importance"]["share_of_oracle"] is not None
+
+
 def test_rows_of_a_training_of_another_length_are_not_kept_beside_new_ones(tmp_path: Path) -> None:
     for name in ("mnist", "rotated-mnist"):
         put(settings_in(tmp_path), name)
