@@ -52,7 +52,7 @@ class CompareCommand:
     policies: tuple[str, ...] = (UNIFORM, "random-drop", "autoassist")
     """Policies to compare; all are measured against uniform. random-drop keeps as many as autoassist does, or, without
     that, as the first policy that selects. oracle, for a comparison only, selects by fresh losses whose forward passes
-    are not counted: an upper bound."""
+    are not counted: the bound of the default's rule, not of all."""
     budgets: tuple[float, ...] = (1.0, 0.8, 0.6, 0.4)
     """Shares of the full training's Boss passes; 1.0 among them."""
     only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="POLICY=BUDGET[,BUDGET …] …")] = ()

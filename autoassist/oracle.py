@@ -1,9 +1,9 @@
-"""The upper bound of a comparison: selection by fresh losses, whose forward passes nobody counts.
+"""A comparison's bound: selection by fresh losses, whose forward passes nobody counts.
 
 At each step, candidates in the epoch's order are run forward through the Boss as it stands at that step, and what is
-kept of them by the losses of this very moment fills the batch. No selector can know the losses better, so this is what
-a rule on losses could save at most. It is no policy for a run: the passes that it does not count are those that a
-selection is there to save.
+kept of them by the losses of this very moment fills the batch. No selector can know the losses better, so this bounds
+what knowing them better could bring the default's rule; another rule may save more (docs/RESULTS.md has such a set). It
+is no policy for a run: the passes that it does not count are those that a selection is there to save.
 """
 
 from __future__ import annotations
