@@ -225,7 +225,7 @@ class RoleClient:
     @property
     def is_acknowledged(self) -> bool:
         """Whether the broker has committed everything that was sent."""
-        return not (self.session.stream.bare or self.session.stream.waiting)
+        return self.session.stream.is_acknowledged
 
     def drain(self, timeout_s: float) -> bool:
         """Wait until the broker has committed everything that was sent; False where it took too long."""

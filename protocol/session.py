@@ -15,7 +15,7 @@ from enum import Enum
 import msgspec
 
 from protocol.message_base import Delivery
-from protocol.messages import AnyMessage, Envelope, Heartbeat, Hello, Reject, Welcome
+from protocol.messages import AnyMessage, Envelope, Goodbye, Heartbeat, Hello, Reject, Welcome
 from protocol.stream import Stream, Verdict
 
 
@@ -93,6 +93,7 @@ class ClientSession:
     asked_to_wait: str = ""
     is_taken: bool = False
     """Whether another process has, or had until a moment ago, this role's name."""
+    has_said_goodbye: bool = False
     cpu_percent: float = 0.0
     rss_bytes: int = 0
 
@@ -103,6 +104,7 @@ class ClientSession:
         if self.state is not SessionState.OPEN and message.delivery is Delivery.LATEST:
             return []
         del now  # heartbeats keep a pace of their own
+        self.has_said_goodbye |= isinstance(message, Goodbye)
         envelope = self.stream.number(message)
         return [Transmit(envelope)] if self.state is SessionState.OPEN else []
 
@@ -143,6 +145,8 @@ class ClientSession:
             case Welcome() as welcome:
                 return self._welcomed(welcome, envelope.ack, now)
             case Reject(code="resume"):
+                if self.has_said_goodbye and self.stream.is_acknowledged:
+                    return []  # a sign of life came after the Goodbye: another Hello would join, and be missed
                 return self._seek(now) if self.state is SessionState.OPEN else []
             case Reject(code="wait", reason=reason):
                 self.asked_to_wait, self.seeking_since = reason, now

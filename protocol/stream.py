@@ -122,6 +122,11 @@ class Stream:
             Envelope(seq=k.seq, span=k.span, ack=self.committed, message=k.message) for k in (*self.bare, *self.waiting)
         ]
 
+    @property
+    def is_acknowledged(self) -> bool:
+        """Whether the peer has committed everything that was numbered."""
+        return not (self.bare or self.waiting)
+
     def can_go_on_after(self, seq: int) -> bool:
         """Whether a peer that has committed ``seq`` and nothing later can still be sent all that it lacks."""
         kept = self.bare or self.waiting

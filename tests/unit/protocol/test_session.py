@@ -26,6 +26,7 @@ from protocol.messages import (
     Envelope,
     EpochEnd,
     EpochResult,
+    Goodbye,
     Heartbeat,
     Hello,
     LossReport,
@@ -180,6 +181,24 @@ def test_gap_after_gap_makes_no_storm_of_hellos(open_session: ClientSession) -> 
         effects = open_session.receive(bare(Reject(code="resume", reason="messages are missing")), now)
         said += sum(isinstance(m, Hello) for m in sent([*effects, *open_session.tick(now)]))
     assert 4 <= said <= 6, "one in hello_s, 0.2 s"
+
+
+def test_a_sign_of_life_that_crosses_the_farewell_makes_nobody_join_again(open_session: ClientSession) -> None:
+    """The broker has forgotten who has left, so it answers a heartbeat of theirs as it answers a stranger's."""
+    open_session.submit(report(0), 0.1)
+    (goodbye,) = numbers(open_session.submit(Goodbye(reason="finished"), 0.1))
+    stranger = bare(Reject(code="resume", reason="say Hello first"))
+    assert open_session.receive(bare(Heartbeat(seq=0), ack=goodbye), 0.2) == []
+    assert open_session.receive(stranger, 0.2) == [] and open_session.state is SessionState.OPEN
+
+
+def test_a_goodbye_that_is_not_committed_is_said_again(open_session: ClientSession) -> None:
+    open_session.submit(report(0), 0.1)
+    (goodbye,) = numbers(open_session.submit(Goodbye(reason="finished"), 0.1))
+    assert open_session.receive(bare(Heartbeat(seq=0), ack=goodbye - 1), 0.2) == []
+    (hello,) = sent(open_session.receive(bare(Reject(code="resume", reason="messages are missing")), 0.3))
+    assert isinstance(hello, Hello)
+    assert goodbye in numbers(open_session.receive(welcome(ack=goodbye - 1), 0.4))
 
 
 def test_a_boss_that_finds_another_run_waits_for_its_own(open_session: ClientSession) -> None:
