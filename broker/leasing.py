@@ -232,7 +232,8 @@ def _first_step(state: State) -> int:
     """The first step that the next window can serve."""
     if state.lengths is not None:
         return token_pool.first_step(state)
-    return (state.the_run.instances_cut + state.in_stock) // state.settings.step_instances
+    instances, step = state.the_run.cut_origin
+    return step + (state.the_run.instances_cut - instances + state.in_stock) // state.settings.step_instances
 
 
 def accept_selection(state: State, member: Member, selection: Selection) -> None:

@@ -79,6 +79,7 @@ def recut(state: State, world_size: int) -> None:
     _log_what_was_trained(state)
     run.log_origin = (run.log_records, run.log_step)
     run.settings, run.next_step = settings, run.log_step
+    run.cut_origin = (run.instances_cut, run.next_step)
     _reopen_epochs(state)
     state.touch_run()
 

@@ -101,7 +101,7 @@ def log_complete(state: State) -> None:
                 del state.off_plan[batch.off_plan_before]
         state.touch_run()
         for member in state.assistants():
-            if member.cursor == record.position and member.cursor < member.may_hear(state.settings.world_size):
+            if member.cursor == record.position and member.cursor < member.may_hear(run):
                 member.cursor += 1
                 state.effects.append(Send(member.row.name, record))
 
@@ -126,7 +126,9 @@ def _drop_records(state: State, member: Member, through: int) -> None:
     state.count_for(member.row.name, "records_dropped", through - member.cursor)
     member.cursor = through
     position, step = state.the_run.log_origin
-    learned_through = step + max(0, through - position) // state.settings.world_size - 1
+    learned_through = member.learned_through  # how many records each step had before the origin is not kept
+    if through >= position:
+        learned_through = step + (through - position) // state.settings.world_size - 1
     state.send(member.row.name, RecordsDropped(through_position=through, learned_through=learned_through))
 
 
@@ -138,7 +140,7 @@ def catch_up(state: State, member: Member) -> None:
     if behind > lag_limit and member.cursor >= member.replay_until and not settings.deterministic:
         _drop_records(state, member, run.log_records - settings.staleness_bound * settings.world_size // 2)
     chunk = max(CHUNK_RECORDS, settings.world_size)
-    stop = min(run.log_records, member.may_hear(settings.world_size), member.cursor + chunk)
+    stop = min(run.log_records, member.may_hear(run), member.cursor + chunk)
     if stop > member.cursor:
         state.effects.append(SendRecords(member.row.name, member.cursor, stop))
         member.cursor = stop

@@ -35,6 +35,7 @@ class RunRow(msgspec.Struct, kw_only=True):
     log_rank: int = 0
     log_records: int = 0
     log_origin: tuple[int, int] = (0, 0)  # (position, step) since which a step has as many records as there are ranks
+    cut_origin: tuple[int, int] = (0, 0)  # (instances, step) since which steps are cut for as many ranks as there are
     pass_rate: float = 1.0
     cutting_done: bool = False
     ended: Literal["", "finished", "stopped", "failed"] = ""

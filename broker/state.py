@@ -45,9 +45,11 @@ class Member:
     lift: float = 0.0
     lift_error: float = 0.0
 
-    def may_hear(self, world_size: int) -> int:
+    def may_hear(self, run: RunRow) -> int:
         """Assistant: loss records below this may be sent; a credit far beyond what it has learned is cut down."""
-        return min(self.credit, (self.learned_through + 1 + MAX_STEPS_AHEAD) * world_size)
+        position, step = run.log_origin
+        steps = max(0, self.learned_through + 1 + MAX_STEPS_AHEAD - step)
+        return min(self.credit, position + steps * run.settings.world_size)
 
 
 @dataclass(slots=True)
