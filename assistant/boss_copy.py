@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from protocol.arrays import F32, I64
 from protocol.errors import DataError
@@ -56,7 +56,7 @@ class BossCopy:
             if found is None:
                 return
             self.step, weights = found
-            network.load_state_dict(weights)
+            _load(network, weights)
         except (DataError, RuntimeError) as error:
             self._network = None
             self._unread.met(*self._of_no_use(error))
@@ -78,3 +78,16 @@ class BossCopy:
         assert self._forward is not None
         losses: F32 = self._forward.losses(*self.workload.batch(ids.tolist())).numpy()
         return losses
+
+
+def _load(network: Any, weights: dict[str, Any]) -> None:
+    """Into a ``torch.nn.Module``. Snapshots hold tensors alone, so its extra state may be missing, and nothing else.
+
+    Raises RuntimeError.
+    """
+    missing, unexpected = network.load_state_dict(weights, strict=False)
+    missing = [name for name in missing if not name.endswith("_extra_state")]
+    if missing or unexpected:
+        raise RuntimeError(
+            f"missing {', '.join(missing) or 'nothing'}; not known: {', '.join(unexpected) or 'nothing'}"
+        )

@@ -7,8 +7,8 @@ function of the log alone. The checkpoint only saves it the replay.
 from __future__ import annotations
 
 import logging
-import os
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,13 +35,18 @@ class AssistantCheckpoint:
     def write(self, path: Path) -> None:
         """Write atomically; raises OSError."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}.part")
+        part = path.with_suffix(".part")  # always the same: what a killed Assistant has left is written over
         arrays: dict[str, Any] = {f"policy.{name}": values for name, values in self.policy.items()}
         arrays["counts"] = np.array([self.position, self.learned_through, self.mark])
         arrays["history"] = np.array(self.history)
-        with part.open("wb") as file:
-            np.savez(file, **arrays)
-        part.replace(path)
+        try:
+            with part.open("wb") as file:
+                np.savez(file, **arrays)
+            part.replace(path)
+        except OSError:
+            with suppress(OSError):
+                part.unlink()  # it may hold what the broker on the same disk needs
+            raise
 
 
 def read_checkpoint(path: Path) -> AssistantCheckpoint | None:

@@ -71,7 +71,8 @@ class BossCommand:
         peer = f"boss-{os.environ.get('RANK', '0')}"
         speak_as("boss", peer)
         stops = (signal.SIGINT,) if comes_again() else STOPS
-        with StopSignal(stops) as stop, process_group(device):
+        with StopSignal(stops, second_kills=True) as stop, process_group(device):
+            stop.on_stop = _interrupt  # until there is a feed to stop
             saver, state = open_checkpoints(checkpoints)
             workload = CheckedWorkload(self.data.load(self.workload))
             validate_workload(workload)
@@ -80,9 +81,13 @@ class BossCommand:
                 self._watched(feed, peer),
                 taking(self.snapshots) as snapshots,
             ):
+                stop.on_stop = None
                 boss = train(workload, feed, self.train, stop=stop, saver=saver, state=state, snapshots=snapshots)
-            if feed.rank == 0:
-                _keep(boss, checkpoints.save)
+                is_kept = feed.ended == "finished"
+                if is_kept:  # before the Goodbye: a run whose weights are not saved is not finished
+                    _keep(boss, feed, checkpoints.save)
+            if not is_kept:
+                _keep(boss, feed, checkpoints.save)
         return _ended(feed, self.connect.broker, checkpoints.save)
 
     def _connected(self, workload: CheckedWorkload, state: BossState | None, *, resumes: bool) -> Feed:
@@ -111,6 +116,10 @@ class BossCommand:
             yield
 
 
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
 def instances_of(workload: CheckedWorkload, run: RunSettings) -> dict[str, Any]:
     """What a Boss says of the instances that it trains."""
     fingerprint = workload.fingerprint()
@@ -128,7 +137,10 @@ def _ended(feed: Feed, broker: str, save: Path | None) -> int:
     return {"finished": 0, "stopped": 0}.get(feed.ended, 1)
 
 
-def _keep(boss: nn.Module, path: Path | None) -> None:
+def _keep(boss: nn.Module, feed: Feed, path: Path | None) -> None:
+    """Rank 0's weights; those of a run without a step are nobody's, and may lie where better ones do."""
+    if feed.rank or not feed.steps:
+        return
     if path is not None:
         save_weights(boss, path)
     else:

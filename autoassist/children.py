@@ -102,7 +102,8 @@ class Child:
     @property
     def complaint(self) -> str:
         """The last error that it said, "" where there is none."""
-        if self._reader is not None and not self.is_running:
+        if self._reader not in (None, threading.current_thread()) and not self.is_running:
+            assert self._reader is not None
             self._reader.join(READ_S)
         complaints = [complaint for line in self.said if (complaint := complaint_in(line)) is not None]
         return next((complaint.text for complaint in reversed(complaints) if complaint.ends), "")

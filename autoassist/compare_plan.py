@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -133,6 +134,10 @@ def make_plan(
                 passes = {"boss_instances": max(1, round(budget * epochs * n))}
                 length = {"epochs": epochs} if ends_with_epochs else passes
                 run = settings_of(policy, options, {"policy": policy, "seed": seed, **length})
+                if policy == RANDOM_DROP:
+                    run = _whole_where(
+                        run, settings_of(pair, options, {"policy": pair, "seed": seed, **length}), options
+                    )
                 plan.append(
                     PlannedRun(
                         command=dataclasses.replace(command, run=run),
@@ -143,6 +148,18 @@ def make_plan(
                     )
                 )
     return plan
+
+
+def _whole_where(run: RunSettings, pair: RunSettings, options: Sequence[str]) -> RunSettings:
+    """random-drop's settings with the warm-up and the anneal of its pair, but for what it is given itself: dropped
+    elsewhere in the training, as many passes would be worth more or less."""
+    given = {split_option(option)[:2] for option in options}
+    changes: dict[str, Any] = {}
+    if pair.warmup != run.warmup and (RANDOM_DROP, "warmup_epochs") not in given:
+        changes["warmup_epochs"] = pair.warmup
+    if pair.anneal_share != run.anneal_share and (RANDOM_DROP, "anneal_share") not in given:
+        changes["anneal_share"] = pair.anneal_share
+    return dataclasses.replace(run, **changes) if changes else run
 
 
 def pair_of(policies: Sequence[str]) -> str:

@@ -8,14 +8,15 @@ import math
 import queue
 import signal
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from autoassist.children import Child
 from autoassist.notices import Notices
 from autoassist.remembered import stored_end
-from broker.store import DATABASE, LOSS_LOG
+from broker.store import DATABASE, LOGS, LOSS_LOG
 from protocol.errors import AutoAssistError, RoleFailed, UserError
 from protocol.logs import complaint_in, joined
 from protocol.settings import require
@@ -27,7 +28,9 @@ BOSS = "boss-0"
 BROKER = "broker"
 TICK_S = 0.25
 START_S = 30.0
-"""How long a broker may take until it listens."""
+"""How long a broker may take until it listens, and how long roles have to end."""
+LEAST_READ_BYTES_PER_S = 1e6
+"""One that goes on with a run reads its logs first, however slow the disk is."""
 BLAME_S = 20.0
 """How long a Boss may take to fail after its Goodbye has ended the broker."""
 GRACE_S = 3.0
@@ -121,11 +124,12 @@ class Launcher:
         """
         child = self._child(BROKER, arguments)
         child.start(announce=True)
-        deadline = time.monotonic() + START_S
+        allowed_s = START_S + self._log_bytes() / LEAST_READ_BYTES_PER_S
+        deadline = time.monotonic() + allowed_s
         while not child.announcement and child.is_running and not self._stop.requested:
             if time.monotonic() > deadline:
                 self.is_void = True
-                raise RoleFailed(f"{BROKER} does not listen after {START_S:.0f} s: {child.last_words}")
+                raise RoleFailed(f"{BROKER} does not listen after {allowed_s:.0f} s: {child.last_words}")
             self._sleep(TICK_S)
         if self._stop.requested:
             return ""
@@ -224,10 +228,12 @@ class Launcher:
         return self._loss_log_size() != self._trained_before
 
     def _loss_log_size(self) -> int:
-        try:
-            return (self.run_dir / LOSS_LOG).stat().st_size
-        except OSError:
-            return 0
+        return self._log_bytes((LOSS_LOG,))
+
+    def _log_bytes(self, names: Sequence[str] = LOGS) -> int:
+        with suppress(OSError):
+            return sum(path.stat().st_size for name in names if (path := self.run_dir / name).exists())
+        return 0
 
     @property
     def _run_dir_is_gone(self) -> bool:

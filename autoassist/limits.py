@@ -14,8 +14,8 @@ FAR_BEHIND = 1000
 SILENT_S = 3.0
 """Three heartbeats: who is silent for longer is held to be gone."""
 FULL_CORE = 95.0
-CLEAR = 2.0
-"""Standard errors by which a lift must lie above 0 to be clear."""
+CLEAR = 3.0
+"""Standard errors by which a lift must lie above 0 to be clear, as for the gate."""
 
 
 def staleness(run: RunStatistics) -> str:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from assistant.policies import require_policy
 from autoassist.children import Child
+from autoassist.local_arrays import as_features, as_labels
 from autoassist.remembered import free_name, require_unused
 from boss.feed import Feed as BossFeed
 from boss.joining import settings_from
@@ -43,6 +44,7 @@ class LocalRoles:
         self.run_dir = run_dir
         (run_dir / "logs").mkdir(parents=True, exist_ok=True)
         self.children: list[Child] = []
+        self._is_ending = False
         self._news: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def _start(self, name: str, arguments: list[str], *, announce: bool = False) -> Child:
@@ -51,12 +53,18 @@ class LocalRoles:
             arguments,
             self.run_dir / "logs" / f"{name}.log",
             on_line=lambda name, line: log.debug("[%s] %s", name, line),
-            on_news=lambda: self._news.put(None),
+            on_news=lambda: self._hear_of(child),
             environment={"OMP_NUM_THREADS": "1"},
         )
         child.start(announce=announce)
         self.children.append(child)
         return child
+
+    def _hear_of(self, child: Child) -> None:
+        self._news.put(None)
+        if child.code and not self._is_ending:
+            words = "%s is gone (%s), and is not started again; the run goes on without it (log: %s)"
+            log.warning(words, child.name, child.story, child.log_file)
 
     def start_broker(self) -> str:
         """Start the broker; returns its address. Raises RoleFailed with its last words where it does not come up."""
@@ -79,10 +87,13 @@ class LocalRoles:
         for number in range(count):
             self._start(f"assistant-{number}", [*words, "--name", f"assistant-{number}"])
 
-    def end(self) -> None:
+    def end(self, *, at_once: bool = False) -> None:
         """Wait until the Boss's Goodbye has ended the broker, which waits for its Assistants; then tell those that
         stay, such as one that came too late to join, and kill what does not hear.
         """
+        self._is_ending = True
+        for child in self.children if at_once else []:
+            child.tell(signal.SIGTERM)
         broker = self.children[:1]
         for waited_for, within_s, number in (
             (broker, END_S, signal.SIGTERM),
@@ -115,23 +126,25 @@ class Feed(BossFeed):
         *,
         run_dir: str | Path | None = None,
         assistants: int = 1,
-        features: NDArray[np.float32] | None = None,
-        labels: NDArray[np.int64] | None = None,
+        features: NDArray[Any] | None = None,
+        labels: NDArray[Any] | None = None,
         lengths: NDArray[Any] | None = None,
         settings: RunSettings | None = None,
         **run_settings: Any,
     ) -> Feed:
         """Start a broker and Assistants here and join their run: nothing else is needed, in a notebook for one.
 
-        ``features``, shape (n, d) float32, and ``labels``, (n,) int64, are for the Assistants; they learn from losses
-        alone without them. ``lengths`` are the tokens of each instance, for ``max_tokens``. ``run_dir`` holds the
-        report; a new directory under ``runs/`` if not given. The other arguments are the fields of ``RunSettings``.
+        ``features``, shape (n, d), finite, and ``labels``, (n,), whole numbers from 0 up, are for the Assistants; they
+        learn from losses alone without them. ``lengths`` are the tokens of each instance, for ``max_tokens``.
+        ``run_dir`` holds the report; a new directory under ``runs/`` if not given. The other arguments are the fields
+        of ``RunSettings``.
 
         Raises SettingError for a bad setting or a directory that holds a run, RoleFailed where the broker does not
         start.
         """
         require_ranks(ranks_here(), 1)  # each rank would start a broker of its own
         run = settings or settings_from({**run_settings, "assistants": max(1, assistants)}, ranks=1)
+        features, labels = as_features(features, len(dataset)), as_labels(labels, len(dataset))
         require_policy(run, len(dataset), labels)
         require(assistants >= 0, "assistants", assistants, "must not be negative")
         roles = LocalRoles(Path(run_dir) if run_dir is not None else free_name("feed"))
@@ -141,9 +154,7 @@ class Feed(BossFeed):
             roles.start_assistants(address, count, {"features": features, "labels": labels})
             feed = cls.connect(address, dataset=dataset, settings=run, lengths=lengths)
         except BaseException:
-            for child in roles.children:
-                child.tell(signal.SIGTERM)
-            roles.end()
+            roles.end(at_once=True)
             raise
         feed._roles = roles
         log.info("run directory %s", roles.run_dir)

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,8 +17,9 @@ import msgspec
 from assistant.policies import takes_fresh_losses
 from autoassist.roles import WorkloadSettings
 from boss.train import TrainSettings
+from broker.kept_lengths import LENGTHS_FILE
 from broker.rows import RunRow
-from broker.store import DATABASE, RunStore
+from broker.store import DATABASE, LOGS, stored_rows
 from protocol.cores import usable_cores
 from protocol.errors import AutoAssistError, DataError, SettingError
 from protocol.report import REPORT_FILE, read_report
@@ -179,13 +181,9 @@ def stored_ranks(run_dir: Path) -> int:
 
 def _stored_run(run_dir: Path) -> RunRow | None:
     try:
-        store = RunStore(run_dir, writable=False)
+        return next((row for _, row in stored_rows(run_dir) if isinstance(row, RunRow)), None)
     except AutoAssistError:
         return None
-    try:
-        return next((row for _, row in store.rows() if isinstance(row, RunRow)), None)
-    finally:
-        store.close()
 
 
 def require_unused(run_dir: Path) -> None:
@@ -201,6 +199,13 @@ def free_name(name: str) -> Path:
     first = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     candidates = [first, *(first.with_name(f"{first.name}-{i}") for i in range(2, 100))]
     return next((path for path in candidates if not path.exists()), first)
+
+
+OF_A_RUN = (
+    *(COMMAND_FILE, "addresses.json*", "assistants", "boss*.p*t", "broker.*", "checkpoints", LENGTHS_FILE, "logs"),
+    *(*LOGS, f"{REPORT_FILE}*", f"{DATABASE}*", "snapshot*", "tensorboard"),
+)
+"""Names that a run gives to what it puts into its directory."""
 
 
 class RunDirectory:
@@ -230,10 +235,10 @@ class RunDirectory:
         (self.path / "logs").mkdir(exist_ok=True)
 
     def withdraw(self) -> None:
-        """Remove what this run has put there."""
+        """Remove what this run has put there, and nothing that has come there from elsewhere meanwhile."""
         with suppress(OSError):
             for entry in list(self.path.iterdir()):
-                if entry.name in self._found:
+                if entry.name in self._found or not any(fnmatch(entry.name, name) for name in OF_A_RUN):
                     continue
                 if entry.is_dir():
                     shutil.rmtree(entry, ignore_errors=True)

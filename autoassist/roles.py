@@ -20,6 +20,7 @@ from assistant.watch import statistics_of
 from assistant.worker import Assistant, AssistantSettings
 from autoassist.curves import CurveSettings, drawing, of_assistant
 from autoassist.exporting import exporting
+from autoassist.local_arrays import require_classes
 from autoassist.notices import LogLevel
 from broker.monitor import monitoring
 from broker.rows import RunRow
@@ -207,6 +208,8 @@ class AssistantCommand:
         require(path is None, "snapshots", path, "needs a WORKLOAD, which says how the Boss's network is run; name it")
         features = read_array(self.features, np.dtype(np.float32), 2) if self.features is not None else None
         labels = read_array(self.labels, np.dtype(np.int64), 1) if self.labels is not None else None
+        if labels is not None:
+            require_classes(labels, str(self.labels))
         if features is None and labels is None:
             log.info("no WORKLOAD given: instances are known by their losses alone, without features")
         return Assistant(self.assistant, self.connect, features=features, labels=labels)

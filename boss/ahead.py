@@ -35,6 +35,7 @@ class Ahead:
             return False
         with self._changed:
             self.is_awaited = True
+            left = self._reporter.lag_steps  # what came before that was told to nobody
             wake()
             stalled_at = time.monotonic() + STALL_S
             while left > lag_steps and may_come() and time.monotonic() < stalled_at:

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import logging
 import os
+import pickle
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -194,7 +195,7 @@ class CheckpointDir:
             if not path.exists() or _sha256(path) != entry.sha256:
                 log.warning("checkpoint %s is damaged or missing and is refused; trying the one before it", path)
                 continue
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = _loaded(path)
             yield BossState(content["step"], content["run"], content["boss"], content["optimizer"], content["rng"])
 
 
@@ -205,6 +206,7 @@ class Saver:
         self.directory = directory
         self.every_steps = every_steps
         self._tried = 0
+        self._was_read_back = False
 
     def is_due(self, feed: Feed) -> bool:
         """Whether the step that was just done asks for one."""
@@ -243,10 +245,20 @@ class Saver:
         return True
 
     def _stage(self, state: BossState) -> tuple[tuple[Path, Entry] | None, str]:
+        """Written, and the first one read back: what holds more than numbers, strings and tensors is never read."""
+        part: Path | None = None
         try:
-            return self.directory.stage(state), ""
+            part, entry = self.directory.stage(state)
+            if not self._was_read_back:
+                _loaded(part, maps=True)
+                self._was_read_back = True
+            return (part, entry), ""
         except OSError as error:
             return None, self._unwritable(state.step, error)
+        except DataError as error:
+            assert part is not None
+            part.unlink(missing_ok=True)
+            return None, str(error)
 
     def _unwritable(self, step: int, error: OSError) -> str:
         return f"{refused(self.directory.path / _name(step), error)}; free space there or make it writable"
@@ -279,6 +291,22 @@ def open_checkpoints(settings: CheckpointSettings) -> tuple[Saver | None, BossSt
     if settings.resume:
         log.info("resuming from %s", f"the checkpoint of step {state.step}" if state else "the beginning")
     return saver, state
+
+
+def _loaded(path: Path, *, maps: bool = False) -> dict[str, Any]:
+    """A checkpoint's content; its tensors are only mapped where they are not to be used.
+
+    Raises DataError where it holds what is not read.
+    """
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=maps)
+    except pickle.UnpicklingError as error:
+        reason = next((line for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line), "")
+        raise DataError(
+            f"{path} holds more than numbers, strings and tensors, and is not read ({reason.strip() or error}); keep "
+            "other things out of the optimizer's settings and of get_extra_state"
+        ) from None
+    return content
 
 
 def _name(step: int) -> str:

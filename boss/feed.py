@@ -125,9 +125,9 @@ class Feed(Standing):
             with in_turn(group):
                 feed = cls(settings, connect, hello, local=local or LocalSettings(), **own)
                 feed._join(state)
-        except BaseException:
+        except BaseException as error:
             if feed is not None:
-                feed.close("failed")
+                feed.close("stopped" if isinstance(error, KeyboardInterrupt) else "failed")
             raise
         feed._line.share()
         return feed
@@ -136,6 +136,7 @@ class Feed(Standing):
         if state:
             self._plan.go_on_from(state)
             self._instances = state["instances"]
+            self.gradients_dropped = state.get("gradients_dropped", 0)  # a state of an earlier version has none
             self.clocks.load_state_dict(state["clocks"])
         try:
             self._line.wait_for_welcome()
@@ -264,7 +265,8 @@ class Feed(Standing):
     def state_dict(self) -> dict[str, Any]:
         """Where this feed stands: plain numbers, to be kept with the model. Take it at a ``cut``."""
         run_id = self._line.welcome.run_id if self._line.welcome is not None else ""
-        return state_of(self.clocks, self._plan, instances=self._instances, run_id=run_id)
+        counts = {"instances": self._instances, "dropped": self.gradients_dropped}
+        return state_of(self.clocks, self._plan, **counts, run_id=run_id)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from where ``state`` was taken, before the first batch; on all ranks. The broker takes back all that

@@ -43,7 +43,7 @@ def epoch_result(name: str, value: float, *, epoch: int, step: int, instances: i
     )
 
 
-def state_of(clocks: Clocks, plan: BossPlan, *, instances: int, run_id: str) -> dict[str, Any]:
+def state_of(clocks: Clocks, plan: BossPlan, *, instances: int, dropped: int, run_id: str) -> dict[str, Any]:
     """Where a feed stands with the last report, in plain numbers."""
     return {
         "step": plan.last_reported,
@@ -51,6 +51,7 @@ def state_of(clocks: Clocks, plan: BossPlan, *, instances: int, run_id: str) -> 
         "off_plan_steps": plan.off_plan_reported,
         "progress": plan.progress,
         "instances": instances,
+        "gradients_dropped": dropped,
         "clocks": clocks.state_dict(),
         "run_id": run_id,
     }

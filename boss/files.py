@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -18,7 +20,7 @@ def save_weights(boss: nn.Module, path: Path) -> None:
 
     Raises StoreError.
     """
-    part = path.with_suffix(f".{os.getpid()}.part")
+    part = path.with_suffix(".part")  # always the same: what a killed Boss has left is written over
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(boss.state_dict(), part)
@@ -31,16 +33,33 @@ def save_weights(boss: nn.Module, path: Path) -> None:
 
 
 def write(content: dict[str, Any], path: Path) -> None:
-    """Raises OSError, and leaves nothing, where it cannot be written whole."""
+    """Raises OSError, and leaves nothing, where it cannot be written whole. NumPy's numbers become Python's."""
     try:
         with path.open("wb") as file:
-            torch.save(content, file)
+            torch.save(_plain(content), file)
             file.flush()
             os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:
         with suppress(OSError):
             path.unlink()
         raise _of_file(error) from error
+
+
+def _plain(value: Any) -> Any:
+    """The same without NumPy's numbers, which ``weights_only`` does not read; a learning rate may be one."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict):
+        changed = {key: new for key, old in value.items() if (new := _plain(old)) is not old}
+        if not changed:
+            return value
+        value = copy.copy(value)  # an OrderedDict of torch's carries more than its items
+        value.update(changed)
+    elif type(value) in (list, tuple):
+        items = [_plain(item) for item in value]
+        if any(new is not old for new, old in zip(items, value, strict=True)):
+            return type(value)(items)
+    return value
 
 
 def refused(path: Path, error: OSError) -> str:

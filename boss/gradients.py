@@ -43,6 +43,7 @@ class GradientGuard:
         self._boss = boss
         self._feed = feed
         self._steps = 0
+        self._dropped_before = feed.gradients_dropped
         self._in_a_row = torch.zeros((), dtype=torch.int64)
         self._dropped = torch.zeros((), dtype=torch.int64)
 
@@ -62,7 +63,7 @@ class GradientGuard:
 
     def look(self) -> None:
         """At the counts, which waits for a GPU; raises as ``check`` does."""
-        dropped, before = int(self._dropped), self._feed.gradients_dropped
+        dropped, before = self._dropped_before + int(self._dropped), self._feed.gradients_dropped
         self._feed.gradients_dropped = dropped
         if dropped and not before:
             log.warning(

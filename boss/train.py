@@ -128,6 +128,7 @@ def train(
             if snapshots is not None and feed.rank == 0:
                 snapshots.take(boss, feed.steps - 1)
             if saver is not None and saver.is_due(feed):
+                guard.look()
                 saver.save(feed, boss, optimizer)
         end_epoch(workload, boss, feed, guard)
     if saver is not None and feed.ended == "stopped":

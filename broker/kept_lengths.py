@@ -5,6 +5,7 @@ Written as they come, before the row that says how many there are is committed; 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,9 @@ class KeptLengths:
             lengths = open_memmap(
                 self.path, mode=mode, dtype=np.dtype("<i4"), shape=(effect.n,) if mode == "w+" else None
             )
+            if mode == "w+":  # through a map a full disk would kill this process, without a word
+                with self.path.open("r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, self.path.stat().st_size)
             lengths[effect.start : effect.start + len(effect.values)] = effect.values
             lengths.flush()
         except (OSError, ValueError) as error:

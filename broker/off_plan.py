@@ -12,7 +12,7 @@ from broker.routing import acknowledge, log_complete, log_untrained_step, rank_s
 from broker.rows import WindowRow
 from broker.state import Member, State
 from protocol.arrays import I64, empty_f32, empty_i64
-from protocol.messages import Batch, OffPlanReport, Return
+from protocol.messages import Batch, OffPlanReport, Return, Segment
 from protocol.off_plan import draw_off_plan
 
 MAX_MERGED = 1 << 20
@@ -102,7 +102,7 @@ def accept_return(state: State, member: Member, message: Return) -> None:
         run.instances_cut -= len(row.batch.ids) - row.batch.padding
         position = len(row.batch.ids) - row.batch.padding
         for segment in reversed(row.batch.segments):
-            _put_back(state, segment.window, row.batch.ids[position - segment.count : position])
+            _put_back(state, segment, row.batch.ids[position - segment.count : position])
             position -= segment.count
         empty = Batch(
             step=step,
@@ -124,8 +124,9 @@ def accept_return(state: State, member: Member, message: Return) -> None:
     state.touch_run()
 
 
-def _put_back(state: State, window: int, ids: I64) -> None:
+def _put_back(state: State, segment: Segment, ids: I64) -> None:
     """Instances of a window go to the head of the line at π = 1, and what is left of the window there with them."""
+    window, newly_unfiltered = segment.window, len(ids) if segment.learned_through is not None else 0
     counts = state.epoch(state.epoch_of(window))
     row = state.windows.get(window)
     if row is None:
@@ -133,9 +134,8 @@ def _put_back(state: State, window: int, ids: I64) -> None:
         row = WindowRow(window=window, state="stocked", order=first - 1, kept_ids=ids)
         state.windows[window] = row
         state.line.appendleft(window)
-        newly_unfiltered = len(ids)
     else:
-        newly_unfiltered = len(ids) + (len(row.kept_ids) - row.taken if row.learned_through is not None else 0)
+        newly_unfiltered += len(row.kept_ids) - row.taken if row.learned_through is not None else 0
         row.kept_ids = np.concatenate([ids, row.kept_ids[row.taken :]])
     row.assistant, row.learned_through, row.version, row.taken = "", None, 0, 0
     row.keep_probabilities = np.ones(len(row.kept_ids), dtype=np.float32)

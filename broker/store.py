@@ -255,6 +255,21 @@ class RunStore:
         self._opened.close()
 
 
+def stored_rows(run_dir: Path) -> list[tuple[str, Row]]:
+    """Every row of a run, without a look at its logs, which take long to open once they are long.
+
+    Raises UserError where there is no run, StoreError where its store cannot be read.
+    """
+    if not (run_dir / DATABASE).exists():
+        raise UserError(f"{run_dir} holds no run ({DATABASE} is missing); give the --run-dir of a run")
+    try:
+        with _reading(run_dir) as db:
+            found = db.execute("SELECT kind, value FROM rows").fetchall()
+        return [(kind, decode_row(kind, value)) for kind, value in found]
+    except (OSError, sqlite3.Error, msgspec.MsgspecError, ProtocolError, KeyError) as error:
+        raise damaged(run_dir, error) from error
+
+
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 

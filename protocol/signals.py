@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
@@ -13,8 +14,12 @@ STOPS = (signal.SIGTERM, signal.SIGINT)
 class StopSignal:
     """Turns signals into ``requested`` and a readable file descriptor. Main thread only."""
 
-    def __init__(self, numbers: Sequence[signal.Signals] = STOPS) -> None:
+    def __init__(self, numbers: Sequence[signal.Signals] = STOPS, *, second_kills: bool = False) -> None:
+        """With ``second_kills`` a second Ctrl-C ends the process at once, for a main thread that may hang; a SIGTERM
+        beside it does not: whoever launched the process may send one for the same Ctrl-C."""
         self._numbers = numbers
+        self._second_kills = second_kills
+        self._interrupts = 0
         self.requested = False
         self.number = 0
         self.count = 0
@@ -41,6 +46,10 @@ class StopSignal:
         del frame
         self.requested, self.number = True, number
         self.count += 1
+        self._interrupts += number == signal.SIGINT
+        if self._second_kills and self._interrupts > 1:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
         if self.on_stop is not None:
             self.on_stop()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -73,3 +75,16 @@ def test_a_checkpoint_of_a_larger_data_set_is_refused() -> None:
     state = AutoAssist(3, floor=0.1).state_dict()
     with pytest.raises(ValueError):
         make().load_state_dict(state)
+
+
+def test_a_checkpoint_that_finds_no_space_leaves_nothing_that_takes_it_from_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: IO[bytes], **arrays: object) -> None:
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match="No space left"):
+        AssistantCheckpoint("run/0", 5, 1, {}).write(tmp_path / "assistant-0.npz")
+    assert not list(tmp_path.iterdir())

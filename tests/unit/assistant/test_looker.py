@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import nn
 
 from assistant.ahead import CHUNK
 from assistant.boss_copy import BossCopy
@@ -124,3 +125,28 @@ def test_of_a_fast_network_more_are_looked_at_together(path: Path, looking: Look
     looking.offered(offered(0, 0))
     take(looking.found(), 300)
     assert looking._piece > 1
+
+
+class Remembering(nn.Linear):
+    """Keeps something beside its weights that is no tensor, as a running average of them may."""
+
+    def get_extra_state(self) -> dict[str, float]:
+        return {"best": 1.0}
+
+    def set_extra_state(self, state: dict[str, float]) -> None:
+        """Nothing to put back."""
+
+
+class Kept(Scaled):
+    """With such a network."""
+
+    def boss(self) -> nn.Module:
+        return Remembering(1, 1, bias=False)
+
+
+def test_a_network_with_more_than_tensors_in_its_state_is_looked_ahead_with(path: Path) -> None:
+    """A snapshot holds its tensors alone."""
+    looking = Looking(BossCopy(Kept(), path), N, SEED)
+    write(path, 2.0)
+    looking.offered(offered(0, 0))
+    assert all(loss == 2.0 * one for one, loss in take(looking.found(), 300).items())

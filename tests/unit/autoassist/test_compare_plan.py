@@ -68,6 +68,27 @@ def test_without_the_default_random_drop_takes_the_rate_of_the_first_that_select
     assert plan[2].settings.policy == "random-drop" and plan[2].pair == "rho-1-seed1"
 
 
+@pytest.mark.parametrize(
+    ("policies", "options"),
+    [
+        (("uniform", "random-drop", "infobatch"), ()),
+        (("uniform", "random-drop", "autoassist"), ("autoassist:warmup-epochs=1", "autoassist:anneal_share=0")),
+        (("uniform", "random-drop", "autoassist"), ()),
+    ],
+)
+def test_random_drop_drops_where_its_pair_does(policies: tuple[str, ...], options: tuple[str, ...]) -> None:
+    runs = {run.name: run.settings for run in plan_of(policies=policies, options=options)}
+    pairs = [(run.settings, runs[run.pair]) for run in plan_of(policies=policies, options=options) if run.pair]
+    assert pairs and all((a.warmup, a.anneal_share) == (b.warmup, b.anneal_share) for a, b in pairs)
+
+
+def test_random_drop_s_own_options_go_before_those_of_its_pair() -> None:
+    options = ("random-drop:warmup_epochs=2", "infobatch:anneal_share=0.25")
+    plan = plan_of(policies=("uniform", "random-drop", "infobatch"), options=options)
+    run = next(run.settings for run in plan if run.pair)
+    assert (run.warmup, run.anneal_share) == (2.0, 0.25)
+
+
 def test_a_policy_may_have_fewer_budgets_than_uniform() -> None:
     plan = plan_of(only=("infobatch=0.6", "random-drop=1"))
     names = [run.name for run in plan if run.settings.seed == 1]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from assistant.policies.base import CLEARLY
 from autoassist import limits
 from autoassist.figures import sparkline
 from autoassist.limits import BAD, GOOD, NEAR
@@ -95,3 +96,8 @@ def test_sparklines_are_of_what_was_kept_and_judged_between_two_samples() -> Non
 def test_figures_are_short_and_a_lift_below_nothing_has_the_lowest_bar() -> None:
     assert [short(v) for v in (0.0, 7.0, 0.1234, 61.26, 12345.6)] == ["0", "7", "0.123", "61.3", "12346"]
     assert sparkline(deque([-0.5, 0.0, 1.0])) == "▁▁█"
+
+
+def test_a_lift_is_clear_where_the_gate_holds_it_to_be() -> None:
+    assert limits.CLEAR == CLEARLY
+    assert [limits.lift(peer(lift=lift)) for lift in (0.25, 0.31)] == [NEAR, GOOD], "at an error of 0.1"

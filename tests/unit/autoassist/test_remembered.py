@@ -167,6 +167,15 @@ def test_what_was_in_the_directory_before_stays(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "notes.txt"]
 
 
+def test_what_has_come_into_the_directory_from_elsewhere_stays_too(tmp_path: Path) -> None:
+    place = RunDirectory(tmp_path, begun())
+    (tmp_path / "another run").mkdir()
+    (tmp_path / "thesis.tex").write_text("mine")
+    (tmp_path / "run.sqlite-wal").touch()
+    place.withdraw()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["another run", "thesis.tex"]
+
+
 def test_a_file_as_run_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     for path in (tmp_path / "file", tmp_path / "file" / "run"):

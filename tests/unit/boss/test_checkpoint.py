@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import logging
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import MagicMock
 
+import numpy as np
 import pytest
 import torch
 
-from boss.checkpoint import BossState, CheckpointDir, CheckpointSettings, restore, under_elasticity
+from boss.checkpoint import BossState, CheckpointDir, CheckpointSettings, Saver, restore, under_elasticity
 from protocol.errors import StoreError
 
 
@@ -101,3 +104,40 @@ def test_a_state_of_more_gpus_than_there_are_now_is_put_back_as_far_as_it_goes(
     of_gpus = [torch.full((4,), number, dtype=torch.uint8) for number in range(3)]
     restore(state_of(boss, optimizer, {"cpu": torch.get_rng_state(), "cuda": of_gpus}), boss, optimizer)
     assert [int(state[0]) for state in put_back] == [0]
+
+
+def test_a_learning_rate_that_is_numpy_s_number_comes_back_from_a_checkpoint(
+    tmp_path: Path, boss: torch.nn.Module
+) -> None:
+    rate, betas = np.float64(0.1), (np.float32(0.5), 0.75)
+    optimizer = torch.optim.AdamW([{"params": boss.parameters(), "lr": rate, "betas": betas}])
+    directory = CheckpointDir(tmp_path, keep=2)
+    directory.publish(*directory.stage(state_of(boss, optimizer, {})))
+    found = directory.newest()
+    assert found is not None
+    group = found.optimizer["param_groups"][0]
+    assert (group["lr"], group["betas"]) == (0.1, (0.5, 0.75)) and type(group["lr"]) is float
+    restore(replace(found, rng={"cpu": torch.get_rng_state()}), boss, optimizer)
+
+
+class Keeper(torch.nn.Linear):
+    """Keeps more than tensors."""
+
+    def get_extra_state(self) -> Path:
+        return Path("notes")
+
+    def set_extra_state(self, state: Path) -> None:
+        """Nothing to put back."""
+
+
+def test_a_checkpoint_that_could_not_be_read_back_does_not_count_and_the_warning_says_why(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    boss = Keeper(2, 2)
+    feed = MagicMock(steps=5, rank=0, is_connected=True, has_diverged=False)
+    feed.gather, feed.settings.world_size, feed.state_dict.return_value = (lambda value: [value]), 1, {}
+    saver = Saver(CheckpointDir(tmp_path, keep=2), every_steps=5)
+    with caplog.at_level(logging.WARNING):
+        assert not saver.save(feed, boss, torch.optim.SGD(boss.parameters(), lr=0.1))
+    assert "no checkpoint of step 4" in caplog.text and "get_extra_state" in caplog.text and "pathlib" in caplog.text
+    assert not list(tmp_path.iterdir()) and not feed.cut.called

@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from boss.ahead import Ahead
 from boss.feed import Feed
 from boss.line import LocalSettings
 from boss.reporter import RING_SLOTS
@@ -161,3 +163,22 @@ def test_more_batches_ahead_than_the_ring_holds_lose_no_losses(device: FakeDevic
         until(lambda: feed._line._ahead.is_awaited)
         assert feed.steps == RING_SLOTS and feed._reporter.values_dropped == 0
         device.stream.done = EVER
+
+
+class Came:
+    """A reporter whose last losses come while the training thread makes up its mind to wait for them."""
+
+    def __init__(self) -> None:
+        self.lags = [1, 0]
+
+    @property
+    def lag_steps(self) -> int:
+        return self.lags.pop(0) if self.lags else 0
+
+
+def test_losses_that_come_between_the_look_and_the_wait_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("boss.ahead.ALIVE_S", 3600.0)
+    reporter: Any = Came()
+    ahead = Ahead(reporter, threading.Condition(), prefetch_batches=8)
+    with meanwhile(lambda: bool(ahead.until_done(0, lambda: None, lambda: True)) or None):
+        pass

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from boss.feed import Feed
-from boss.gradients import drop_poisoned_gradients
+from boss.gradients import GradientGuard, drop_poisoned_gradients
 from boss.line import LocalSettings
 from boss.reporter import HOPELESS_STEPS
 from boss.snapshots import Snapshots, SnapshotSettings
@@ -182,3 +183,12 @@ def shows_gpus(gpus: int, ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
     monkeypatch.setenv("LOCAL_RANK", str(ranks - 1))
+
+
+def test_a_resumed_training_counts_on_from_the_gradients_that_were_left_out_before() -> None:
+    boss = nn.Linear(1, 1)
+    feed = MagicMock(gradients_dropped=3, steps=1)
+    guard = GradientGuard(boss, feed)
+    boss.weight.grad = torch.full((1, 1), float("nan"))
+    guard.check()
+    assert feed.gradients_dropped == 4

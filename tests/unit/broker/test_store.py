@@ -25,7 +25,7 @@ from broker.effects import AppendBatch, AppendLoss, AppendWindow, Delete, Put
 from broker.rows import EpochRow, PeerRow, RunRow, StepRow, WindowRecord, encode_row
 from broker.run_lock import RunLock
 from broker.segments import INDEX_EVERY
-from broker.store import BATCH_LOG, DATABASE, LOGS, LOSS_LOG, WINDOW_LOG, RunStore
+from broker.store import BATCH_LOG, DATABASE, LOGS, LOSS_LOG, WINDOW_LOG, RunStore, stored_rows
 from protocol.errors import StoreError, UserError
 from protocol.messages import Batch, LossRecord, Segment
 from protocol.settings import RunSettings
@@ -803,3 +803,24 @@ def test_records_beyond_a_checkpoint_are_gone_when_the_run_is_taken_back(run_dir
         assert [r.position for r in store.loss_records(1, 4)] == [1]
         store.append(loss(2))
         assert [r.position for r in store.loss_records(1, 3)] == [1, 2]
+
+
+def test_a_log_is_walked_through_in_blocks_of_any_size(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(opened(run_dir)) as store:
+        for position in range(200):
+            store.append(loss(position, size=1 + position % 7))
+        store.commit([])
+    for size in (4, 7, 64, 1 << 20):
+        monkeypatch.setattr("broker.segments.BLOCK_BYTES", size)
+        with closing(opened(run_dir, writable=False)) as store:
+            found = [(record.position, len(record.ids)) for record in store.loss_records()]
+            assert found == [(position, 1 + position % 7) for position in range(200)]
+
+
+def test_rows_are_read_without_a_look_at_the_logs(run_dir: Path) -> None:
+    with closing(opened(run_dir)) as store:
+        store.append(loss(0))
+        store.commit([run_row()])
+    (run_dir / LOSS_LOG).unlink()
+    ((kind, row),) = stored_rows(run_dir)
+    assert kind == "run" and isinstance(row, RunRow) and row.run_id == "run-1"

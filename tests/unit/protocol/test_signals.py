@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 
 from protocol.signals import StopSignal
 
@@ -20,3 +22,25 @@ def test_a_signal_that_is_not_listened_to_keeps_its_meaning() -> None:
     with StopSignal((signal.SIGINT,)):
         assert signal.getsignal(signal.SIGTERM) is before
         assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+
+
+HANGS = """
+import os, signal, sys, threading
+from protocol.signals import StopSignal
+with StopSignal(second_kills=True):
+    for line in sys.stdin:
+        os.kill(os.getpid(), getattr(signal, line.strip()))
+        print("lives", flush=True)
+"""
+
+
+def test_a_second_ctrl_c_ends_who_does_not_hear_the_first_and_a_sigterm_beside_it_does_not() -> None:
+    words = subprocess.run(
+        [sys.executable, "-c", HANGS],
+        input="SIGINT\nSIGTERM\nSIGTERM\nSIGINT\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (words.returncode, words.stdout.count("lives")) == (-signal.SIGINT, 3), words.stderr

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from assistant.boss_copy import BossCopy
 from protocol.errors import WorkloadError
 from workloads import load_workload, validate_workload
 from workloads.base import FallBack
+from workloads.snapshot_files import snapshot_content
 from workloads.sources import SourceFailed
 from workloads.text.subwords import BEGIN, END, PAD, Sequences
 from workloads.text.transformer import Transformer, smoothed_entropy, token_losses
@@ -250,3 +252,13 @@ def test_the_best_evaluations_are_in_the_state_that_a_checkpoint_holds(workload:
     assert other.best.is_chosen and [loss for loss, _ in other.best.kept] == [1.0, 2.0]
     with boss.best.in_place_of(boss), other.best.in_place_of(other):
         assert torch.equal(boss.embedding.weight, other.embedding.weight)
+
+
+def test_an_assistant_can_look_ahead_with_the_boss_of_a_snapshot(workload: Translation, tmp_path: Path) -> None:
+    """Its running averages keep more than tensors, which a snapshot leaves out."""
+    weights = {name: value for name, value in workload.boss().state_dict().items() if isinstance(value, torch.Tensor)}
+    torch.save(snapshot_content(5, weights), tmp_path / "snapshot.pt")
+    ahead = BossCopy(workload, tmp_path / "snapshot.pt")
+    assert ahead.refresh() and ahead.step == 5
+    losses = ahead.losses(np.arange(8))
+    assert losses.shape == (8,) and np.isfinite(losses).all()
