@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import logging
 import os
-import pickle
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -300,7 +299,9 @@ def _loaded(path: Path, *, maps: bool = False) -> dict[str, Any]:
     """
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=maps)
-    except pickle.UnpicklingError as error:
+    except Exception as error:
+        if type(error).__name__ != "UnpicklingError":  # of a module that nothing here is to import
+            raise
         reason = next((line for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line), "")
         raise DataError(
             f"{path} holds more than numbers, strings and tensors, and is not read ({reason.strip() or error}); keep "
