@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from pathlib import Path
@@ -93,3 +94,27 @@ def test_features_of_another_number_of_instances_end_the_assistant_with_both_num
         train(feed)
         feed.close()
         assert broker.end() == 0, broker.text
+
+
+def test_the_death_of_an_assistant_is_told_with_where_its_words_are(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with autoassist.Feed.local(DATA, run_dir=tmp_path, batch_size=16, epochs=1) as feed:
+        wait_for_the_assistant(tmp_path)
+        assert feed._roles is not None
+        feed._roles.children[1].tell(signal.SIGKILL)
+        deadline = time.monotonic() + DEADLINE_S
+        while "assistant-0 is gone" not in caplog.text:
+            assert time.monotonic() < deadline
+            threading.Event().wait(0.05)
+        train(feed)
+    assert "goes on without it" in caplog.text and str(tmp_path / "logs" / "assistant-0.log") in caplog.text
+    assert caplog.text.count("is gone") == 1, "those that end with the run are no news"
+
+
+def test_labels_that_are_no_classes_end_the_assistant_with_one_line(tmp_path: Path) -> None:
+    np.save(tmp_path / "labels.npy", np.array([0, -1, 2]))
+    with roles() as start:
+        assistant = start("assistant", "--broker", "tcp://127.0.0.1:9", "--labels", str(tmp_path / "labels.npy"))
+        assert assistant.end() == SettingError.exit_code
+    assert "a least value of -1" in assistant.text and "Traceback" not in assistant.text
