@@ -15,6 +15,7 @@ from autoassist.children import Child
 from autoassist.launcher import Launcher, LaunchSettings
 from autoassist.notices import Notices
 from autoassist.run_command import RunCommand
+from broker.store import LOGS
 from protocol.errors import RoleFailed, SettingError
 from protocol.report import Report, encode_report
 from protocol.signals import StopSignal
@@ -74,6 +75,29 @@ def test_a_broker_that_cannot_be_started_is_told_with_its_last_words(tmp_path: P
     launcher.shut_down()
     stop.close()
     assert launcher.is_void
+
+
+def test_a_broker_that_has_long_logs_to_read_is_given_the_time_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autoassist.launcher.START_S", 0.0)
+    monkeypatch.setattr(Launcher, "_log_bytes", lambda *_: 60e6)
+    stop = StopSignal()
+    launcher = Launcher(LaunchSettings(), tmp_path, stop, Notices())
+    words = ["broker", "--run-dir", str(tmp_path), "--port", "0", "--announce"]
+    assert launcher.start_broker(words).startswith("tcp://")
+    launcher.shut_down()
+    stop.close()
+
+
+def test_all_logs_of_a_run_count_and_a_new_run_has_none(tmp_path: Path) -> None:
+    stop = StopSignal()
+    launcher = Launcher(LaunchSettings(), tmp_path, stop, Notices())
+    stop.close()
+    assert launcher._log_bytes() == 0
+    for name in LOGS:
+        (tmp_path / name).write_bytes(b"1234567")
+    assert launcher._log_bytes() == 7 * len(LOGS)
 
 
 CODES = {
