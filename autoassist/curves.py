@@ -60,7 +60,7 @@ def of_assistant(now: AssistantStatistics) -> Iterator[Point]:
     step = max(0, now.learned_through)
     kept = now.instances_kept / now.instances_scored if now.instances_scored else None
     yield "by step/lift", now.lift, step
-    yield "by step/lift less two errors", now.lift - 2.0 * now.lift_error, step
+    yield "by step/lift less three errors", now.lift - 3.0 * now.lift_error, step
     yield "by step/kept, share", kept, step
     yield "by step/waiting loss records", float(now.waiting_records), step
 

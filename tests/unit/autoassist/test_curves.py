@@ -50,7 +50,7 @@ def test_an_assistant_draws_lift_and_what_it_keeps_against_the_step_that_it_know
     curves.write(of_assistant(now))
     curves.close()
     found = read(tmp_path / "assistant-0")
-    assert found["by step/lift"] == [(41, 0.5)] and found["by step/lift less two errors"] == [(41, 0.25)]
+    assert found["by step/lift"] == [(41, 0.5)] and found["by step/lift less three errors"] == [(41, 0.125)]
     assert found["by step/kept, share"] == [(41, 0.75)]
 
 
