@@ -72,17 +72,14 @@ class BossCommand:
         speak_as("boss", peer)
         stops = (signal.SIGINT,) if comes_again() else STOPS
         with StopSignal(stops, second_kills=True) as stop, process_group(device):
-            stop.on_stop = _interrupt  # until there is a feed to stop
+            _interrupted_by(stop)
             saver, state = open_checkpoints(checkpoints)
             workload = CheckedWorkload(self.data.load(self.workload))
             validate_workload(workload)
-            with (
-                self._connected(workload, state, resumes=checkpoints.resume) as feed,
-                self._watched(feed, peer),
-                taking(self.snapshots) as snapshots,
-            ):
-                stop.on_stop = None
-                boss = train(workload, feed, self.train, stop=stop, saver=saver, state=state, snapshots=snapshots)
+            with self._connected(workload, state, resumes=checkpoints.resume) as feed:
+                stop.on_stop = None  # what comes from here on ends the run in order
+                with self._watched(feed, peer), taking(self.snapshots) as snapshots:
+                    boss = train(workload, feed, self.train, stop=stop, saver=saver, state=state, snapshots=snapshots)
                 is_kept = feed.ended == "finished"
                 if is_kept:  # before the Goodbye: a run whose weights are not saved is not finished
                     _keep(boss, feed, checkpoints.save)
@@ -116,8 +113,16 @@ class BossCommand:
             yield
 
 
-def _interrupt() -> None:
-    raise KeyboardInterrupt
+def _interrupted_by(stop: StopSignal) -> None:
+    """Until there is a feed to stop, the first signal ends whatever is done; others do not disturb that end."""
+
+    def interrupt() -> None:
+        stop.on_stop = None
+        raise KeyboardInterrupt
+
+    stop.on_stop = interrupt
+    if stop.requested:
+        interrupt()
 
 
 def instances_of(workload: CheckedWorkload, run: RunSettings) -> dict[str, Any]:

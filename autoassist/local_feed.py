@@ -44,7 +44,8 @@ class LocalRoles:
         self.run_dir = run_dir
         (run_dir / "logs").mkdir(parents=True, exist_ok=True)
         self.children: list[Child] = []
-        self._is_ending = False
+        self.is_ending = False
+        """Whether a role that ends is no news."""
         self._news: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def _start(self, name: str, arguments: list[str], *, announce: bool = False) -> Child:
@@ -62,7 +63,7 @@ class LocalRoles:
 
     def _hear_of(self, child: Child) -> None:
         self._news.put(None)
-        if child.code and not self._is_ending:
+        if child.code and not self.is_ending:
             words = "%s is gone (%s), and is not started again; the run goes on without it (log: %s)"
             log.warning(words, child.name, child.story, child.log_file)
 
@@ -72,6 +73,7 @@ class LocalRoles:
         broker, deadline = self._start("broker", words, announce=True), time.monotonic() + START_S
         while not broker.announcement:
             if not broker.is_running or time.monotonic() > deadline:
+                self.is_ending = True
                 raise RoleFailed(f"the broker does not listen: {broker.last_words} (log: {broker.log_file})")
             self._wait(deadline)
         return str(json.loads(broker.announcement)["address"])
@@ -91,7 +93,7 @@ class LocalRoles:
         """Wait until the Boss's Goodbye has ended the broker, which waits for its Assistants; then tell those that
         stay, such as one that came too late to join, and kill what does not hear.
         """
-        self._is_ending = True
+        self.is_ending = True
         for child in self.children if at_once else []:
             child.tell(signal.SIGTERM)
         broker = self.children[:1]
@@ -167,6 +169,8 @@ class Feed(BossFeed):
 
     def close(self, reason: str = "") -> bool:
         """As ``boss.feed.Feed.close``; then the local roles end too."""
+        if self._roles is not None:
+            self._roles.is_ending = True
         is_whole = super().close(reason)
         if self._roles is not None:
             self._roles.end()

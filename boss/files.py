@@ -20,7 +20,7 @@ def save_weights(boss: nn.Module, path: Path) -> None:
 
     Raises StoreError.
     """
-    part = path.with_suffix(".part")  # always the same: what a killed Boss has left is written over
+    part = path.with_name(f"{path.name}.part")  # always the same: what a killed Boss has left is written over
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(boss.state_dict(), part)

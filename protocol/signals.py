@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 
 STOPS = (signal.SIGTERM, signal.SIGINT)
+AGAIN_S = 1.0
+"""A second Ctrl-C that comes sooner may be the same one, which a launcher has passed on."""
 
 
 class StopSignal:
@@ -16,10 +19,10 @@ class StopSignal:
 
     def __init__(self, numbers: Sequence[signal.Signals] = STOPS, *, second_kills: bool = False) -> None:
         """With ``second_kills`` a second Ctrl-C ends the process at once, for a main thread that may hang; a SIGTERM
-        beside it does not: whoever launched the process may send one for the same Ctrl-C."""
+        beside it, or the same one passed on by whoever launched the process, does not."""
         self._numbers = numbers
         self._second_kills = second_kills
-        self._interrupts = 0
+        self._interrupted_at: float | None = None
         self.requested = False
         self.number = 0
         self.count = 0
@@ -46,12 +49,18 @@ class StopSignal:
         del frame
         self.requested, self.number = True, number
         self.count += 1
-        self._interrupts += number == signal.SIGINT
-        if self._second_kills and self._interrupts > 1:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            os.kill(os.getpid(), signal.SIGINT)
+        if self._second_kills and number == signal.SIGINT:
+            self._die_of_the_second()
         if self.on_stop is not None:
             self.on_stop()
+
+    def _die_of_the_second(self) -> None:
+        now = time.monotonic()
+        if self._interrupted_at is None:
+            self._interrupted_at = now
+        elif now - self._interrupted_at > AGAIN_S:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
 
     def request(self) -> None:
         """Ask for the stop as a signal would; from any thread, and without ``__enter__``."""

@@ -48,7 +48,7 @@ def test_a_second_ctrl_c_ends_a_boss_whose_step_hangs(tmp_path: Path) -> None:
 
 
 def test_a_run_whose_weights_find_no_space_is_not_finished_and_goes_on_once_they_do(tmp_path: Path) -> None:
-    (tmp_path / "boss.part").symlink_to("/dev/full")
+    (tmp_path / "boss.pt.part").symlink_to("/dev/full")
     words = ("run", "digits", "--epochs", "1", "--policy", "uniform", "--run-dir", str(tmp_path))
     with roles() as start:
         run = start(*words)

@@ -120,6 +120,12 @@ def test_a_learning_rate_that_is_numpy_s_number_comes_back_from_a_checkpoint(
     restore(replace(found, rng={"cpu": torch.get_rng_state()}), boss, optimizer)
 
 
+def a_feed() -> MagicMock:
+    feed = MagicMock(steps=5, rank=0, is_connected=True, has_diverged=False)
+    feed.gather, feed.settings.world_size, feed.state_dict.return_value = (lambda value: [value]), 1, {}
+    return feed
+
+
 class Keeper(torch.nn.Linear):
     """Keeps more than tensors."""
 
@@ -133,11 +139,19 @@ class Keeper(torch.nn.Linear):
 def test_a_checkpoint_that_could_not_be_read_back_does_not_count_and_the_warning_says_why(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    boss = Keeper(2, 2)
-    feed = MagicMock(steps=5, rank=0, is_connected=True, has_diverged=False)
-    feed.gather, feed.settings.world_size, feed.state_dict.return_value = (lambda value: [value]), 1, {}
+    boss, feed = Keeper(2, 2), a_feed()
     saver = Saver(CheckpointDir(tmp_path, keep=2), every_steps=5)
     with caplog.at_level(logging.WARNING):
         assert not saver.save(feed, boss, torch.optim.SGD(boss.parameters(), lr=0.1))
     assert "no checkpoint of step 4" in caplog.text and "get_extra_state" in caplog.text and "pathlib" in caplog.text
     assert not list(tmp_path.iterdir()) and not feed.cut.called
+
+
+def test_a_checkpoint_that_cannot_be_mapped_here_counts_all_the_same(
+    tmp_path: Path, boss: torch.nn.Module, optimizer: torch.optim.Optimizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is larger than memory, or the disk knows no maps."""
+    monkeypatch.setattr(torch, "load", MagicMock(side_effect=RuntimeError("unable to mmap")))
+    directory = CheckpointDir(tmp_path, keep=2)
+    assert Saver(directory, every_steps=5).save(a_feed(), boss, optimizer)
+    assert [entry.step for entry in directory.entries()] == [4]

@@ -26,7 +26,7 @@ def on_full_disk(part: Path) -> None:
 @pytest.mark.parametrize("size", [SMALL, LARGE])
 def test_weights_on_a_full_disk_are_an_error_that_names_file_reason_and_remedy(tmp_path: Path, size: int) -> None:
     """Torch would say ``unexpected pos 832 vs 726``."""
-    path, part = tmp_path / "boss.pt", tmp_path / "boss.part"
+    path, part = tmp_path / "boss.pt", tmp_path / "boss.pt.part"
     on_full_disk(part)
     with pytest.raises(StoreError) as caught:
         files.save_weights(torch.nn.Linear(size, 1), path)
@@ -67,6 +67,6 @@ def test_a_checkpoint_on_a_full_disk_does_not_count_and_the_warning_says_why(
 
 
 def test_what_a_killed_boss_has_left_of_its_weights_goes_with_the_next_ones(tmp_path: Path) -> None:
-    (tmp_path / "boss.part").write_bytes(b"half")
+    (tmp_path / "boss.pt.part").write_bytes(b"half")
     files.save_weights(torch.nn.Linear(1, 1), tmp_path / "boss.pt")
     assert [path.name for path in tmp_path.iterdir()] == ["boss.pt"]
