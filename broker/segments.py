@@ -22,9 +22,6 @@ from protocol.messages import AnyMessage, Batch, Envelope, LossRecord
 INDEX_EVERY = 64
 """Log records between two remembered offsets; reading a record skips at most this many."""
 
-BLOCK_BYTES = 1 << 16
-"""Of a log that is walked through when it is opened: a read for each record takes most of a day's log a minute."""
-
 T = TypeVar("T")
 
 
@@ -73,14 +70,10 @@ class SegmentLog(Generic[T]):
             raise self._damaged(f"has {found} bytes, {self.length} were committed")
         if writable:
             self._file.truncate(self.length)
-        offset = begins = 0
-        block = b""
+        offset = 0
         while offset < self.length:
-            if offset + 4 > begins + len(block):
-                self._file.seek(offset)
-                begins, block = offset, self._file.read(BLOCK_BYTES)
             self._note(offset)
-            offset += 4 + int.from_bytes(block[offset - begins : offset - begins + 4], "little")
+            offset += 4 + self._size_at(offset)
         if offset != self.length:
             raise self._damaged("its last record is cut off")
 

@@ -805,18 +805,6 @@ def test_records_beyond_a_checkpoint_are_gone_when_the_run_is_taken_back(run_dir
         assert [r.position for r in store.loss_records(1, 3)] == [1, 2]
 
 
-def test_a_log_is_walked_through_in_blocks_of_any_size(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with closing(opened(run_dir)) as store:
-        for position in range(200):
-            store.append(loss(position, size=1 + position % 7))
-        store.commit([])
-    for size in (4, 7, 64, 1 << 20):
-        monkeypatch.setattr("broker.segments.BLOCK_BYTES", size)
-        with closing(opened(run_dir, writable=False)) as store:
-            found = [(record.position, len(record.ids)) for record in store.loss_records()]
-            assert found == [(position, 1 + position % 7) for position in range(200)]
-
-
 def test_rows_are_read_without_a_look_at_the_logs(run_dir: Path) -> None:
     with closing(opened(run_dir)) as store:
         store.append(loss(0))
