@@ -9,13 +9,12 @@ from importlib import import_module, util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from protocol.errors import AutoAssistError
-
 if TYPE_CHECKING:
     from autoassist.local_feed import Feed as Feed
     from boss.snapshots import Snapshots as Snapshots
     from boss.snapshots import SnapshotSettings as SnapshotSettings
     from protocol.channels import MemoryHub as MemoryHub
+    from protocol.errors import AutoAssistError as AutoAssistError
     from protocol.settings import RunSettings as RunSettings
     from workloads import Fingerprint as Fingerprint
     from workloads import Metric as Metric
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from workloads import load_workload as load_workload
 
 _EXPORTS = {
+    "AutoAssistError": "protocol.errors",
     "Feed": "autoassist.local_feed",
     "Fingerprint": "workloads",
     "MemoryHub": "protocol.channels",

@@ -8,15 +8,14 @@ import math
 import queue
 import signal
 import time
-from collections.abc import Collection, Sequence
-from contextlib import suppress
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from autoassist.children import Child
 from autoassist.notices import Notices
-from autoassist.remembered import stored_end
-from broker.store import DATABASE, LOGS, LOSS_LOG
+from autoassist.remembered import listens_within_s, log_bytes, stored_end
+from broker.store import DATABASE, LOSS_LOG
 from protocol.errors import AutoAssistError, RoleFailed, UserError
 from protocol.logs import complaint_in, joined
 from protocol.settings import require
@@ -27,10 +26,8 @@ log = logging.getLogger("autoassist.run")
 BOSS = "boss-0"
 BROKER = "broker"
 TICK_S = 0.25
-START_S = 30.0
-"""How long a broker may take until it listens, and how long roles have to end."""
-LEAST_READ_BYTES_PER_S = 1e6
-"""One that goes on with a run reads its logs first, however slow the disk is."""
+END_S = 30.0
+"""How long roles have to end."""
 BLAME_S = 20.0
 """How long a Boss may take to fail after its Goodbye has ended the broker."""
 GRACE_S = 3.0
@@ -124,7 +121,7 @@ class Launcher:
         """
         child = self._child(BROKER, arguments)
         child.start(announce=True)
-        allowed_s = START_S + self._log_bytes() / LEAST_READ_BYTES_PER_S
+        allowed_s = listens_within_s(self.run_dir)
         deadline = time.monotonic() + allowed_s
         while not child.announcement and child.is_running and not self._stop.requested:
             if time.monotonic() > deadline:
@@ -228,12 +225,7 @@ class Launcher:
         return self._loss_log_size() != self._trained_before
 
     def _loss_log_size(self) -> int:
-        return self._log_bytes((LOSS_LOG,))
-
-    def _log_bytes(self, names: Sequence[str] = LOGS) -> int:
-        with suppress(OSError):
-            return sum(path.stat().st_size for name in names if (path := self.run_dir / name).exists())
-        return 0
+        return log_bytes(self.run_dir, (LOSS_LOG,))
 
     @property
     def _run_dir_is_gone(self) -> bool:
@@ -269,7 +261,7 @@ class Launcher:
             self._tell_all(signal.SIGTERM)
             self._wait_all(time.monotonic() + GRACE_S, heard)
         self._tell_all(signal.SIGKILL)
-        self._wait_all(time.monotonic() + START_S)
+        self._wait_all(time.monotonic() + END_S)
 
     def _ends_in_order(self, heard: int) -> bool:
         """Whether all end by themselves: the Boss says Goodbye, which ends the others; each on its own where the broker

@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 from assistant.policies import require_policy
 from autoassist.children import Child
 from autoassist.local_arrays import as_features, as_labels
-from autoassist.remembered import free_name, require_unused
+from autoassist.remembered import COMMAND_FILE, free_name, listens_within_s, require_unused
 from boss.feed import Feed as BossFeed
 from boss.joining import settings_from
-from boss.ranks import ranks_here, require_ranks
+from boss.ranks import ranks_here
+from broker.store import DATABASE
 from protocol.errors import RoleFailed
 from protocol.settings import RunSettings, require
 
 log = logging.getLogger("autoassist.local")
 
-START_S = 30.0
 END_S = 15.0
 GRACE_S = 3.0
 
@@ -36,11 +36,14 @@ class LocalRoles:
 
     They end with the run, and with the thread that has started them (Linux): start them from the main thread. One that
     is killed is not started again: without its Assistant the run goes on unfiltered, without its broker the Boss draws
-    its own batches and gives up after ``reconnect_timeout_s``.
+    its own batches and gives up after ``reconnect_timeout_s``. ``goes_on``: with the run of such roles, where the
+    directory holds one.
     """
 
-    def __init__(self, run_dir: Path) -> None:
-        require_unused(run_dir)
+    def __init__(self, run_dir: Path, *, goes_on: bool = False) -> None:
+        self._goes_on = goes_on and (run_dir / DATABASE).exists() and not (run_dir / COMMAND_FILE).exists()
+        if not self._goes_on:
+            require_unused(run_dir)
         self.run_dir = run_dir
         (run_dir / "logs").mkdir(parents=True, exist_ok=True)
         self.children: list[Child] = []
@@ -70,7 +73,9 @@ class LocalRoles:
     def start_broker(self) -> str:
         """Start the broker; returns its address. Raises RoleFailed with its last words where it does not come up."""
         words = ["broker", "--run-dir", str(self.run_dir), "--port", "0", "--announce"]
-        broker, deadline = self._start("broker", words, announce=True), time.monotonic() + START_S
+        words += ["--resume"] if self._goes_on else []
+        deadline = time.monotonic() + listens_within_s(self.run_dir)
+        broker = self._start("broker", words, announce=True)
         while not broker.announcement:
             if not broker.is_running or time.monotonic() > deadline:
                 self.is_ending = True
@@ -132,29 +137,34 @@ class Feed(BossFeed):
         labels: NDArray[Any] | None = None,
         lengths: NDArray[Any] | None = None,
         settings: RunSettings | None = None,
+        state: dict[str, Any] | None = None,
         **run_settings: Any,
     ) -> Feed:
         """Start a broker and Assistants here and join their run: nothing else is needed, in a notebook for one.
 
         ``features``, shape (n, d), finite, and ``labels``, (n,), whole numbers from 0 up, are for the Assistants; they
         learn from losses alone without them. ``lengths`` are the tokens of each instance, for ``max_tokens``.
-        ``run_dir`` holds the report; a new directory under ``runs/`` if not given. The other arguments are the fields
-        of ``RunSettings``.
+        ``run_dir`` holds the report; a new directory under ``runs/`` if not given. ``state`` is a ``state_dict`` of an
+        earlier feed of the run in ``run_dir``, which is gone on with, or ``{}`` for that run's beginning, or for a new
+        one where there is none. The other arguments are the fields of ``RunSettings``.
 
-        Raises SettingError for a bad setting or a directory that holds a run, RoleFailed where the broker does not
-        start.
+        Raises SettingError for a bad setting, a directory that holds a run, without a ``state`` for it, or several
+        ranks, RoleFailed where the broker does not start.
         """
-        require_ranks(ranks_here(), 1)  # each rank would start a broker of its own
+        ranks = ranks_here()
+        require(ranks == 1, "ranks", ranks, "Feed.local is for one; start `autoassist broker`, and use Feed.connect")
+        require(not state or run_dir is not None, "run_dir", None, "is missing: where the run lies that state is of")
         run = settings or settings_from({**run_settings, "assistants": max(1, assistants)}, ranks=1)
         features, labels = as_features(features, len(dataset)), as_labels(labels, len(dataset))
         require_policy(run, len(dataset), labels)
         require(assistants >= 0, "assistants", assistants, "must not be negative")
-        roles = LocalRoles(Path(run_dir) if run_dir is not None else free_name("feed"))
+        place = Path(run_dir) if run_dir is not None else free_name("feed")
+        roles = LocalRoles(place, goes_on=state is not None)
         try:
             address = roles.start_broker()
             count = 0 if run.policy == "uniform" else assistants
             roles.start_assistants(address, count, {"features": features, "labels": labels})
-            feed = cls.connect(address, dataset=dataset, settings=run, lengths=lengths)
+            feed = cls.connect(address, dataset=dataset, settings=run, lengths=lengths, state=state)
         except BaseException:
             roles.end(at_once=True)
             raise

@@ -26,8 +26,8 @@ log = logging.getLogger("autoassist.monitor")
 
 DEFAULT_PORT = 8080
 SHORTEST_TOKEN = 16
-NEEDED = ("starlette", "uvicorn")
-"""Packages of the extra ``monitor``."""
+NEEDED = {"starlette": "starlette", "uvicorn": "uvicorn", "PIL": "pillow"}
+"""Modules of the extra ``monitor``, and the packages that bring them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ class MonitorCommand:
 
 def packages_missing() -> list[str]:
     """What the page needs and is not installed."""
-    return [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    return [package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None]
 
 
 def require_packages() -> None:

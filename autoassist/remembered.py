@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
@@ -29,6 +29,10 @@ COMMAND_FILE = "command.json"
 WEIGHTS_FILE = "boss.pt"
 SNAPSHOT_FILE = "snapshot.pt"
 DEFAULT_CHECKPOINT_EVERY = 500
+START_S = 30.0
+"""How long a broker may take until it listens."""
+LEAST_READ_BYTES_PER_S = 1e6
+"""One that goes on with a run reads its logs first, however slow the disk is."""
 LookAheadChoice = Literal["auto", "on", "off"]
 
 
@@ -188,10 +192,28 @@ def _stored_run(run_dir: Path) -> RunRow | None:
 
 def require_unused(run_dir: Path) -> None:
     """Raise SettingError where the directory holds a run: begun again there, it would go on with fresh weights."""
-    if (run_dir / COMMAND_FILE).exists() or (run_dir / DATABASE).exists():
+    if (run_dir / COMMAND_FILE).exists():
         raise SettingError(
             f"run_dir={run_dir}: holds a run already; go on with it by --resume {run_dir}, or give another --run-dir"
         )
+    if (run_dir / DATABASE).exists():
+        raise SettingError(
+            f"run_dir={run_dir}: holds a run already, of a script or of roles of their own; a script goes on with it "
+            "by Feed.local(…, state=…), or by Feed.connect(…, state=…) to a broker that serves it, autoassist broker "
+            f"--resume --run-dir {run_dir}; or give another --run-dir"
+        )
+
+
+def listens_within_s(run_dir: Path) -> float:
+    """How long a broker may take until it listens: one that goes on with a run reads its logs first."""
+    return START_S + log_bytes(run_dir) / LEAST_READ_BYTES_PER_S
+
+
+def log_bytes(run_dir: Path, names: Sequence[str] = LOGS) -> int:
+    """Of the run's logs, as far as they are there."""
+    with suppress(OSError):
+        return sum(path.stat().st_size for name in names if (path := run_dir / name).exists())
+    return 0
 
 
 def free_name(name: str) -> Path:

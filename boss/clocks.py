@@ -40,7 +40,7 @@ class Clocks:
     def got_batch(self) -> None:
         """A batch is in hand."""
         if self.started_at is None:
-            self.started_at = time.monotonic()
+            self.started_at = self.last_moment_at = time.monotonic()
             self._paused_before_start_s = self.evaluation_s + self.checkpoint_s
 
     def reported(self) -> None:

@@ -238,6 +238,8 @@ class Feed(Standing):
         self._pairing.reported()
         batch = self._plan.reported()
         self._reporter.put(batch, torch.full((len(batch.ids),), float("nan")), is_skipped=True)
+        self.clocks.reported()
+        self._instances += batch.instances
         self._line.reported()
 
     # The run

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,46 @@ def test_a_local_feed_refuses_a_directory_that_holds_a_run(tmp_path: Path) -> No
         train(feed)
     with pytest.raises(SettingError, match="holds a run already"):
         autoassist.Feed.local(DATA, run_dir=tmp_path, batch_size=16, epochs=1)
+
+
+@pytest.mark.parametrize("ends", ["in order", "with an error"])
+def test_a_script_goes_on_with_its_local_run_from_its_own_checkpoint(tmp_path: Path, ends: str) -> None:
+    """The same lines begin the run and go on with it."""
+
+    def local(state: dict[str, Any]) -> autoassist.Feed:
+        return autoassist.Feed.local(DATA, run_dir=tmp_path, batch_size=16, epochs=2, policy="random-drop", state=state)
+
+    state: dict[str, Any] = {}
+    with suppress(RuntimeError), local(state) as feed:
+        for (x,) in feed.loader(DATA):
+            feed.report(x)
+            if feed.steps == 10:
+                assert feed.cut()
+                state = feed.state_dict()
+            elif feed.steps == 15 and ends == "in order":
+                feed.stop()
+            elif feed.steps == 15:
+                raise RuntimeError("the script's own")
+    with local(state) as feed:
+        assert feed.steps == 10
+        train(feed)
+    report = read_report(tmp_path)
+    assert report.status == "finished"
+    assert report.boss.instances == feed.instances
+    offered = [row for row in export(tmp_path, "batches") if row["step"] < feed.steps]
+    assert sorted(row["step"] for row in offered) == list(range(feed.steps))
+    assert not psutil.Process().children()
+
+
+def test_a_state_without_the_directory_of_its_run_is_refused_before_anything_starts() -> None:
+    with pytest.raises(SettingError, match="run_dir"):
+        autoassist.Feed.local(DATA, batch_size=16, epochs=1, state={"step": 1})
+
+
+def test_several_ranks_are_told_that_a_local_feed_is_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_feed, "ranks_here", lambda: 2)
+    with pytest.raises(SettingError, match=r"start `autoassist broker`, and use Feed\.connect"):
+        autoassist.Feed.local(DATA, batch_size=16, epochs=1)
 
 
 def test_a_local_feed_that_cannot_begin_leaves_no_process(tmp_path: Path) -> None:

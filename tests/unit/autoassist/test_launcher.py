@@ -14,6 +14,7 @@ import pytest
 from autoassist.children import Child
 from autoassist.launcher import Launcher, LaunchSettings
 from autoassist.notices import Notices
+from autoassist.remembered import log_bytes
 from autoassist.run_command import RunCommand
 from broker.store import LOGS
 from protocol.errors import RoleFailed, SettingError
@@ -80,8 +81,8 @@ def test_a_broker_that_cannot_be_started_is_told_with_its_last_words(tmp_path: P
 def test_a_broker_that_has_long_logs_to_read_is_given_the_time_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("autoassist.launcher.START_S", 0.0)
-    monkeypatch.setattr(Launcher, "_log_bytes", lambda *_: 60e6)
+    monkeypatch.setattr("autoassist.remembered.START_S", 0.0)
+    monkeypatch.setattr("autoassist.remembered.log_bytes", lambda *_: 60e6)
     stop = StopSignal()
     launcher = Launcher(LaunchSettings(), tmp_path, stop, Notices())
     words = ["broker", "--run-dir", str(tmp_path), "--port", "0", "--announce"]
@@ -91,13 +92,10 @@ def test_a_broker_that_has_long_logs_to_read_is_given_the_time_for_it(
 
 
 def test_all_logs_of_a_run_count_and_a_new_run_has_none(tmp_path: Path) -> None:
-    stop = StopSignal()
-    launcher = Launcher(LaunchSettings(), tmp_path, stop, Notices())
-    stop.close()
-    assert launcher._log_bytes() == 0
+    assert log_bytes(tmp_path) == 0
     for name in LOGS:
         (tmp_path / name).write_bytes(b"1234567")
-    assert launcher._log_bytes() == 7 * len(LOGS)
+    assert log_bytes(tmp_path) == 7 * len(LOGS)
 
 
 CODES = {

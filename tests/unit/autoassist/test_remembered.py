@@ -140,11 +140,13 @@ def test_the_epochs_of_a_run_that_named_none_are_three() -> None:
         began.require_agreement(begun(run=RunSettings(epochs=4)), Path("runs/x"))
 
 
-@pytest.mark.parametrize("name", [COMMAND_FILE, "run.sqlite"])
-def test_a_directory_with_a_run_is_refused_and_left_alone(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "remedy"), [(COMMAND_FILE, "--resume "), ("run.sqlite", "state=.*--resume --run-dir ")]
+)
+def test_a_directory_with_a_run_is_refused_and_left_alone(tmp_path: Path, name: str, remedy: str) -> None:
     (tmp_path / name).write_text("x")
     for refuse in (lambda: require_unused(tmp_path), lambda: RunDirectory(tmp_path, begun())):
-        with pytest.raises(SettingError, match=rf"run_dir={tmp_path}: .*--resume {tmp_path}.*another --run-dir"):
+        with pytest.raises(SettingError, match=rf"run_dir={tmp_path}: .*{remedy}{tmp_path}.*another --run-dir"):
             refuse()
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_text() == "x"

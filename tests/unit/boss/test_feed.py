@@ -323,6 +323,21 @@ def test_skipped_batches_are_no_sign_of_a_network_that_has_diverged(address: str
         assert feed.ended == "finished" and not feed.has_diverged
 
 
+def test_skipped_batches_count_as_trained(address: str) -> None:
+    with connect(address, epochs=2) as feed:
+        for _ in range(2):
+            for _ in feed:
+                feed.skip()
+        assert feed.instances == 600
+        assert feed.figures()["wall_s"] > 0.0
+
+
+def test_a_script_that_fails_at_its_first_batch_has_trained_for_no_time_and_not_for_less(address: str) -> None:
+    with connect(address) as feed:
+        next(iter(feed))
+        assert feed.figures()["wall_s"] == 0.0
+
+
 def test_several_ranks_are_refused() -> None:
     with pytest.raises(SettingError, match="world_size=2"):
         connect("tcp://127.0.0.1:1", world_size=2)

@@ -22,10 +22,10 @@ def test_a_run_has_a_page_where_somebody_sits_at_a_terminal(monkeypatch: pytest.
 
 
 def test_without_its_packages_there_is_none_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(monitor_command, "NEEDED", ("starlette", "not_installed"))
+    monkeypatch.setattr(monitor_command, "NEEDED", {"starlette": "starlette", "not_installed": "not-installed"})
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert not page_is_wanted("auto")
-    with pytest.raises(SettingError, match=r"monitor needs not_installed; pip install 'autoassist\[monitor\]'"):
+    with pytest.raises(SettingError, match=r"monitor needs not-installed; pip install 'autoassist\[monitor\]'"):
         page_is_wanted("on")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import autoassist
 from tests.unit.project.dangers import UNPICKLERS, dangers
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -121,9 +122,10 @@ def test_required_folders_and_files_are_there() -> None:
     assert not [name for name in wanted if not (ROOT / name).exists()]
 
 
-def test_a_users_own_file_that_hides_ours_is_named(tmp_path: Path) -> None:
-    (tmp_path / "broker.py").write_text("")
+@pytest.mark.parametrize("package", autoassist.PACKAGES)
+def test_a_users_own_file_that_hides_ours_is_named(tmp_path: Path, package: str) -> None:
+    (tmp_path / f"{package}.py").write_text("")
     words = [sys.executable, "-c", "import autoassist"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode != 0
-    assert f"{tmp_path / 'broker.py'} hides AutoAssist's package 'broker'" in done.stderr
+    assert f"{tmp_path / package}.py hides AutoAssist's package {package!r}" in done.stderr
