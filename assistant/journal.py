@@ -48,7 +48,8 @@ class Journal:
     def prepare(self) -> int:
         """Before a checkpoint is written: the mark that it shall have. Raises OSError."""
         if self._next >= 0:  # the checkpoint that was prepared has not come about
-            os.close(self._next)
+            file, self._next = self._next, -1  # first: another one may have its number by the time this is tried again
+            os.close(file)
             self.path(self._next_mark).unlink(missing_ok=True)
         mark = secrets.randbits(52)  # in a folder that several runs had, no two checkpoints have the same
         self._next = os.open(self.path(mark), os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND, 0o600)
@@ -77,7 +78,7 @@ class Journal:
             reason = str(error)
         what = f"{self.path(self._mark)} cannot be written ({reason})"
         self.trouble.met(what, "until the next checkpoint a restart rebuilds from the loss log")
-        self.forget()
+        self.forget()  # where the file cannot be removed either this must end: it would lead back to what is not so
 
     def go_back(self, mark: int, tables: Sequence[np.ndarray]) -> None:
         """Make the tables what they were at a checkpoint; raises ValueError where nothing leads back to it."""

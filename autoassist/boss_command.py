@@ -7,10 +7,10 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from protocol.errors import BrokerUnreachable
 from protocol.exporter import ExporterSettings
 from protocol.logs import speak_as
 from protocol.role_metrics import BOSS_METRICS
+from protocol.role_statistics import BossStatistics
 from protocol.settings import RunSettings
 from protocol.signals import STOPS, StopSignal
 from workloads import CheckedWorkload, validate_workload
@@ -76,9 +77,11 @@ class BossCommand:
             saver, state = open_checkpoints(checkpoints)
             workload = CheckedWorkload(self.data.load(self.workload))
             validate_workload(workload)
-            with self._connected(workload, state, resumes=checkpoints.resume) as feed:
+            # A port that is taken, or a folder that cannot be written, must not end a run that others train.
+            with self._watched(peer) as show, self._connected(workload, state, resumes=checkpoints.resume) as feed:
                 stop.on_stop = None  # what comes from here on ends the run in order
-                with self._watched(feed, peer), taking(self.snapshots) as snapshots:
+                show(feed)
+                with taking(self.snapshots) as snapshots:
                     boss = train(workload, feed, self.train, stop=stop, saver=saver, state=state, snapshots=snapshots)
                 is_kept = feed.ended == "finished"
                 if is_kept:  # before the Goodbye: a run whose weights are not saved is not finished
@@ -102,15 +105,26 @@ class BossCommand:
         )
 
     @contextmanager
-    def _watched(self, feed: Feed, peer: str) -> Iterator[None]:
-        """Whoever wants to see how a rank trains, sees it meanwhile."""
-        speak_as("boss", peer, lambda: feed.steps - 1)
-        port, look = of_rank(self.monitor, feed.rank), partial(watch.statistics_of, feed)
+    def _watched(self, peer: str) -> Iterator[Callable[[Feed], None]]:
+        """Whoever wants to see how a rank trains, sees it from the moment on that its feed is shown."""
+        shown: list[Feed] = []
+
+        def show(feed: Feed) -> None:
+            speak_as("boss", peer, lambda: feed.steps - 1)
+            shown.append(feed)
+
+        def look() -> BossStatistics | None:
+            return watch.statistics_of(shown[0]) if shown else None
+
+        def turned_at() -> float:
+            return watch.turned_at(shown[0]) if shown else time.monotonic()
+
+        port = of_rank(self.monitor, int(peer.rpartition("-")[2]))
         with (
-            exporting(port, "Boss", BOSS_METRICS, look, partial(watch.turned_at, feed)),
+            exporting(port, "Boss", BOSS_METRICS, look, turned_at),
             drawing(self.curves, peer, look, of_boss),
         ):
-            yield
+            yield show
 
 
 def _interrupted_by(stop: StopSignal) -> None:

@@ -29,6 +29,7 @@ def _commands() -> dict[str, tuple[str, str]]:
         "assistant": ("autoassist.roles", "AssistantCommand"),
         "boss": ("autoassist.boss_command", "BossCommand"),
         "compare": ("autoassist.compare", "CompareCommand"),
+        "compare-metric": ("autoassist.metric_command", "MetricCommand"),  # a question of compare's, alike
         "compare-oracle": ("autoassist.oracle_command", "OracleCommand"),  # one run of compare's, not in the usage
         "export": ("autoassist.export", "ExportCommand"),
         "report": ("autoassist.report.command", "ReportCommand"),

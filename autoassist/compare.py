@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import tyro
 
 from assistant.policies import require_policy
@@ -24,6 +23,7 @@ from autoassist.compare_result import ORACLE, UNIFORM, Comparison, RunResult, ma
 from autoassist.compare_runs import Runner, locked
 from autoassist.compare_table import print_comparison
 from autoassist.compare_verdict import REFERENCE_BUDGET, judge
+from autoassist.metric_command import asked, evaluated
 from autoassist.notices import Notices
 from autoassist.remembered import DEFAULT_CHECKPOINT_EVERY, LookAheadChoice
 from autoassist.roles import Flat, LogSettings, WorkloadName, WorkloadSettings
@@ -32,6 +32,7 @@ from boss.train import TrainSettings
 from protocol.settings import DEFAULT_EPOCHS, require
 from protocol.signals import StopSignal
 from workloads import CheckedWorkload, Fingerprint, Metric, Workload, validate_workload
+from workloads.sources import FALL_BACK_VARIABLE
 
 log = logging.getLogger("autoassist.compare")
 
@@ -103,12 +104,18 @@ class CompareCommand:
         out = self._out_dir()
         finished = finished_before(plan, out, fingerprint.dataset_id)
         log.info("%d of %d runs are finished in %s", len(finished), len(plan), out)
-        metric = _metric_of(workload, self.train.resolved_device())
+        found = {FALL_BACK_VARIABLE: workload.fall_back.wanted} if workload.fall_back is not None else {}
+        metric = self._metric(workload, found)
         with Notices() as notices, StopSignal() as stop, locked(out):
             enabled = sys.stdout.isatty() and not self.log.debug
             with ProgressView(plan, enabled=enabled, finished=finished) as view:
                 runner = Runner(
-                    plan, out, fingerprint.dataset_id, stop=stop, notices=notices, view=view, debug=self.log.debug
+                    *(plan, out, fingerprint.dataset_id),
+                    stop=stop,
+                    notices=notices,
+                    view=view,
+                    debug=self.log.debug,
+                    environment=found,
                 )
                 is_complete = runner.execute()
             if not is_complete:
@@ -118,6 +125,18 @@ class CompareCommand:
             results = [RunResult.of(runner.reports[r.name], budget=r.budget, run_dir=r.name) for r in plan]
             self._conclude(self._comparison(results, fingerprint, metric), out)
         return 0
+
+    def _metric(self, workload: Workload, environment: dict[str, str]) -> Metric:
+        """Name and direction of the metric, from a fresh Boss: reports do not say which direction is better.
+
+        Costs one evaluation, and shows an evaluate() that does not work before anything is trained.
+        """
+        device = self.train.resolved_device()
+        return (
+            evaluated(workload, device)
+            if device.type == "cpu"
+            else asked(self.workload, self.train, self.data, environment)
+        )
 
     def _require_possible(self) -> None:
         """Refuse what can be refused without the data."""
@@ -216,16 +235,6 @@ def _require_runnable(plan: Sequence[PlannedRun], workload: Workload) -> None:
         require(not is_oracle or tokens is None, "max_tokens", tokens, "the oracle cuts by instances; leave it out")
         shared = dataclasses.replace(run.settings, policy=DEFAULT_POLICY) if is_oracle else run.settings
         require_policy(shared, n, labels)
-
-
-def _metric_of(workload: Workload, device: torch.device) -> Metric:
-    """Name and direction of the metric, from a fresh Boss: reports do not say which direction is better.
-
-    Costs one evaluation, and shows an evaluate() that does not work before anything is trained.
-    """
-    boss = workload.boss().to(device).eval()
-    with torch.no_grad():
-        return workload.evaluate(boss, device)
 
 
 def _words(values: Sequence[object]) -> str:

@@ -13,6 +13,7 @@ import msgspec
 
 from autoassist.compare_result import NOT_JUDGED, ORACLE, RANDOM_DROP, UNIFORM
 from autoassist.compare_statistics import MOST_DROP_RATE, paired_drop_rate
+from autoassist.ended import complete_report
 from autoassist.remembered import COMMAND_FILE, Remembered
 from autoassist.roles import WorkloadSettings
 from autoassist.run_command import RunCommand, as_words
@@ -241,8 +242,9 @@ def look(planned: PlannedRun, run_dir: Path, dataset_id: str) -> Found:
 
     A failed run is begun again, and so is random-drop where its pair has kept at another rate since.
     """
-    if not (run_dir / COMMAND_FILE).exists():
-        return Found(None)
+    if not (run_dir / COMMAND_FILE).exists() or not (run_dir / COMMAND_FILE).stat().st_size:
+        return Found(None)  # of a run that was killed while it claimed its directory
+    complete_report(run_dir)
     began, wanted = Remembered.read(run_dir), Remembered.of(planned.command)
     _require_same(began, wanted, run_dir, drop_rate_matters=not planned.pair)
     report = _reported(run_dir)

@@ -14,6 +14,7 @@ from pathlib import Path
 from autoassist.children import Child
 from autoassist.compare_plan import Found, PlannedRun, clear, look
 from autoassist.compare_progress import ProgressView
+from autoassist.compare_result import RunResult
 from autoassist.notices import Notices
 from protocol.errors import DataError, RoleFailed, SettingError
 from protocol.processes import ending
@@ -48,6 +49,7 @@ class Runner:
         notices: Notices,
         view: ProgressView,
         debug: bool = False,
+        environment: dict[str, str] | None = None,
     ) -> None:
         self.reports: dict[str, Report] = {}
         """Of the finished runs, by name."""
@@ -58,6 +60,7 @@ class Runner:
         self._notices = notices
         self._view = view
         self._debug = debug
+        self._environment = environment or {}
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         stop.on_stop = lambda: self._wake.put(None)
 
@@ -72,6 +75,8 @@ class Runner:
             report = found.report or self._run(run, found)
             if report is None:
                 return False
+            if found.report is None:
+                self._require_comparable(run, report)
             self.reports[run.name] = report
             self._view.finished(run, report, ran=found.report is None)
         return True
@@ -88,6 +93,7 @@ class Runner:
             self._out / "logs" / f"{run.name}.log",
             on_line=self._heard,
             on_news=lambda: self._wake.put(None),
+            environment=self._environment,
         )
         self._view.began(run, passes_before=found.passes_before if found.can_resume else None)
         self._supervise(child)
@@ -101,9 +107,28 @@ class Runner:
         code = child.code or 1
         raise RunFailed(
             f"{run.name} {ending(code)}: {child.last_words} (log: {child.log_file}); {len(self.reports)} of "
-            f"{len(self._plan)} runs are finished and kept, the same command goes on with the others",
+            f"{len(self._plan)} runs are finished and kept, the same command goes on with the others"
+            + (f"; to begin this one again, remove {run_dir}" if found.can_resume else ""),
             code if code > 0 else 128 - code,
         )
+
+    def _require_comparable(self, run: PlannedRun, report: Report) -> None:
+        """What has just finished is of the data that the plan was made for, and has a metric; else it is set aside, and
+        the comparison ends here and not after hours."""
+        problem = ""
+        if report.dataset_id != self._dataset_id:
+            problem = (
+                f"{run.name}: was trained on {report.dataset_id}, the comparison was planned for {self._dataset_id}: "
+                "the data has changed meanwhile; put it back and give the same command, or another --out"
+            )
+        else:
+            try:
+                RunResult.of(report, budget=run.budget, run_dir=run.name)
+            except DataError as error:
+                problem = f"{error}; {len(self.reports)} of {len(self._plan)} runs are finished and kept"
+        if problem:
+            _set_aside(self._out / run.name)
+            raise RunFailed(problem, 1)
 
     def _supervise(self, child: Child) -> None:
         """Until it ends. A signal is handed on, so that it ends in order; another one, which makes it end at once."""

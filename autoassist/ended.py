@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +11,10 @@ from msgspec.structs import replace
 from autoassist.summary import COMMAND_FILE
 from broker.core import BrokerCore
 from broker.hub import Hub
-from broker.report import build_report, build_statistics
+from broker.report import build_report, build_statistics, write_report
 from broker.rows import RunRow
-from broker.store import RunStore
+from broker.run_lock import is_served
+from broker.store import RunStore, stored_rows
 from protocol.errors import AutoAssistError, DataError
 from protocol.report import Report, read_report
 from protocol.statistics import RunStatistics
@@ -40,6 +41,18 @@ def read_ended(run_dir: Path) -> Ended | None:
     except (AutoAssistError, LookupError, ValueError, AssertionError):
         report = _written(run_dir)
         return Ended(statistics=None, report=report) if report is not None else None
+
+
+def complete_report(run_dir: Path) -> None:
+    """Write the report of a run whose end is in its store alone: whoever was to write it was killed in between, or the
+    disk was full. Raises StoreError where it is so still."""
+    is_finished = False
+    with suppress(AutoAssistError):
+        is_finished = any(isinstance(row, RunRow) and row.ended == "finished" for _, row in stored_rows(run_dir))
+    if not is_finished or is_served(run_dir):  # who serves it writes it
+        return
+    if _written(run_dir) is None and (found := read_ended(run_dir)) is not None:
+        write_report(run_dir, found.report)
 
 
 def what_became_of(run_dir: Path) -> str:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from autoassist.children import Child
 from autoassist.notices import Notices
-from autoassist.remembered import listens_within_s, log_bytes, stored_end
+from autoassist.remembered import stored_end
+from autoassist.run_directory import listens_within_s, log_bytes
 from broker.store import DATABASE, LOSS_LOG
 from protocol.errors import AutoAssistError, RoleFailed, UserError
 from protocol.logs import complaint_in, joined

@@ -39,8 +39,10 @@ def as_labels(given: Any, n: int) -> I64 | None:
 
 def require_classes(labels: I64, name: str) -> None:
     """Raise SettingError where a label is no class."""
-    least = int(labels.min()) if len(labels) else 0
+    least, greatest, n = int(labels.min(initial=0)), int(labels.max(initial=0)), len(labels)
     require(least >= 0, name, f"a least value of {least}", "give classes from 0 up; what has none, a class of its own")
+    remedy = f"give classes below the number of instances, {n}; other numbers may be told apart by np.unique"
+    require(greatest < max(n, 2), name, f"a greatest value of {greatest}", remedy)
 
 
 def _numbers(name: str, given: Any) -> NDArray[Any]:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from assistant.policies import require_policy
 from autoassist.children import Child
 from autoassist.local_arrays import as_features, as_labels
-from autoassist.remembered import COMMAND_FILE, free_name, listens_within_s, require_unused
+from autoassist.remembered import COMMAND_FILE
+from autoassist.run_directory import listens_within_s, new_folder, require_unused
 from boss.feed import Feed as BossFeed
 from boss.joining import settings_from
 from boss.ranks import ranks_here
@@ -158,7 +159,7 @@ class Feed(BossFeed):
         features, labels = as_features(features, len(dataset)), as_labels(labels, len(dataset))
         require_policy(run, len(dataset), labels)
         require(assistants >= 0, "assistants", assistants, "must not be negative")
-        place = Path(run_dir) if run_dir is not None else free_name("feed")
+        place = Path(run_dir) if run_dir is not None else new_folder("feed")
         roles = LocalRoles(place, goes_on=state is not None)
         try:
             address = roles.start_broker()

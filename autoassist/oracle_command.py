@@ -13,9 +13,10 @@ import torch
 
 from assistant.policies.registry import COMPARE_ONLY
 from autoassist.oracle import Oracle, Trained
-from autoassist.remembered import Remembered, RunDirectory, require_unused
+from autoassist.remembered import Remembered
 from autoassist.roles import workload_title
 from autoassist.run_command import RunCommand
+from autoassist.run_directory import RunDirectory, require_unused
 from protocol.errors import SettingError
 from protocol.report import (
     REPORT_FILE,

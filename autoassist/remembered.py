@@ -1,14 +1,9 @@
-"""The directory of a run: claimed by exactly one, remembered what the run was begun with, given back where nothing came
-of it."""
+"""What a run was begun with, as its directory remembers it, and how far it came."""
 
 from __future__ import annotations
 
 import dataclasses
-import shutil
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from fnmatch import fnmatch
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,9 +12,8 @@ import msgspec
 from assistant.policies import takes_fresh_losses
 from autoassist.roles import WorkloadSettings
 from boss.train import TrainSettings
-from broker.kept_lengths import LENGTHS_FILE
 from broker.rows import RunRow
-from broker.store import DATABASE, LOGS, stored_rows
+from broker.store import stored_rows
 from protocol.cores import usable_cores
 from protocol.errors import AutoAssistError, DataError, SettingError
 from protocol.report import REPORT_FILE, read_report
@@ -29,10 +23,6 @@ COMMAND_FILE = "command.json"
 WEIGHTS_FILE = "boss.pt"
 SNAPSHOT_FILE = "snapshot.pt"
 DEFAULT_CHECKPOINT_EVERY = 500
-START_S = 30.0
-"""How long a broker may take until it listens."""
-LEAST_READ_BYTES_PER_S = 1e6
-"""One that goes on with a run reads its logs first, however slow the disk is."""
 LookAheadChoice = Literal["auto", "on", "off"]
 
 
@@ -188,88 +178,3 @@ def _stored_run(run_dir: Path) -> RunRow | None:
         return next((row for _, row in stored_rows(run_dir) if isinstance(row, RunRow)), None)
     except AutoAssistError:
         return None
-
-
-def require_unused(run_dir: Path) -> None:
-    """Raise SettingError where the directory holds a run: begun again there, it would go on with fresh weights."""
-    if (run_dir / COMMAND_FILE).exists():
-        raise SettingError(
-            f"run_dir={run_dir}: holds a run already; go on with it by --resume {run_dir}, or give another --run-dir"
-        )
-    if (run_dir / DATABASE).exists():
-        raise SettingError(
-            f"run_dir={run_dir}: holds a run already, of a script or of roles of their own; a script goes on with it "
-            "by Feed.local(…, state=…), or by Feed.connect(…, state=…) to a broker that serves it, autoassist broker "
-            f"--resume --run-dir {run_dir}; or give another --run-dir"
-        )
-
-
-def listens_within_s(run_dir: Path) -> float:
-    """How long a broker may take until it listens: one that goes on with a run reads its logs first."""
-    return START_S + log_bytes(run_dir) / LEAST_READ_BYTES_PER_S
-
-
-def log_bytes(run_dir: Path, names: Sequence[str] = LOGS) -> int:
-    """Of the run's logs, as far as they are there."""
-    with suppress(OSError):
-        return sum(path.stat().st_size for name in names if (path := run_dir / name).exists())
-    return 0
-
-
-def free_name(name: str) -> Path:
-    """A directory under ``runs/`` that nobody has."""
-    first = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    candidates = [first, *(first.with_name(f"{first.name}-{i}") for i in range(2, 100))]
-    return next((path for path in candidates if not path.exists()), first)
-
-
-OF_A_RUN = (
-    *(COMMAND_FILE, "addresses.json*", "assistants", "boss*.p*t", "broker.*", "checkpoints", LENGTHS_FILE, "logs"),
-    *(*LOGS, f"{REPORT_FILE}*", f"{DATABASE}*", "snapshot*", "tensorboard"),
-)
-"""Names that a run gives to what it puts into its directory."""
-
-
-class RunDirectory:
-    """A new run's directory, from the claim on; raises SettingError where it cannot be had."""
-
-    def __init__(self, path: Path, began: Remembered) -> None:
-        self.path = path
-        self._made = [folder for folder in (path, *path.absolute().parents) if not folder.exists()]
-        self._found: set[str] = set()
-        try:
-            self._claim(began)
-        except OSError as error:
-            self.withdraw()
-            reason = error.strerror or error
-            raise SettingError(f"run_dir={path}: {reason}; give a --run-dir that can be written") from None
-
-    def _claim(self, began: Remembered) -> None:
-        """Made in one step, the command file decides between two that want the same directory."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._found = {entry.name for entry in self.path.iterdir()}
-        require_unused(self.path)
-        try:
-            with (self.path / COMMAND_FILE).open("xb") as file:
-                file.write(began.encoded())
-        except FileExistsError:
-            require_unused(self.path)
-        (self.path / "logs").mkdir(exist_ok=True)
-
-    def withdraw(self) -> None:
-        """Remove what this run has put there, and nothing that has come there from elsewhere meanwhile."""
-        with suppress(OSError):
-            for entry in list(self.path.iterdir()):
-                if entry.name in self._found or not any(fnmatch(entry.name, name) for name in OF_A_RUN):
-                    continue
-                if entry.is_dir():
-                    shutil.rmtree(entry, ignore_errors=True)
-                else:
-                    entry.unlink(missing_ok=True)
-        self._remove_made()
-
-    def _remove_made(self) -> None:
-        """Innermost first, as far as they are empty."""
-        with suppress(OSError):
-            for folder in self._made:
-                folder.rmdir()

@@ -14,6 +14,7 @@ import tyro
 
 from assistant.policies import require_policy
 from autoassist.curves import CurveSettings
+from autoassist.ended import complete_report
 from autoassist.launcher import BOSS, Launcher, LaunchSettings
 from autoassist.live import LiveView
 from autoassist.notices import Notices, formatter
@@ -24,13 +25,11 @@ from autoassist.remembered import (
     WEIGHTS_FILE,
     LookAheadChoice,
     Remembered,
-    RunDirectory,
-    free_name,
     require_unfinished,
-    require_unused,
     stored_ranks,
 )
 from autoassist.roles import Flat, LogSettings, WorkloadName, WorkloadSettings
+from autoassist.run_directory import RunDirectory, require_unused
 from autoassist.summary import print_summary
 from boss.checkpoint import CheckpointSettings
 from boss.joining import fitted
@@ -105,8 +104,7 @@ class RunCommand:
                 require_unused(Path(self.run_dir))
             command = self if self.ranks is None else self._with_ranks(self.ranks)
             found = command._require_possible()
-            run_dir = Path(self.run_dir) if self.run_dir else free_name(_short(self.workload))
-            return command._launch(run_dir, notices, found)
+            return command._launch(Path(self.run_dir) if self.run_dir else None, notices, found)
 
     def _with_ranks(self, ranks: int) -> RunCommand:
         return dataclasses.replace(self, run=dataclasses.replace(self.run, world_size=ranks))
@@ -133,14 +131,17 @@ class RunCommand:
         fall_back = workload.fall_back
         return {FALL_BACK_VARIABLE: fall_back.wanted} if fall_back is not None else {}
 
-    def _launch(self, run_dir: Path, notices: Notices, found: dict[str, str]) -> int:
+    def _launch(self, run_dir: Path | None, notices: Notices, found: dict[str, str]) -> int:
         """Start the roles, supervise them to the end, and sum up; returns the exit code."""
         live = self.live and sys.stdout.isatty() and not self.log.debug
         echo = not live or self.log.log_json
-        page = Page(run_dir, self.keys) if page_is_wanted(self.page) else None
+        has_page = page_is_wanted(self.page)
         view = LiveView(enabled=live, keys=self.keys)
         with StopSignal() as stop:
-            place = RunDirectory(run_dir, Remembered.of(self).settled()) if self.resume is None else None
+            place = self._place(run_dir) if self.resume is None else None
+            run_dir = self.resume if place is None else place.path
+            assert run_dir is not None
+            page = Page(run_dir, self.keys) if has_page else None
             launcher = Launcher(
                 self.launch,
                 run_dir,
@@ -169,6 +170,10 @@ class RunCommand:
                 if place is not None and (launcher.is_void or (stop.requested and not launcher.has_trained)):
                     place.withdraw()
             return self._conclude(launcher, run_dir, stop, notices)
+
+    def _place(self, run_dir: Path | None) -> RunDirectory:
+        began = Remembered.of(self).settled()
+        return RunDirectory.new(_short(self.workload), began) if run_dir is None else RunDirectory(run_dir, began)
 
     def _start(self, launcher: Launcher, run_dir: Path, stop: StopSignal) -> None:
         address = launcher.start_broker(self._broker_arguments(run_dir))
@@ -214,9 +219,11 @@ class RunCommand:
         if self.run_dir is not None and Path(self.run_dir).resolve() != run_dir.resolve():
             raise SettingError(f"--run-dir {self.run_dir}: contradicts --resume {run_dir}; leave it out")
         began.require_agreement(Remembered.of(self), run_dir)
+        complete_report(run_dir)
         require_unfinished(run_dir)
         wait_until_free(run_dir)
-        require_unfinished(run_dir)  # what was about to end may have reached its end
+        complete_report(run_dir)  # what was about to end may have reached its end
+        require_unfinished(run_dir)
         command = dataclasses.replace(
             self,
             workload=began.workload,

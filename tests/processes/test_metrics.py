@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
 import threading
 import time
@@ -18,8 +19,9 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from protocol.report import read_report
 from tests.harness.prometheus import needed
-from tests.processes.roles import DEADLINE_S, HERE, Statistics, roles
+from tests.processes.roles import DEADLINE_S, HERE, Statistics, roles, start_broker
 from tests.processes.test_roles import free_port
 
 pytestmark = pytest.mark.processes
@@ -58,6 +60,26 @@ def test_a_broker_serves_the_figures_of_its_run_until_it_ends(tmp_path: Path) ->
         assert broker.end() == 0, broker.text
         with pytest.raises(urllib.error.URLError, match="refused"):
             scrape(f"{addresses['http']}/metrics")
+
+
+@pytest.mark.parametrize("wrong", ["port", "folder"])
+def test_a_boss_that_cannot_be_watched_ends_before_it_has_joined_and_leaves_the_run_to_others(
+    tmp_path: Path, wrong: str
+) -> None:
+    (tmp_path / "file").touch()
+    with roles() as start, socket.create_server(("127.0.0.1", 0)) as taken:
+        broker, address, _ = start_broker(start, tmp_path / "run")
+        words = ["boss", "digits", "--broker", address, "--epochs", "1", "--policy", "uniform"]
+        wish = (
+            ["--http-port", str(taken.getsockname()[1])]
+            if wrong == "port"
+            else ["--tensorboard", str(tmp_path / "file")]
+        )
+        first = start(*words, *wish)
+        assert first.end() == 2, first.text
+        assert start(*words).end() == 0
+        assert broker.end() == 0, broker.text
+    assert read_report(tmp_path / "run").status == "finished"
 
 
 class Prometheus:

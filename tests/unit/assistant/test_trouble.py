@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,6 +55,24 @@ def test_an_assistant_that_cannot_save_says_so_once_then_counts_then_says_that_i
         learn(assistant, range(3, 4))
         assistant._save(1)
         assert said(caplog, "over, after 3 times: ")
+
+
+def test_a_checkpoint_that_could_not_be_prepared_does_not_keep_the_next_ones_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was closed is not closed once more: by then it may be a socket's number."""
+    journal = Journal(tmp_path / "a")
+    journal.prepare()
+
+    def full(*_: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr("os.open", full)
+        with pytest.raises(OSError, match="No space left"):
+            journal.prepare()
+    assert journal.path(journal.prepare()).exists()
+    journal.close()
 
 
 def test_what_was_not_over_at_the_end_is_told_with_its_number(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

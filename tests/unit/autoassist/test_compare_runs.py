@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from autoassist import compare_runs
@@ -19,7 +20,7 @@ from autoassist.remembered import COMMAND_FILE, Remembered
 from autoassist.run_command import RunCommand
 from broker.store import DATABASE
 from protocol.errors import SettingError
-from protocol.report import REPORT_FILE, Report, encode_report
+from protocol.report import REPORT_FILE, MetricReport, Report, encode_report, read_report
 from protocol.signals import StopSignal
 from tests.unit.autoassist.made_up import report_of
 
@@ -42,6 +43,8 @@ class FakeChild(Child):
     ends: dict[str, tuple[int, str]]
     """Exit code and status by name; else 0 and finished."""
     on_start: Callable[[str], None]
+    differs: dict[str, dict[str, Any]]
+    """By name, what its report has differently."""
     _code: int | None = None
 
     def start(self, *, announce: bool = False) -> None:
@@ -52,6 +55,8 @@ class FakeChild(Child):
         if status:
             run_dir = Path(self.arguments[self.arguments.index("--run-dir") + 1])
             leave(BY_NAME[self.name], run_dir, status, self.arguments)
+            report = msgspec.structs.replace(read_report(run_dir), **FakeChild.differs.get(self.name, {}))
+            (run_dir / REPORT_FILE).write_bytes(encode_report(report))
 
     @property
     def code(self) -> int | None:
@@ -76,6 +81,7 @@ def leave(run: PlannedRun, run_dir: Path, status: str, words: list[str]) -> None
 @pytest.fixture(autouse=True)
 def fake_child(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeChild.started, FakeChild.ends, FakeChild.on_start = [], {}, lambda name: None
+    FakeChild.differs = {}
     monkeypatch.setattr(compare_runs, "Child", FakeChild)
 
 
@@ -122,6 +128,60 @@ def test_a_run_that_lost_its_assistant_is_set_aside_though_it_trained_to_the_end
         with pytest.raises(RunFailed, match=rf"^{name} ended with code 1"):
             runner(tmp_path, stop).execute()
         assert (tmp_path / f"{name}.failed" / REPORT_FILE).exists() and not (tmp_path / name).exists()
+
+
+def test_a_run_on_other_data_than_was_planned_for_ends_the_comparison_and_is_set_aside(
+    tmp_path: Path, stop: StopSignal
+) -> None:
+    """The user's file was changed, or a mirror came back, while the comparison ran."""
+    name = PLAN[1].name
+    FakeChild.differs = {name: {"dataset_id": "mine:2"}}
+    with pytest.raises(RunFailed, match=rf"{name}: was trained on mine:2, the comparison was planned for mine:1"):
+        runner(tmp_path, stop).execute()
+    assert FakeChild.started == [PLAN[0].name, name]
+    FakeChild.differs = {}
+    assert runner(tmp_path, stop).execute()
+
+
+def test_a_run_without_a_finite_metric_ends_the_comparison_at_once_and_not_after_all_others(
+    tmp_path: Path, stop: StopSignal
+) -> None:
+    name = PLAN[0].name
+    FakeChild.differs = {name: {"metric": MetricReport(name="test_accuracy", value=float("nan"), history=[])}}
+    with pytest.raises(RunFailed, match=rf"{name}: test_accuracy=None .*0 of 6 runs are finished"):
+        runner(tmp_path, stop).execute()
+    assert FakeChild.started == [name] and (tmp_path / f"{name}.failed").exists()
+
+
+def test_a_run_that_cannot_go_on_is_told_with_how_to_begin_it_again(tmp_path: Path, stop: StopSignal) -> None:
+    leave(PLAN[0], tmp_path / PLAN[0].name, "stopped", [])
+    FakeChild.ends = {PLAN[0].name: (1, "")}
+    with pytest.raises(RunFailed, match=f"to begin this one again, remove {tmp_path / PLAN[0].name}$"):
+        runner(tmp_path, stop).execute()
+
+
+def test_a_run_that_was_killed_while_it_claimed_its_directory_begins_again(tmp_path: Path, stop: StopSignal) -> None:
+    (tmp_path / PLAN[0].name).mkdir()
+    (tmp_path / PLAN[0].name / COMMAND_FILE).touch()
+    assert runner(tmp_path, stop).execute()
+
+
+def test_runs_have_the_environment_that_the_comparison_gives_them(tmp_path: Path, stop: StopSignal) -> None:
+    """Where a small set stands in for the data, it does so for all runs."""
+    given = {"NAME": "value"}
+    seen: list[dict[str, str]] = []
+
+    class Seeing(FakeChild):
+        def start(self, *, announce: bool = False) -> None:
+            seen.append(self.environment)
+            super().start(announce=announce)
+
+    view = ProgressView(PLAN, enabled=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare_runs, "Child", Seeing)
+        made = Runner(PLAN, tmp_path, "mine:1", stop=stop, notices=Notices(), view=view, environment=given)
+        assert made.execute()
+    assert seen == [given] * len(PLAN)
 
 
 def test_a_killed_run_gives_the_code_that_a_shell_would(tmp_path: Path, stop: StopSignal) -> None:

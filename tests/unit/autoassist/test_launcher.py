@@ -14,8 +14,8 @@ import pytest
 from autoassist.children import Child
 from autoassist.launcher import Launcher, LaunchSettings
 from autoassist.notices import Notices
-from autoassist.remembered import log_bytes
 from autoassist.run_command import RunCommand
+from autoassist.run_directory import log_bytes
 from broker.store import LOGS
 from protocol.errors import RoleFailed, SettingError
 from protocol.report import Report, encode_report
@@ -81,8 +81,8 @@ def test_a_broker_that_cannot_be_started_is_told_with_its_last_words(tmp_path: P
 def test_a_broker_that_has_long_logs_to_read_is_given_the_time_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("autoassist.remembered.START_S", 0.0)
-    monkeypatch.setattr("autoassist.remembered.log_bytes", lambda *_: 60e6)
+    monkeypatch.setattr("autoassist.run_directory.START_S", 0.0)
+    monkeypatch.setattr("autoassist.run_directory.log_bytes", lambda *_: 60e6)
     stop = StopSignal()
     launcher = Launcher(LaunchSettings(), tmp_path, stop, Notices())
     words = ["broker", "--run-dir", str(tmp_path), "--port", "0", "--announce"]

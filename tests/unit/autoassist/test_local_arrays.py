@@ -23,6 +23,7 @@ BAD_FEATURES = {
 }
 BAD_LABELS = {
     "one that is none": np.array([0, 1, -1, 2]),
+    "identities": np.array([0, 1, 10**9, 2]),
     "halves": np.array([0.5, 1.0, 1.0, 2.0]),
     "another number": np.arange(3),
     "two dimensions": np.zeros((N, 1), np.int64),

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from autoassist import run_directory
 from autoassist.remembered import (
     COMMAND_FILE,
     DEFAULT_CHECKPOINT_EVERY,
     WEIGHTS_FILE,
     LookAheadChoice,
     Remembered,
-    RunDirectory,
-    free_name,
     require_unfinished,
-    require_unused,
 )
 from autoassist.roles import WorkloadSettings
 from autoassist.run_command import RunCommand
+from autoassist.run_directory import RunDirectory, names_for, new_folder, require_unused
 from boss.train import TrainSettings
 from protocol.errors import DataError, SettingError
 from protocol.report import Report, encode_report
@@ -198,12 +198,24 @@ def test_a_run_directory_that_cannot_be_written_is_refused(tmp_path: Path, monke
     assert not (tmp_path / "run").exists()
 
 
-def test_two_runs_of_one_second_have_two_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_that_begin_in_one_second_have_names_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("time.strftime", lambda _: "now")
-    assert free_name("digits") == Path("runs/digits-now")
+    assert next(names_for("digits")) == Path("runs/digits-now")
     Path("runs/digits-now").mkdir(parents=True)
-    assert free_name("digits") == Path("runs/digits-now-2")
+    assert next(names_for("digits")) == Path("runs/digits-now-2")
+
+
+def test_of_runs_that_see_the_same_free_name_each_gets_a_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a sweep that starts all its runs at once: the other one claims it in between."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("time.strftime", lambda _: "now")
+    free = list(islice(names_for("digits"), 3))
+    monkeypatch.setattr(run_directory, "names_for", lambda _: iter(free))
+    made = [RunDirectory.new("digits", begun()).path, RunDirectory.new("digits", begun()).path, new_folder("digits")]
+    assert made == free
 
 
 def test_only_a_finished_run_with_its_weights_cannot_be_resumed(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.unit.project.shell_commands import parse, parse_torchrun
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path("/work/main")
 PAGE = (ROOT / "docs" / "HOSTS.md").read_text()
 LINES = re.findall(r"^((?:autoassist|torchrun) .+)$", PAGE, re.M)
 
@@ -28,13 +28,13 @@ def test_commands_are_such_that_our_command_line_takes(line: str) -> None:
 
 def test_ports_are_the_same_in_the_table_in_the_firewall_and_at_both_ends() -> None:
     broker = only("autoassist broker")
-    ports = [broker.broker.port, broker.broker.statistics_port, broker.monitor.http_port]
+    ports = [broker.broker.port, broker.broker.statistics_port, broker.broker.preview_port, broker.monitor.http_port]
     assert re.findall(r"^\| (\d+) \|", PAGE, re.M) == [str(port) for port in ports]
     assert f"--dports {','.join(str(port) for port in ports)} -j DROP" in PAGE
     assert only("autoassist top").target == f"tcp://host-a:{ports[1]}"
     for role in ("assistant", "boss"):
         assert only(f"autoassist {role}").connect.broker == f"tcp://host-a:{ports[0]}"
-    assert set(re.findall(r"http://host-a:(\d+)", PAGE)) == {str(ports[2])}
+    assert set(re.findall(r"http://host-a:(\d+)", PAGE)) == {str(ports[3])}
 
 
 def test_the_hosts_of_a_boss_meet_at_the_first_with_numbers_of_their_own() -> None:
