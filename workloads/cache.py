@@ -8,9 +8,12 @@ import hashlib
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tokenize import TokenError
+from typing import TypeVar
+from zipfile import BadZipFile
 
 from protocol.errors import AutoAssistError, DataError, StoreError
 
@@ -19,6 +22,10 @@ log = logging.getLogger("autoassist.workloads")
 _BLOCK_BYTES = 1 << 20
 _DISK_FAILURES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
 """What befalls a disk; any other refusal means that the folder was a wrong choice."""
+_DAMAGE = (ValueError, OSError, EOFError, LookupError, RuntimeError, BadZipFile, TokenError)
+"""What numpy and sentencepiece raise over a file that is empty, cut off, or zeros in part."""
+
+T = TypeVar("T")
 
 
 def cache_dir() -> Path:
@@ -97,6 +104,23 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path`` whole or not at all; see `replacing` for the errors."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+def undamaged(paths: Sequence[Path], read: Callable[[], T]) -> T | None:
+    """What ``read`` makes of files of the cache; None where one is missing or damaged, so that they are made again.
+
+    Damage is said, with the files' names, and all of them are removed; the caller holds their lock. ``read`` raises
+    ValueError for what can be read and still cannot be right.
+    """
+    if not all(path.is_file() for path in paths):
+        return None
+    try:
+        return read()
+    except _DAMAGE as error:
+        log.warning("%s: damaged (%s); making it again", ", ".join(map(str, paths)), error)
+        for path in paths:
+            path.unlink(missing_ok=True)
+        return None
 
 
 def _unwritable(path: Path, error: OSError) -> AutoAssistError:

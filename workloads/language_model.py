@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from functools import cached_property
@@ -25,6 +26,8 @@ from workloads.text.tfidf import kept_features
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+log = logging.getLogger("autoassist.workloads")
 
 BLOCK = 128
 """Tokens that are learned of a block; it has one more, where the first is predicted from."""
@@ -92,14 +95,23 @@ class LanguageModel(Workload):
         return kept_subwords(path, self.documents.train, self._size.subwords)
 
     def _blocks(self, part: str) -> NDArray[np.int32]:
-        """Shape ``(n, BLOCK + 1)``; a block begins with the last token of the one before it."""
-        stem = f"{self.documents.digest()}-{self.subwords.digest()}-{part}-v{VERSION}"
+        """Shape ``(n, BLOCK + 1)``; a block begins with the last token of the one before it.
+
+        A held-out part of fewer tokens is one shorter block, so that few sections are evaluated too.
+        """
+        stem = f"{self.documents.digest(part)}-{self.subwords.digest()}-{part}-v{VERSION}"
         sections = getattr(self.documents, part)
         (found,) = kept_sequences(cache_dir() / "lm" / f"{stem}.npz", lambda: (self._encoded(sections),))
-        count = (len(found.tokens) - 1) // BLOCK
+        available = len(found.tokens) - 1
+        length = BLOCK if part == "train" else max(1, min(BLOCK, available))
+        count = available // length
         if count < 1:
             raise DataError(f"--data {self.data}: less than a block of {BLOCK} subwords to {part} on; give more text")
-        return np.lib.stride_tricks.sliding_window_view(found.tokens, BLOCK + 1)[::BLOCK][:count]
+        if length < BLOCK:
+            log.warning(
+                "--data %s: %d subwords in the %s part, too few to judge by; give more text", self.data, length, part
+            )
+        return np.lib.stride_tricks.sliding_window_view(found.tokens, length + 1)[::length][:count]
 
     def _encoded(self, sections: Sequence[str]) -> Sequences:
         return self.subwords.encode_whole(sections, last=END)
@@ -107,6 +119,12 @@ class LanguageModel(Workload):
     @cached_property
     def _train(self) -> NDArray[np.int32]:
         return self._blocks("train")
+
+    @cached_property
+    def _held_out(self) -> tuple[str, NDArray[np.int32]]:
+        """The part that is evaluated on: its name, and its blocks."""
+        part = "validation" if self.validation else "test"
+        return part, self._blocks(part)
 
     def fingerprint(self) -> Fingerprint:
         """Hash of the training part and of the subwords, and the number of blocks."""
@@ -163,8 +181,8 @@ class LanguageModel(Workload):
         from workloads.text.gpt import Gpt, mean_loss, perplexity
 
         assert isinstance(boss, Gpt)
-        part = "validation" if self.validation else "test"
-        loss = mean_loss(boss, self._blocks(part), device)
+        part, blocks = self._held_out
+        loss = mean_loss(boss, blocks, device)
         return Metric(f"{part}_perplexity", perplexity(loss), higher_is_better=False)
 
     def features(self) -> SparseRows | None:

@@ -164,8 +164,6 @@ class Translation(Workload):
 
         assert isinstance(boss, Transformer)
         boss.best.is_chosen = False
-        if not self.corpus.validation:
-            return
         loss = self.loss_per_token(boss, self.corpus.validation, device)
         boss.best.offer(loss, boss.average.copied(boss))
         boss.best.is_chosen = True

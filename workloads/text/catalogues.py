@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import logging
 import re
+import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def read_catalogue(path: Path) -> list[Pair]:
         raise SourceFailed("polib is not installed (pip install 'autoassist[workloads]')") from error
     try:
         entries = polib.mofile(str(path)) if path.suffix == ".mo" else polib.pofile(str(path))
-    except (OSError, ValueError, UnicodeError, IndexError) as error:
+    except (OSError, ValueError, IndexError, struct.error) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SourceFailed(f"{path.name} is no gettext catalogue ({reason})") from error
     found: list[Pair] = []

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from protocol.errors import DataError
-from workloads.cache import file_lock, replacing
+from workloads.cache import file_lock, replacing, undamaged
 from workloads.text.averaging import WeightAverage
 from workloads.text.sizes import SIZES, Size
 from workloads.text.transformer import EncoderLayer, positions
@@ -89,19 +89,33 @@ def _losses_of(model: Gpt, blocks: NDArray[np.int32], device: torch.device | str
 
 
 def kept_reference_losses(folder: Path, weights: Path, blocks: NDArray[np.int32]) -> NDArray[np.float16]:
-    """Each token's loss under a trained model, shape (n, L), mapped from the cache; made by whoever comes first."""
+    """Each token's loss under a trained model, shape (n, L), mapped from the cache.
+
+    Made by whoever comes first, or finds them damaged.
+    """
     with weights.open("rb") as file:
         identity = hashlib.file_digest(file, "sha256").hexdigest()[:16]
     path = folder / f"reference-{hashlib.sha256(blocks.tobytes()).hexdigest()[:16]}-{identity}.npy"
     with file_lock(path.with_name(f"{path.name}.lock")):
-        if not path.is_file():
+        found = undamaged([path], lambda: _read_losses(path, (len(blocks), blocks.shape[1] - 1)))
+        if found is None:
             model = reference_model(read_weights(weights))
             with torch.no_grad():
                 losses = np.concatenate(_losses_of(model, blocks, "cpu")).astype(np.float16)
             with replacing(path) as temporary, temporary.open("wb") as file:
                 np.save(file, losses)
-        mapped: NDArray[np.float16] = np.load(path, mmap_mode="r")
-        return mapped
+            found = np.load(path, mmap_mode="r")
+        return found
+
+
+def _read_losses(path: Path, shape: tuple[int, int]) -> NDArray[np.float16]:
+    """Mapped; ValueError for another shape, and for a last block of zeros, as which an end that was lost reads."""
+    losses: NDArray[np.float16] = np.load(path, mmap_mode="r")
+    if losses.shape != shape or losses.dtype != np.float16:
+        raise ValueError(f"{losses.dtype} of shape {losses.shape}, expected float16 of {shape}")
+    if not losses[-1].any():
+        raise ValueError("no token of the last block loses anything")
+    return losses
 
 
 def read_weights(path: Path) -> Mapping[str, Tensor]:

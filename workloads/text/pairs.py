@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,9 @@ from protocol.errors import DataError
 from workloads.text.catalogues import SUFFIXES, Pair, log, read_all, sentence_pairs
 
 TEST_SHARE, VALIDATION_SHARE = 0.04, 0.03
-"""Of the distinct source sentences."""
+"""Of the distinct source sentences, at least one each."""
 LEAST_PAIRS = 50
-"""With fewer, some part of the split may be empty."""
+"""With fewer there is next to nothing to evaluate on."""
 
 _LETTERS = re.compile(r"[^\W\d_]+")
 _GERMAN = re.compile(r"(^|[/._-])de([_-]DE)?([/.]|$)", re.IGNORECASE)
@@ -45,14 +46,31 @@ class Corpus:
 
 
 def split_by_hash(name: str, pairs: Sequence[Pair], source: str) -> Corpus:
-    """By the letters of the source side, so that what differs in case, digits and signs alone stays in one part."""
+    """By the letters of the source side, so that what differs in case, digits and signs alone stays in one part.
+
+    Where few pairs would leave the test or the validation part empty, it has the source of the least hash that is left.
+    Raises DataError for fewer than three distinct sources.
+    """
+    places = [_place(source_side) for source_side, _ in pairs]
+    distinct = sorted(set(places))
+    if len(distinct) < 3:
+        raise DataError(
+            f"{source}: {len(distinct)} source sentences that differ in more than case, digits and signs; "
+            "training, validation and test need one each: give more pairs"
+        )
+    tests = max(1, bisect_left(distinct, TEST_SHARE))
+    held_out = max(tests + 1, bisect_left(distinct, TEST_SHARE + VALIDATION_SHARE))
+    test, validation = set(distinct[:tests]), set(distinct[tests:held_out])
     parts: tuple[list[Pair], list[Pair], list[Pair]] = ([], [], [])
-    for pair in pairs:
-        key = " ".join(_LETTERS.findall(pair[0].lower())) or pair[0]
-        place = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
-        parts[0 if place < TEST_SHARE else 1 if place < TEST_SHARE + VALIDATION_SHARE else 2].append(pair)
-    test, validation, train = parts
-    return Corpus(name, train, validation, test, source)
+    for pair, place in zip(pairs, places, strict=True):
+        parts[0 if place in test else 1 if place in validation else 2].append(pair)
+    return Corpus(name, parts[2], parts[1], parts[0], source)
+
+
+def _place(source_side: str) -> float:
+    """Where a sentence falls by the hash of its letters, 0 … 1."""
+    key = " ".join(_LETTERS.findall(source_side.lower())) or source_side
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
 
 
 def to_tsv(pairs: Iterable[Pair]) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.errors import WorkloadError
-from workloads.cache import file_lock, replacing, sha256_hex, write_atomically
+from workloads.cache import file_lock, replacing, sha256_hex, undamaged, write_atomically
 
 PAD, UNKNOWN, BEGIN, END = 0, 1, 2, 3
 MOST_SUBWORDS = 126
@@ -112,24 +112,39 @@ def learn(texts: Iterable[str], size: int) -> bytes:
 
 
 def kept_subwords(path: Path, texts: Iterable[str], size: int) -> Subwords:
-    """Those of a file in the cache, learned by whichever process comes first."""
+    """Those of a file in the cache, learned by whichever process comes first, or finds it damaged."""
     with file_lock(path.with_name(f"{path.name}.lock")):
-        if not path.is_file():
+        found = undamaged([path], lambda: _read_subwords(path))
+        if found is None:
             write_atomically(path, learn(texts, size))
-        return Subwords(path.read_bytes())
+            found = Subwords(path.read_bytes())
+        return found
 
 
-def kept_sequences(path: Path, make: Any) -> tuple[Sequences, ...]:
-    """Encoded texts in the cache, mapped into memory where they lie there; ``make()`` gives them where not."""
+def _read_subwords(path: Path) -> Subwords:
+    model = path.read_bytes()
+    if not model:  # sentencepiece takes it, and fails at the first text
+        raise ValueError("the file is empty")
+    return Subwords(model)
+
+
+def kept_sequences(path: Path, make: Callable[[], Sequence[Sequences]]) -> tuple[Sequences, ...]:
+    """Encoded texts out of a file in the cache; ``make()`` gives them where it is missing or damaged."""
     with file_lock(path.with_name(f"{path.name}.lock")):
-        if not path.is_file():
-            made: Sequence[Sequences] = make()
-            arrays = {f"{name}{i}": getattr(s, name) for i, s in enumerate(made) for name in ("tokens", "offsets")}
+        found = undamaged([path], lambda: _read_sequences(path))
+        if found is None:
+            arrays = {f"{name}{i}": getattr(s, name) for i, s in enumerate(make()) for name in ("tokens", "offsets")}
             with replacing(path) as temporary, temporary.open("wb") as file:
                 np.savez(file, **arrays)
-        with np.load(path) as found:
-            count = len(found.files) // 2
-            return tuple(Sequences(found[f"tokens{i}"], found[f"offsets{i}"]) for i in range(count))
+            found = _read_sequences(path)
+        return found
+
+
+def _read_sequences(path: Path) -> tuple[Sequences, ...]:
+    """All of the file; its own checksums tell damage."""
+    with path.open("rb") as file, np.load(file) as found:  # numpy leaves a damaged one open that it opens itself
+        count = len(found.files) // 2
+        return tuple(Sequences(found[f"tokens{i}"], found[f"offsets{i}"]) for i in range(count))
 
 
 def _sentencepiece() -> Any:

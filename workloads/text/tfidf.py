@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.sparse import SparseRows
-from workloads.cache import file_lock, replacing
+from workloads.cache import file_lock, replacing, undamaged
 from workloads.sources import SourceFailed
 
 log = logging.getLogger("autoassist.workloads")
@@ -26,23 +26,47 @@ _WORD = r"\w+|[^\w\s]"
 
 
 def kept_features(stem: Path, sides: Callable[[], Sequence[Sequence[str]]]) -> SparseRows | None:
-    """Those of files in the cache, mapped into memory, built by whichever process comes first.
+    """Those of files in the cache, mapped into memory, built by whichever process comes first, or finds them damaged.
 
     ``sides()`` gives the texts of every instance, a sequence for each side. None, with a warning, without scikit-learn.
     """
     paths = {part: stem.with_name(f"{stem.name}-{part}.npy") for part in PARTS}
     with file_lock(stem.with_name(f"{stem.name}.lock")):
-        if not all(path.is_file() for path in paths.values()):
-            try:
-                rows = features_of(sides())
-            except SourceFailed as failure:
-                log.warning("the Assistant goes without features: %s", failure)
-                return None
-            for part, path in paths.items():  # the width last: it says that all are there
-                with replacing(path) as temporary, temporary.open("wb") as file:
-                    np.save(file, getattr(rows, part))
-        values, columns, begins = (np.load(paths[part], mmap_mode="r") for part in PARTS[:3])
-        return SparseRows(values, columns, begins, int(np.load(paths["width"])))
+        found = undamaged(list(paths.values()), lambda: _checked(_mapped(paths)))
+        if found is not None:
+            return found
+        try:
+            rows = features_of(sides())
+        except SourceFailed as failure:
+            log.warning("the Assistant goes without features: %s", failure)
+            return None
+        for part, path in paths.items():  # the width last: it says that all are there
+            with replacing(path) as temporary, temporary.open("wb") as file:
+                np.save(file, getattr(rows, part))
+        return _mapped(paths)
+
+
+def _mapped(paths: Mapping[str, Path]) -> SparseRows:
+    values, columns, begins = (np.load(paths[part], mmap_mode="r") for part in PARTS[:3])
+    return SparseRows(values, columns, begins, int(np.load(paths["width"])))
+
+
+def _checked(rows: SparseRows) -> SparseRows:
+    """The same; ValueError where it cannot be what was written: parts of a file that were lost read as zeros.
+
+    Price: all of the files is read once, which whoever checks that features are finite does too.
+    """
+    begins, columns, count = rows.begins, rows.columns, len(rows.values)
+    lengths = np.diff(begins)
+    if begins[0] != 0 or begins[-1] != count or lengths.min() < 0 or len(columns) != count:
+        raise ValueError(f"its rows are not those of {count} values")
+    ascends = np.diff(columns, prepend=-1) > 0
+    ascends[begins[:-1][lengths > 0]] = True  # whatever the row before has ended with
+    if not ascends.all() or columns.min() < 0 or columns.max() >= rows.width:
+        raise ValueError(f"its columns are not ascending ones of {rows.width}")
+    if not rows.values.all():
+        raise ValueError("zeros among values of which none is zero")
+    return rows
 
 
 def features_of(sides: Sequence[Sequence[str]]) -> SparseRows:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+from collections.abc import Iterator
+from itertools import islice, product
 from pathlib import Path
 
 import polib
@@ -11,7 +14,7 @@ import pytest
 from protocol.errors import DataError
 from workloads.sources import SourceFailed
 from workloads.text.catalogues import cleaned, is_kept, read_all, read_catalogue, sentence_pairs
-from workloads.text.pairs import catalogues_in, is_german, parse_tsv, read_given, split_by_hash, to_tsv
+from workloads.text.pairs import Corpus, catalogues_in, is_german, parse_tsv, read_given, split_by_hash, to_tsv
 
 
 def catalogue(path: Path, *entries: polib.POEntry) -> Path:
@@ -60,6 +63,17 @@ def test_a_file_that_is_no_catalogue_is_said_and_left_out(tmp_path: Path, caplog
     assert "bad.mo is left out: bad.mo is no gettext catalogue" in caplog.text
     with pytest.raises(SourceFailed, match=r"bad\.mo is no gettext catalogue"):
         read_catalogue(tmp_path / "bad.mo")
+
+
+@pytest.mark.parametrize("kept", [0, 2, 10, 30])
+def test_an_empty_or_truncated_catalogue_is_said_and_left_out(
+    kept: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = catalogue(tmp_path / "good.mo", message("Still in use", "Noch in Gebrauch"))
+    (tmp_path / "bad.mo").write_bytes(good.read_bytes()[:kept])
+    with caplog.at_level(logging.WARNING, "autoassist.workloads"):
+        assert list(read_all([tmp_path / "bad.mo", good])) == [("Still in use", "Noch in Gebrauch")]
+    assert "bad.mo is left out: bad.mo is no gettext catalogue" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -123,6 +137,54 @@ def test_the_split_is_of_the_shares_that_are_promised_and_never_changes() -> Non
     shares = [len(part) / len(words) for part in (corpus.test, corpus.validation)]
     assert shares == pytest.approx([0.04, 0.03], abs=0.01)
     assert corpus.digest() == "f8bfafa99f85106c"
+
+
+def sources_at(least: float, most: float) -> Iterator[str]:
+    """Sentences whose hash falls there, of 0 … 1; the same in the same order every time."""
+    for letters in product("abcdefghijklmnop", repeat=4):
+        source = f"{''.join(letters)} stays here"
+        if least <= int.from_bytes(hashlib.sha256(source.encode()).digest()[:8], "big") / 2**64 < most:
+            yield source
+
+
+def numbers_of(corpus: Corpus) -> tuple[int, int, int]:
+    return len(corpus.train), len(corpus.validation), len(corpus.test)
+
+
+def test_of_pairs_that_all_hash_above_the_shares_the_two_least_are_held_out() -> None:
+    sources = list(islice(sources_at(0.07, 1.0), 60))
+    pairs = [(source, source.upper()) for source in sources]
+    corpus = split_by_hash("made-up", pairs, "test")
+    assert numbers_of(corpus) == (58, 1, 1)
+    by_hash = sorted(pairs, key=lambda pair: hashlib.sha256(pair[0].encode()).digest())
+    assert [*corpus.test, *corpus.validation] == by_hash[:2]
+    assert corpus.train == [pair for pair in pairs if pair not in by_hash[:2]]
+    again = split_by_hash("made-up", pairs[::-1], "test")
+    assert (again.test, again.validation) == (corpus.test, corpus.validation)
+
+
+@pytest.mark.parametrize(
+    ("below", "between", "split"),
+    [(0, 3, (50, 2, 1)), (0, 1, (49, 1, 1)), (3, 0, (49, 1, 3)), (1, 1, (50, 1, 1)), (4, 3, (50, 3, 4))],
+)
+def test_a_part_takes_of_the_next_only_where_it_is_empty(below: int, between: int, split: tuple[int, int, int]) -> None:
+    sources = [*islice(sources_at(0.07, 1.0), 50), *islice(sources_at(0.0, 0.04), below)]
+    sources += islice(sources_at(0.04, 0.07), between)
+    assert numbers_of(split_by_hash("made-up", [(s, s.upper()) for s in sources], "test")) == split
+
+
+def test_a_part_that_would_be_empty_takes_all_pairs_that_differ_in_signs_alone() -> None:
+    sources = [f"{source}{sign}" for source in islice(sources_at(0.07, 1.0), 30) for sign in ("", "!", " 7")]
+    corpus = split_by_hash("made-up", [(s, s.upper()) for s in sources], "test")
+    assert numbers_of(corpus) == (84, 3, 3)
+    assert all(source.startswith(corpus.test[0][0]) for source, _ in corpus.test)
+
+
+def test_pairs_of_fewer_than_three_sources_are_refused(tmp_path: Path) -> None:
+    lines = [f"{number} {noun}\t{number} auf Deutsch\n" for number in range(30) for noun in ("files", "FOLDERS")]
+    (tmp_path / "few.tsv").write_text("".join(lines))
+    with pytest.raises(DataError, match=r"few\.tsv: 2 source sentences that differ in more .*: give more pairs"):
+        read_given(tmp_path / "few.tsv")
 
 
 def test_a_tsv_file_gives_its_first_two_columns() -> None:

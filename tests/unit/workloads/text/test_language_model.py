@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,6 +114,48 @@ def test_it_learns_and_its_perplexity_falls(workload: LanguageModel) -> None:
     assert (before.name, before.higher_is_better) == ("test_perplexity", False)
     assert after.value < before.value / 4 and boss.training
     assert math.log(after.value) == pytest.approx(mean_loss(boss, workload._blocks("test")))
+
+
+def with_test_part(data: Path, text: str) -> LanguageModel:
+    """The same text but for one section that is held out."""
+    made = load_workload("lm", data=data)
+    assert isinstance(made, LanguageModel)
+    made.documents = dataclasses.replace(made.documents, test=[text])
+    return made
+
+
+@pytest.mark.parametrize("part", ["test", "validation"])
+def test_an_edit_of_a_held_out_section_is_evaluated(data: Path, workload: LanguageModel, part: str) -> None:
+    before = workload._blocks(part)
+    edited = [section.upper() for section in getattr(workload.documents, part)]
+    other = load_workload("lm", data=data)
+    assert isinstance(other, LanguageModel)
+    other.documents = dataclasses.replace(workload.documents, **{part: edited})
+    assert other.fingerprint() == workload.fingerprint()
+    found = other._blocks(part)
+    tokens = workload.subwords.encode_whole(edited, last=END).tokens
+    assert found[0].tolist() == tokens[: BLOCK + 1].tolist() != before[0].tolist()
+    assert np.array_equal(workload._blocks(part), before)
+
+
+def test_a_test_part_shorter_than_a_block_is_evaluated_and_said(data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    few = with_test_part(data, "der Wind weht")
+    boss = few.boss().eval()
+    with caplog.at_level(logging.WARNING, "autoassist.workloads"):
+        found = few.evaluate(boss, torch.device("cpu"))
+    tokens = torch.from_numpy(few.subwords.encode_whole(["der Wind weht"], last=END).tokens.astype(np.int64))
+    assert 2 < len(tokens) < BLOCK
+    with torch.no_grad():
+        expected = torch.nn.functional.cross_entropy(boss(tokens[None, :-1])[0], tokens[1:])
+    assert math.log(found.value) == pytest.approx(float(expected), rel=1e-4)
+    assert f"{len(tokens) - 1} subwords in the test part, too few to judge by; give more text" in caplog.text
+
+
+def test_a_training_part_shorter_than_a_block_is_refused(tmp_path: Path) -> None:
+    for number, text in enumerate(("der Wind", "ein Hund", "das Haus", "die Gasse")):
+        (tmp_path / f"{number}.txt").write_text(text)
+    with pytest.raises(DataError, match="less than a block of 128 subwords to train on; give more text"):
+        load_workload("lm", data=tmp_path).fingerprint()
 
 
 def test_selected_are_the_tokens_that_lose_most_beyond_the_reference() -> None:

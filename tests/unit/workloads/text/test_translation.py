@@ -14,6 +14,7 @@ from workloads import load_workload, validate_workload
 from workloads.base import FallBack
 from workloads.snapshot_files import snapshot_content
 from workloads.sources import SourceFailed
+from workloads.text.pairs import TEST_SHARE, VALIDATION_SHARE, _place
 from workloads.text.subwords import BEGIN, END, PAD, Sequences
 from workloads.text.transformer import Transformer, smoothed_entropy, token_losses
 from workloads.translation import Translation, small_corpus
@@ -113,6 +114,21 @@ def test_evaluation_gives_bleu_of_the_part_that_is_asked_for(pairs: Path, worklo
     assert workload.evaluate(workload.boss().eval(), torch.device("cpu")).name == "test_bleu"
     tuned = load_workload("translation", data=pairs, validation=True)
     assert tuned.evaluate(tuned.boss().eval(), torch.device("cpu")).name == "validation_bleu"
+
+
+def test_few_pairs_that_all_hash_into_the_training_part_are_evaluated_and_scored(tmp_path: Path) -> None:
+    """Else the run ends in an error after its first epoch."""
+    from workloads.text.decoding import Search
+
+    sources = [f"{verb} the {noun} {number}" for verb in VERBS for noun in NOUNS for number in ("one", "two", "three")]
+    above = [source for source in sources if _place(source) >= TEST_SHARE + VALIDATION_SHARE][:50]
+    (tmp_path / "few.tsv").write_text("".join(f"{source}\t{source[::-1]}\n" for source in above))
+    few = load_workload("translation", data=tmp_path / "few.tsv")
+    assert isinstance(few, Translation) and len(few.corpus.train) == 48
+    boss = few.boss().eval()
+    assert np.isfinite(few.evaluate(boss, torch.device("cpu")).value)
+    scores = few.scores(boss, Search(beam=1), "cpu")
+    assert all(np.isfinite(scores[name]) for name in ("bleu", "test_loss", "validation_loss"))
 
 
 def test_what_a_person_sees_of_an_instance_is_the_pair(workload: Translation) -> None:
