@@ -23,7 +23,7 @@ from autoassist.compare_result import ORACLE, UNIFORM, Comparison, RunResult, ma
 from autoassist.compare_runs import Runner, locked
 from autoassist.compare_table import print_comparison
 from autoassist.compare_verdict import REFERENCE_BUDGET, judge
-from autoassist.metric_command import asked, evaluated
+from autoassist.metric_command import Direction, asked, evaluated
 from autoassist.notices import Notices
 from autoassist.remembered import DEFAULT_CHECKPOINT_EVERY, LookAheadChoice
 from autoassist.roles import Flat, LogSettings, WorkloadName, WorkloadSettings
@@ -31,7 +31,7 @@ from autoassist.run_command import RunCommand
 from boss.train import TrainSettings
 from protocol.settings import DEFAULT_EPOCHS, require
 from protocol.signals import StopSignal
-from workloads import CheckedWorkload, Fingerprint, Metric, Workload, validate_workload
+from workloads import CheckedWorkload, Fingerprint, Workload, validate_workload
 from workloads.sources import FALL_BACK_VARIABLE
 
 log = logging.getLogger("autoassist.compare")
@@ -126,17 +126,16 @@ class CompareCommand:
             self._conclude(self._comparison(results, fingerprint, metric), out)
         return 0
 
-    def _metric(self, workload: Workload, environment: dict[str, str]) -> Metric:
+    def _metric(self, workload: Workload, environment: dict[str, str]) -> Direction:
         """Name and direction of the metric, from a fresh Boss: reports do not say which direction is better.
 
         Costs one evaluation, and shows an evaluate() that does not work before anything is trained.
         """
         device = self.train.resolved_device()
-        return (
-            evaluated(workload, device)
-            if device.type == "cpu"
-            else asked(self.workload, self.train, self.data, environment)
-        )
+        if device.type != "cpu":
+            return asked(self.workload, self.train, self.data, environment)
+        metric = evaluated(workload, device)
+        return Direction(name=metric.name, higher_is_better=metric.higher_is_better)
 
     def _require_possible(self) -> None:
         """Refuse what can be refused without the data."""
@@ -190,7 +189,7 @@ class CompareCommand:
         name = re.sub(r"[^A-Za-z0-9_.-]+", "-", "-".join(part for part in parts if part))
         return self.out if self.out is not None else Path("runs") / f"compare-{name}"
 
-    def _comparison(self, results: list[RunResult], fingerprint: Fingerprint, metric: Metric) -> Comparison:
+    def _comparison(self, results: list[RunResult], fingerprint: Fingerprint, metric: Direction) -> Comparison:
         cells = make_cells(results, policies=self.policies, higher_is_better=metric.higher_is_better)
         gain = uniform_gain(results, higher_is_better=metric.higher_is_better)
         name = self.workload.rpartition("/")[2]

@@ -108,7 +108,7 @@ class Runner:
         raise RunFailed(
             f"{run.name} {ending(code)}: {child.last_words} (log: {child.log_file}); {len(self.reports)} of "
             f"{len(self._plan)} runs are finished and kept, the same command goes on with the others"
-            + (f"; to begin this one again, remove {run_dir}" if found.can_resume else ""),
+            + (f"; to begin this one again, remove {run_dir}" if found.can_resume and report is None else ""),
             code if code > 0 else 128 - code,
         )
 

@@ -45,14 +45,28 @@ def read_ended(run_dir: Path) -> Ended | None:
 
 def complete_report(run_dir: Path) -> None:
     """Write the report of a run whose end is in its store alone: whoever was to write it was killed in between, or the
-    disk was full. Raises StoreError where it is so still."""
+    disk was full. It lacks the figures of Assistants that had not said Goodbye. Raises StoreError where it is full
+    still."""
     is_finished = False
     with suppress(AutoAssistError):
         is_finished = any(isinstance(row, RunRow) and row.ended == "finished" for _, row in stored_rows(run_dir))
     if not is_finished or is_served(run_dir):  # who serves it writes it
         return
-    if _written(run_dir) is None and (found := read_ended(run_dir)) is not None:
-        write_report(run_dir, found.report)
+    try:
+        last = read_report(run_dir)
+    except DataError:
+        last = None
+    if (last is not None and last.status == "finished") or (found := read_ended(run_dir)) is None:
+        return
+    report = found.report
+    if last is not None:  # of the last epoch's end; the store keeps neither what was refused nor by whom it was trained
+        report = replace(
+            report,
+            refused_input=last.refused_input,
+            refused_input_from=last.refused_input_from,
+            versions=last.versions,
+        )
+    write_report(run_dir, report)
 
 
 def what_became_of(run_dir: Path) -> str:

@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from assistant.policies import require_policy
 from autoassist.children import Child
 from autoassist.local_arrays import as_features, as_labels
-from autoassist.remembered import COMMAND_FILE
+from autoassist.remembered import COMMAND_FILE, stored_end
 from autoassist.run_directory import listens_within_s, new_folder, require_unused
 from boss.feed import Feed as BossFeed
 from boss.joining import settings_from
 from boss.ranks import ranks_here
 from broker.store import DATABASE
-from protocol.errors import RoleFailed
+from protocol.errors import RoleFailed, SettingError
+from protocol.report import REPORT_FILE
 from protocol.settings import RunSettings, require
 
 log = logging.getLogger("autoassist.local")
@@ -45,6 +46,9 @@ class LocalRoles:
         self._goes_on = goes_on and (run_dir / DATABASE).exists() and not (run_dir / COMMAND_FILE).exists()
         if not self._goes_on:
             require_unused(run_dir)
+        elif stored_end(run_dir) == "finished":
+            report = run_dir / REPORT_FILE
+            raise SettingError(f"run_dir={run_dir}: its run is finished, see {report}; give another run_dir")
         self.run_dir = run_dir
         (run_dir / "logs").mkdir(parents=True, exist_ok=True)
         self.children: list[Child] = []
@@ -154,7 +158,10 @@ class Feed(BossFeed):
         """
         ranks = ranks_here()
         require(ranks == 1, "ranks", ranks, "Feed.local is for one; start `autoassist broker`, and use Feed.connect")
-        require(not state or run_dir is not None, "run_dir", None, "is missing: where the run lies that state is of")
+        has_run = run_dir is not None and (Path(run_dir) / DATABASE).exists()
+        require(
+            not state or has_run, "run_dir", run_dir, "holds no run; give the directory of the run that state is of"
+        )
         run = settings or settings_from({**run_settings, "assistants": max(1, assistants)}, ranks=1)
         features, labels = as_features(features, len(dataset)), as_labels(labels, len(dataset))
         require_policy(run, len(dataset), labels)

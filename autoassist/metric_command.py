@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 
 import msgspec
@@ -22,9 +23,16 @@ from protocol.errors import RoleFailed
 from workloads import CheckedWorkload, Metric, Workload
 
 
+class Direction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a report does not say of a metric."""
+
+    name: str
+    higher_is_better: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class MetricCommand:
-    """Evaluate a fresh Boss, and say what came of it as one line of JSON."""
+    """Evaluate a fresh Boss, and say name and direction of its metric as the last line, of JSON."""
 
     workload: WorkloadName = ""
     train: Flat[TrainSettings] = TrainSettings()
@@ -34,18 +42,19 @@ class MetricCommand:
     def execute(self) -> int:
         """Print it; returns the exit code."""
         metric = evaluated(CheckedWorkload(self.data.load(self.workload)), self.train.resolved_device())
-        sys.stdout.write(msgspec.json.encode(metric).decode() + "\n")
+        known = Direction(name=metric.name, higher_is_better=bool(metric.higher_is_better))
+        sys.stdout.write("\n" + msgspec.json.encode(known).decode() + "\n")
         return 0
 
 
 def evaluated(workload: Workload, device: torch.device) -> Metric:
-    """Of a fresh Boss."""
+    """Of a fresh Boss; its value may be NaN or infinite."""
     boss = workload.boss().to(device).eval()
     with torch.no_grad():
         return workload.evaluate(boss, device)
 
 
-def asked(workload: str, train: TrainSettings, data: WorkloadSettings, environment: dict[str, str]) -> Metric:
+def asked(workload: str, train: TrainSettings, data: WorkloadSettings, environment: dict[str, str]) -> Direction:
     """What a process of its own says; raises RoleFailed with its last words where it fails."""
     words = ["compare-metric", workload, *as_words(train, TrainSettings()), *as_words(data, WorkloadSettings())]
     done = subprocess.run(
@@ -60,4 +69,7 @@ def asked(workload: str, train: TrainSettings, data: WorkloadSettings, environme
     if done.returncode:
         last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "it said nothing")
         raise RoleFailed(f"a fresh Boss cannot be evaluated (exit code {done.returncode}): {last.strip()}")
-    return msgspec.json.decode(done.stdout.splitlines()[-1], type=Metric)
+    for line in reversed(done.stdout.splitlines()):  # a workload may print too
+        with suppress(msgspec.MsgspecError):
+            return msgspec.json.decode(line, type=Direction)
+    raise RoleFailed(f"a fresh Boss was evaluated, and nothing said of it: {done.stdout.strip()[-200:]}")

@@ -279,8 +279,10 @@ class BrokerCore:
             release_all_of(self.state, name)
 
     def _stop(self, reason: Any, detail: str) -> None:
-        if self.state.run is not None and not self.state.the_run.ended:
-            self._end(reason, detail)
+        state = self.state
+        if state.run is not None and not state.run.ended:
+            is_as_before = state.awaits_boss and state.ended_before  # no Boss has taken it back: nothing has happened
+            self._end(state.ended_before if is_as_before else reason, detail)
 
     def _stop_because(self, why: str) -> None:
         if why:

@@ -116,7 +116,7 @@ class Broker:
                 f"run_dir={self.settings.run_dir}: holds a run that is over; choose another --run-dir, or --resume"
             )
         if core.state.run is not None:
-            core.state.run.ended = ""
+            core.state.ended_before, core.state.run.ended = core.state.run.ended, ""
             core.state.awaits_boss = self.settings.resume
         core.rebase_leases(time.monotonic())
         return core

@@ -77,6 +77,8 @@ class State:
     """Assistants that this process has not heard of since its start, though they have said no Goodbye."""
     returning_until: float = 0.0
     """When a run that is over waits for them no longer."""
+    ended_before: str = ""
+    """How the run had ended, where it was opened again; it has still ended so while ``awaits_boss``."""
     awaits_boss: bool = False
     """Whether a Boss has yet to come that may take the run back; what an Assistant learned before would be void."""
     lengths: I32 | None = None

@@ -117,6 +117,8 @@ def undamaged(paths: Sequence[Path], read: Callable[[], T]) -> T | None:
     try:
         return read()
     except _DAMAGE as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the system's, and not what the file holds
+            raise
         log.warning("%s: damaged (%s); making it again", ", ".join(map(str, paths)), error)
         for path in paths:
             path.unlink(missing_ok=True)

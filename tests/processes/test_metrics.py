@@ -68,15 +68,13 @@ def test_a_boss_that_cannot_be_watched_ends_before_it_has_joined_and_leaves_the_
 ) -> None:
     (tmp_path / "file").touch()
     with roles() as start, socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
         broker, address, _ = start_broker(start, tmp_path / "run")
         words = ["boss", "digits", "--broker", address, "--epochs", "1", "--policy", "uniform"]
-        wish = (
-            ["--http-port", str(taken.getsockname()[1])]
-            if wrong == "port"
-            else ["--tensorboard", str(tmp_path / "file")]
-        )
-        first = start(*words, *wish)
-        assert first.end() == 2, first.text
+        wishes = {"port": ["--http-port", port], "folder": ["--tensorboard", str(tmp_path / "file")]}
+        complaints = {"port": port, "folder": "give a folder that can be written"}
+        first = start(*words, *wishes[wrong])
+        assert first.end() == 2 and complaints[wrong] in first.text, first.text
         assert start(*words).end() == 0
         assert broker.end() == 0, broker.text
     assert read_report(tmp_path / "run").status == "finished"

@@ -58,8 +58,8 @@ def split_by_hash(name: str, pairs: Sequence[Pair], source: str) -> Corpus:
             f"{source}: {len(distinct)} source sentences that differ in more than case, digits and signs; "
             "training, validation and test need one each: give more pairs"
         )
-    tests = max(1, bisect_left(distinct, TEST_SHARE))
-    held_out = max(tests + 1, bisect_left(distinct, TEST_SHARE + VALIDATION_SHARE))
+    tests = min(max(1, bisect_left(distinct, TEST_SHARE)), len(distinct) - 2)
+    held_out = min(max(tests + 1, bisect_left(distinct, TEST_SHARE + VALIDATION_SHARE)), len(distinct) - 1)
     test, validation = set(distinct[:tests]), set(distinct[tests:held_out])
     parts: tuple[list[Pair], list[Pair], list[Pair]] = ([], [], [])
     for pair, place in zip(pairs, places, strict=True):

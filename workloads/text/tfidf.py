@@ -60,7 +60,8 @@ def _checked(rows: SparseRows) -> SparseRows:
     lengths = np.diff(begins)
     if begins[0] != 0 or begins[-1] != count or lengths.min() < 0 or len(columns) != count:
         raise ValueError(f"its rows are not those of {count} values")
-    ascends = np.diff(columns, prepend=-1) > 0
+    ascends = np.ones(count, dtype=np.bool_)  # a byte a value: numbers of eight would be as much as the files
+    np.greater(columns[1:], columns[:-1], out=ascends[1:])
     ascends[begins[:-1][lengths > 0]] = True  # whatever the row before has ended with
     if not ascends.all() or columns.min() < 0 or columns.max() >= rows.width:
         raise ValueError(f"its columns are not ascending ones of {rows.width}")

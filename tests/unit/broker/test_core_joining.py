@@ -52,6 +52,18 @@ def test_an_assistant_waits_until_a_boss_has_resumed_the_run() -> None:
     assert resumed.assistants[0].peer.connected
 
 
+@pytest.mark.parametrize(("has_come", "ended"), [(False, "finished"), (True, "stopped")])
+def test_a_run_that_was_opened_again_has_ended_as_before_until_a_boss_has_come(has_come: bool, ended: str) -> None:
+    resumed = world()
+    train_through(resumed, 3)
+    resumed.crash()
+    resumed.core.state.awaits_boss, resumed.core.state.ended_before = True, "finished"
+    if has_come:
+        resumed.rejoin_all()
+    resumed.core.handle(StopRequested("stopped"), 0.0)
+    assert resumed.core.state.the_run.ended == ended
+
+
 def test_a_boss_without_settings_cannot_start_a_run() -> None:
     """Rank 1's own client leaves the settings to rank 0, and comes first."""
     early = World(RUN, 100)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.unit.project.shell_commands import parse, parse_torchrun
 
-ROOT = Path("/work/main")
+ROOT = Path(__file__).resolve().parents[3]
 PAGE = (ROOT / "docs" / "HOSTS.md").read_text()
 LINES = re.findall(r"^((?:autoassist|torchrun) .+)$", PAGE, re.M)
 

@@ -173,6 +173,13 @@ def test_a_part_takes_of_the_next_only_where_it_is_empty(below: int, between: in
     assert numbers_of(split_by_hash("made-up", [(s, s.upper()) for s in sources], "test")) == split
 
 
+@pytest.mark.parametrize(("below", "between"), [(2, 0), (3, 0), (1, 1), (1, 2), (0, 2), (0, 3)])
+def test_something_is_left_to_train_on_however_the_hashes_fall(below: int, between: int) -> None:
+    sources = [*islice(sources_at(0.0, 0.04), below), *islice(sources_at(0.04, 0.07), between)]
+    sources += islice(sources_at(0.07, 1.0), 3 - min(3, below + between))
+    assert numbers_of(split_by_hash("made-up", [(s, s.upper()) for s in sources], "test")) == (1, 1, 1)
+
+
 def test_a_part_that_would_be_empty_takes_all_pairs_that_differ_in_signs_alone() -> None:
     sources = [f"{source}{sign}" for source in islice(sources_at(0.07, 1.0), 30) for sign in ("", "!", " 7")]
     corpus = split_by_hash("made-up", [(s, s.upper()) for s in sources], "test")
