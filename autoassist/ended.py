@@ -47,16 +47,16 @@ def complete_report(run_dir: Path) -> None:
     """Write the report of a run whose end is in its store alone: whoever was to write it was killed in between, or the
     disk was full. It lacks the figures of Assistants that had not said Goodbye. Raises StoreError where it is full
     still."""
-    is_finished = False
-    with suppress(AutoAssistError):
-        is_finished = any(isinstance(row, RunRow) and row.ended == "finished" for _, row in stored_rows(run_dir))
-    if not is_finished or is_served(run_dir):  # who serves it writes it
-        return
     try:
         last = read_report(run_dir)
     except DataError:
         last = None
-    if (last is not None and last.status == "finished") or (found := read_ended(run_dir)) is None:
+    if last is not None and last.status == "finished":  # whoever looks at such a run leaves it as it is
+        return
+    is_finished = False
+    with suppress(AutoAssistError):
+        is_finished = any(isinstance(row, RunRow) and row.ended == "finished" for _, row in stored_rows(run_dir))
+    if not is_finished or is_served(run_dir) or (found := read_ended(run_dir)) is None:  # who serves it writes it
         return
     report = found.report
     if last is not None:  # of the last epoch's end; the store keeps neither what was refused nor by whom it was trained
