@@ -32,7 +32,7 @@ from boss.train import TrainSettings
 from protocol.settings import DEFAULT_EPOCHS, require
 from protocol.signals import StopSignal
 from workloads import CheckedWorkload, Fingerprint, Workload, validate_workload
-from workloads.sources import FALL_BACK_VARIABLE
+from workloads.sources import asked_already
 
 log = logging.getLogger("autoassist.compare")
 
@@ -104,7 +104,7 @@ class CompareCommand:
         out = self._out_dir()
         finished = finished_before(plan, out, fingerprint.dataset_id)
         log.info("%d of %d runs are finished in %s", len(finished), len(plan), out)
-        found = {FALL_BACK_VARIABLE: workload.fall_back.wanted} if workload.fall_back is not None else {}
+        found = asked_already(workload.fall_back)
         metric = self._metric(workload, found)
         with Notices() as notices, StopSignal() as stop, locked(out):
             enabled = sys.stdout.isatty() and not self.log.debug

@@ -45,7 +45,7 @@ from protocol.security import ROLES, open_key
 from protocol.settings import RunSettings, require
 from protocol.signals import StopSignal
 from workloads import CheckedWorkload, validate_workload
-from workloads.sources import FALL_BACK_VARIABLE
+from workloads.sources import asked_already
 
 CORES_TO_LOOK_AHEAD = 8
 """With so many, a Boss on the CPU leaves one more to Assistants that look ahead, a seventh of its own at most; with
@@ -128,8 +128,7 @@ class RunCommand:
         require(by_tokens or size <= n, "batch_size", size, f"exceeds the data set's {n} instances; lower --batch-size")
         fitted(self.run, workload.lengths() if by_tokens else None, n)
         require_policy(self.run, n, workload.labels())
-        fall_back = workload.fall_back
-        return {FALL_BACK_VARIABLE: fall_back.wanted} if fall_back is not None else {}
+        return asked_already(workload.fall_back)
 
     def _launch(self, run_dir: Path | None, notices: Notices, found: dict[str, str]) -> int:
         """Start the roles, supervise them to the end, and sum up; returns the exit code."""

@@ -1,8 +1,8 @@
 """What the default policy saves of a training on a GPU at equal accuracy: the comparison, several runs at a time.
 
 First, for Fashion-MNIST, uniform's peak learning rate, on the validation part with seeds of its own; then ``autoassist
-compare`` on the test part, a process a seed. The runs share the GPU and the host with each
-other, so their wall times are no training's; those of ``--alone`` further seeds, run one after the other, are.
+compare`` on the test part, a process a seed. The runs share the GPU and the host with each other, so their wall times
+are no training's; those of ``--alone`` further seeds, run one after the other, are.
 
     python -m benchmarks.gpu_savings [--json FILE]
     python -m benchmarks.gpu_savings --workload rotated-mnist --model cnn --batch-size 64 --epochs 10

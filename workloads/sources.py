@@ -33,6 +33,12 @@ The small set is taken at once then. The launcher sets it for its roles: they se
 another set than it did.
 """
 
+
+def asked_already(fall_back: FallBack | None) -> dict[str, str]:
+    """That variable for processes that are to take the same small set; nothing where the full one is served."""
+    return {FALL_BACK_VARIABLE: fall_back.wanted} if fall_back is not None else {}
+
+
 TRAIN_IMAGES = "train-images-idx3-ubyte"
 TRAIN_LABELS = "train-labels-idx1-ubyte"
 TEST_IMAGES = "t10k-images-idx3-ubyte"
