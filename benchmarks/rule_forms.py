@@ -34,7 +34,7 @@ CLASS_DECAY = 0.99
 PROPORTIONAL = "proportional"
 OfTheLoss = Literal["square-root", "rank", "class-mean", "floor-0.3"]
 OfTheLastLoss = Literal["last-loss", "last-loss-rank", "half-and-half"]
-OfTheRest = Literal["evenly-drawn", "rate-0.5", "rate-1.5"]
+OfTheRest = Literal["evenly-drawn", "rate-0.5", "rate-1.5", "rate-2"]
 """The drawing, and the learning rate."""
 FORMS = (*get_args(OfTheLoss), *get_args(OfTheLastLoss), *get_args(OfTheRest))
 

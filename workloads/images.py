@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workloads.base import FallBack, Fingerprint, Metric, Workload
-from workloads.cache import cache_dir, file_lock, replacing
+from workloads.cache import cache_dir, file_lock, replacing, undamaged
 from workloads.changes import with_validation_part
 from workloads.model_names import check_model
 from workloads.sources import ImageSet, fall_back_of
@@ -151,7 +151,7 @@ class ImageWorkload(Workload):
         count, *shape = self.images.train_images.shape
         expected = (count, int(np.prod(shape)))
         with file_lock(cache_dir() / "locks" / f"{path.stem}.lock"):
-            mapped = _open_features(path, expected)
+            mapped = undamaged([path], lambda: _open_features(path, expected))
             if mapped is None:
                 self._build_features(path, expected)
                 mapped = np.load(path, mmap_mode="r")
@@ -170,15 +170,8 @@ class ImageWorkload(Workload):
                 file.write(((pixels - shift) * scale).data)
 
 
-def _open_features(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
-    if not path.exists():
-        return None
-    try:
-        mapped: NDArray[np.float32] = np.load(path, mmap_mode="r")
-    except (ValueError, OSError, EOFError) as error:
-        log.warning("%s is damaged (%s); building it again", path, error)
-        return None
+def _open_features(path: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
+    mapped: NDArray[np.float32] = np.lib.format.open_memmap(path, mode="r")
     if mapped.shape != shape or mapped.dtype != np.float32:
-        log.warning("%s has shape %s, expected %s; building it again", path, mapped.shape, shape)
-        return None
+        raise ValueError(f"{mapped.dtype} of shape {mapped.shape}, expected float32 of shape {shape}")
     return mapped

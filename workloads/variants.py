@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import logging
 from pathlib import Path
 
 import numpy as np
 
 from protocol.arrays import I64
-from workloads.cache import cache_dir, file_lock, replacing
+from workloads.cache import cache_dir, file_lock, replacing, undamaged
 from workloads.changes import (
     TURN_TEST,
     TURN_TRAIN,
@@ -24,8 +23,6 @@ from workloads.changes import (
 from workloads.fashion_mnist import FashionMnist
 from workloads.mnist import Mnist
 from workloads.sources import ImageSet
-
-log = logging.getLogger("autoassist.workloads")
 
 TURNED_VERSION = 1
 """Part of the cached file's name; raise it whenever the same images would be turned otherwise."""
@@ -80,7 +77,7 @@ def _turned_once(images: Pixels, key: int) -> Pixels:
     digest.update(np.ascontiguousarray(images).data)
     path = cache_dir() / "turned" / f"{digest.hexdigest()[:24]}-v{TURNED_VERSION}.npy"
     with file_lock(cache_dir() / "locks" / f"{path.stem}.lock"):
-        found = _read(path, images)
+        found = undamaged([path], lambda: _read(path, images))
         if found is None:
             found = turned(images, angles(key, len(images)))
             with replacing(path) as temporary, temporary.open("wb") as file:
@@ -88,15 +85,9 @@ def _turned_once(images: Pixels, key: int) -> Pixels:
     return found
 
 
-def _read(path: Path, like: Pixels) -> Pixels | None:
-    if not path.exists():
-        return None
-    try:
-        found: Pixels = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        log.warning("%s is damaged (%s); making it again", path, error)
-        return None
+def _read(path: Path, like: Pixels) -> Pixels:
+    with path.open("rb") as file:
+        found: Pixels = np.lib.format.read_array(file, allow_pickle=False)
     if found.shape != like.shape or found.dtype != like.dtype:
-        log.warning("%s has shape %s, expected %s; making it again", path, found.shape, like.shape)
-        return None
+        raise ValueError(f"{found.dtype} of shape {found.shape}, expected {like.dtype} of shape {like.shape}")
     return found

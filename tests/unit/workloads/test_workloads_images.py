@@ -89,7 +89,7 @@ def test_features_are_the_standardised_pixels_in_a_read_only_map(cache: Path) ->
     assert len(list((cache / "features").iterdir())) == 1
 
 
-@pytest.mark.parametrize("damage", ["truncated", "other shape", "garbage"])
+@pytest.mark.parametrize("damage", ["truncated", "other shape", "garbage", "half an archive"])
 def test_damaged_features_in_the_cache_are_built_again(
     damage: str, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -99,10 +99,12 @@ def test_damaged_features_in_the_cache_are_built_again(
         path.write_bytes(path.read_bytes()[:-100])
     elif damage == "garbage":
         path.write_bytes(b"\0" * 500)
+    elif damage == "half an archive":
+        path.write_bytes(b"PK\x03\x04" + b"\0" * 500)
     else:
         np.save(path, good[:-1])
     assert np.array_equal(Digits().features(), good)
-    assert "building it again" in caplog.text
+    assert f"{path}: damaged" in caplog.text
 
 
 def test_fingerprint_is_the_contents_and_not_the_object() -> None:

@@ -105,7 +105,7 @@ def test_a_second_start_turns_nothing(cache: Path, monkeypatch: pytest.MonkeyPat
     assert len(list((cache / "turned").iterdir())) == 2
 
 
-@pytest.mark.parametrize("damage", [b"", b"\0" * 300, b"other shape"])
+@pytest.mark.parametrize("damage", [b"", b"\0" * 300, b"PK\x03\x04" + b"\0" * 300, b"other shape"])
 def test_a_damaged_turned_set_is_made_again(damage: bytes, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     first = RotatedMnist().fingerprint()
     for path in (cache / "turned").iterdir():
