@@ -105,7 +105,12 @@ def test_commands_are_such_that_our_command_line_takes(role: str) -> None:
 
 def test_the_brokers_ports_are_those_of_its_service_its_container_and_the_network_policy() -> None:
     broker = command("broker")
-    asked = {"roles": broker.broker.port, "statistics": broker.broker.statistics_port, "http": broker.monitor.http_port}
+    asked = {
+        "roles": broker.broker.port,
+        "statistics": broker.broker.statistics_port,
+        "previews": broker.broker.preview_port,
+        "http": broker.monitor.http_port,
+    }
     assert (
         asked
         == ports("broker")
