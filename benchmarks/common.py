@@ -35,6 +35,15 @@ def mean_sd(values: Sequence[float], form: str = ".2f") -> str:
     return f"{statistics.fmean(values):{form}} ± {deviation:{form}}"
 
 
+def paired_difference(ours: Sequence[float], theirs: Sequence[float]) -> str:
+    """Mean of the differences of pairs ± its standard error; "-" where all are equal."""
+    pairs = np.subtract(ours, theirs)
+    if not pairs.any():
+        return "-"
+    error = f" ± {pairs.std(ddof=1) / np.sqrt(len(pairs)):.2f}" if len(pairs) > 1 else ""
+    return f"{pairs.mean():+.2f}{error}"
+
+
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A Markdown table."""
     print("| " + " | ".join(header) + " |")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from assistant.policies import Moment
 from autoassist.oracle import FreshLosses
-from benchmarks.common import machine, mean_sd, print_table
+from benchmarks.common import machine, mean_sd, paired_difference, print_table
 from benchmarks.stale_weights import StaleOracle
 from protocol.arrays import F32, I64
 from protocol.messages import LossRecord
@@ -165,16 +165,8 @@ def main(settings: RuleForms) -> None:
             found[form].append(accuracy(settings, form, seed))
         print(f"seed {seed}: " + ", ".join(f"{form} {found[form][-1]:.2f}" for form in forms), flush=True)
     print()
-    rows = [[form, mean_sd(found[form]), _difference(found[form], found[PROPORTIONAL])] for form in forms]
+    rows = [[form, mean_sd(found[form]), paired_difference(found[form], found[PROPORTIONAL])] for form in forms]
     print_table(["form", "accuracy, %", "more than proportional, points ± standard error"], rows)
-
-
-def _difference(ours: list[float], theirs: list[float]) -> str:
-    pairs = np.subtract(ours, theirs)
-    if not pairs.any():
-        return "-"
-    error = f" ± {pairs.std(ddof=1) / np.sqrt(len(pairs)):.2f}" if len(pairs) > 1 else ""
-    return f"{pairs.mean():+.2f}{error}"
 
 
 if __name__ == "__main__":

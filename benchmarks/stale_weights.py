@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from assistant.policies import Moment, Policy
 from autoassist.oracle import Oracle
-from benchmarks.common import machine, mean_sd, print_table
+from benchmarks.common import machine, mean_sd, paired_difference, print_table
 from boss.train import TrainSettings
 from protocol.arrays import F32, I64
 from protocol.messages import LossRecord
@@ -97,7 +97,7 @@ def accuracy(settings: StaleWeights, seed: int, share: float, every_steps: int |
 
 
 def main(settings: StaleWeights) -> None:
-    """Train and print."""
+    """Train and print, seed by seed, so that an interrupted run has said something."""
     torch.set_num_threads(1)
     print(machine())
     print(
@@ -111,11 +111,17 @@ def main(settings: StaleWeights) -> None:
             for every in settings.every_steps
         ),
     )
-    rows = []
-    for name, share, every_steps in kinds:
-        found = [accuracy(settings, seed, share, every_steps) for seed in settings.seeds]
-        rows.append([name, f"{share:g}", mean_sd(found)])
-    print_table(["selection", "passes", "accuracy, %"], rows)
+    found: list[list[float]] = [[] for _ in kinds]
+    for seed in settings.seeds:
+        for (_, share, every_steps), metrics in zip(kinds, found, strict=True):
+            metrics.append(accuracy(settings, seed, share, every_steps))
+        print(f"seed {seed}: " + ", ".join(f"{metrics[-1]:.2f}" for metrics in found), flush=True)
+    print()
+    rows = [
+        [name, f"{share:g}", mean_sd(metrics), paired_difference(metrics, found[0])]
+        for (name, share, _), metrics in zip(kinds, found, strict=True)
+    ]
+    print_table(["selection", "passes", "accuracy, %", "more than uniform with all, points ± standard error"], rows)
 
 
 if __name__ == "__main__":
