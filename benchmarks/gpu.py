@@ -23,7 +23,6 @@ import numpy as np
 import torch
 import tyro
 from torch import Tensor
-from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.boss_overhead import reporting
@@ -245,9 +244,10 @@ def waits_a_step(settings: GpuBenchmark, loop: Loop) -> float:
         wait_for_device()
     events = trace.events()
     assert events is not None
-    (steps,) = (event for event in events if event.name == TRACED and event.device_type == DeviceType.CPU)
+    (steps,) = (event for event in events if event.name == TRACED and event.device_type.name == "CPU")
     began, ended = steps.time_range.start, steps.time_range.end
-    return sum(is_wait(event.name) and began <= event.time_range.start < ended for event in events) / settings.traced
+    waits = [event for event in events if is_wait(event.name) and began <= event.time_range.start < ended]
+    return len(waits) / settings.traced
 
 
 def is_wait(name: str) -> bool:

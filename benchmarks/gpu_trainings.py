@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,8 +40,8 @@ class Resident(Dataset[tuple[Tensor, Tensor]]):
         return self.inputs.index_select(0, rows), self.targets.index_select(0, rows)
 
 
-def whole(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """A batch that was gathered as one."""
+def whole(batch: Any) -> Any:
+    """A batch that was gathered as one, so that there is nothing to collate: two tensors."""
     return batch
 
 

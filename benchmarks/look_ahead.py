@@ -61,7 +61,7 @@ def trained(workload: Workload, order: Tensor, steps: int) -> tuple[CheapForward
     network = workload.boss()
     optimizer = workload.optimizer(network)
     took_us = []
-    for ids in order[: 64 * steps].split(64):
+    for ids in torch.split(order[: 64 * steps], 64):
         inputs, targets = workload.batch(ids.tolist())
         began_s = time.thread_time()
         optimizer.zero_grad(set_to_none=True)
@@ -96,7 +96,7 @@ def rows_of(settings: LookAheadCosts, model: str) -> list[dict[str, Any]]:
     require(n >= wanted, "steps", settings.steps, f"with the pieces that is {wanted} instances of {n}; give fewer")
     order = torch.randperm(n)
     forward, step_us = trained(workload, order, settings.steps)
-    pieces = [workload.batch(ids.tolist()) for ids in order[64 * settings.steps : wanted].split(CHUNK)]
+    pieces = [workload.batch(ids.tolist()) for ids in torch.split(order[64 * settings.steps : wanted], CHUNK)]
     with torch.inference_mode():
         kinds, refused = kinds_of(forward, pieces[0])
         took_us: dict[str, list[float]] = {name: [] for name in kinds}

@@ -148,7 +148,7 @@ def _forever(hello: Hello, credit: Credit) -> Iterator[AnyMessage]:
 
 def boss_hello(policy: str, n: int = N) -> Hello:
     """A Boss without a budget that would end soon."""
-    run = RunSettings(policy=policy, boss_instances=FAR, batch_size=BATCH_SIZE)  # type: ignore[arg-type]
+    run = RunSettings(policy=policy, boss_instances=FAR, batch_size=BATCH_SIZE)
     incarnation = new_incarnation()
     return Hello(role="boss", name="boss-0", incarnation=incarnation, dataset_id="none", n=n, settings=run)
 

@@ -124,7 +124,7 @@ class Pace:
                 waited_s += time.monotonic() - now
         raise AssertionError("the run has ended before it was measured; lower --seconds")
 
-    def _batches(self) -> Iterator[torch.Tensor]:
+    def _batches(self) -> Iterator[list[int]]:
         while not self.feed.ended:
             yield from self.feed
 
@@ -152,8 +152,9 @@ def measure(settings: MonitoringBenchmark) -> Result:
         words = command("broker", "--run-dir", f"{folder}/run", "--port", "0", "--announce", "--http-port", "0")
         broker = opened.enter_context(process(words))
         addresses = msgspec.json.decode(broker.stdout.readline())
-        run = {"batch_size": settings.batch_size, "policy": "uniform", "epochs": 10_000}
-        feed = opened.enter_context(closing(Feed.connect(addresses["address"], n=200_000, **run)))
+        address, batch_size = addresses["address"], settings.batch_size
+        joined = Feed.connect(address, n=200_000, batch_size=batch_size, policy="uniform", epochs=10_000)
+        feed = opened.enter_context(closing(joined))
         pace = Pace(feed, settings.steps_per_s, torch.rand(settings.batch_size) * 2)
         turns = []
         for number in range(2 * settings.pairs + 1):
@@ -227,8 +228,13 @@ def _watchers(feed: Feed, addresses: dict[str, str], curves: Path) -> Iterator[W
 def _drained(words: Sequence[str]) -> Iterator[tuple[psutil.Process, threading.Event]]:
     """A process whose output somebody reads, and whether there was some."""
     spoke = threading.Event()
+
+    def listen(made: psutil.Popen) -> None:
+        for _ in made.stdout:
+            spoke.set()
+
     with process(words) as made:
-        threading.Thread(target=lambda: [spoke.set() for _ in made.stdout], daemon=True).start()
+        threading.Thread(target=listen, args=(made,), daemon=True).start()
         yield made, spoke
 
 

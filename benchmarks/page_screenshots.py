@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import ViewportSize, sync_playwright
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 COLOURS = 256
 """So that a picture has some hundred kilobytes."""
-SIZE = {"width": 1280, "height": 1000}
+SIZE: ViewportSize = {"width": 1280, "height": 1000}
 LEFT_OUT = "#metric, #selection, #roles, #chart-grid > :nth-child(n + 4), [data-group] li:nth-child(n + 10), footer"
 """More than fits in a picture."""
 PATIENCE_MS = 300_000

@@ -155,7 +155,7 @@ def measure(settings: ScoringBenchmark) -> dict[str, list[float]]:
         assert len(select(core, ids).kept_ids) < len(ids), "nothing is left out: the gate is closed"
     one = rng.normal(size=settings.width).astype(np.float32)
     wide = rng.normal(size=(settings.width, columns_of(core))).astype(np.float32)
-    loop = AuthorsLoop(data, one / settings.width, np.zeros(CLASSES, dtype=np.float32))
+    loop = AuthorsLoop(data, one / np.float32(settings.width), np.zeros(CLASSES, dtype=np.float32))
     few, found = unseen[: max(1, settings.windows // 20)], dict[str, list[float]]()
     for _ in range(settings.repetitions):
         ours = rate(lambda ids: select(core, ids), seen)
