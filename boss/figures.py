@@ -7,7 +7,9 @@ from typing import Any
 from boss.clocks import Clocks
 from boss.plan import BossPlan
 from boss.reporter import Reporter
+from protocol.message_base import MAX_TEXT
 from protocol.messages import EpochResult
+from protocol.settings import require
 
 
 def figures_of(clocks: Clocks, plan: BossPlan, reporter: Reporter, *, instances: int, dropped: int) -> dict[str, float]:
@@ -30,7 +32,8 @@ def figures_of(clocks: Clocks, plan: BossPlan, reporter: Reporter, *, instances:
 
 
 def epoch_result(name: str, value: float, *, epoch: int, step: int, instances: int, clocks: Clocks) -> EpochResult:
-    """What an evaluation after ``epoch`` gave."""
+    """What an evaluation after ``epoch`` gave; raises SettingError for a name that no broker would take."""
+    require(len(name) <= MAX_TEXT, "metric name", name[:MAX_TEXT], f"{len(name)} characters; give {MAX_TEXT} at most")
     return EpochResult(
         epoch=epoch,
         step=step,

@@ -83,6 +83,8 @@ def _malformed(hello: Hello) -> str:
     wrong = [
         f"{name}={value} is not in {low} … {high}" for name, value, low, high in ranges if not low <= value <= high
     ]
+    if not hello.name.isprintable():
+        wrong.append("a name is shown in logs and on terminals, and must be of printable characters")
     if hello.restore_step != NO_RESTORE and (hello.role, hello.rank) != ("boss", 0):
         wrong.append(f"restore_step={hello.restore_step}: only the Boss of rank 0 may take a run back")
     return "; ".join(wrong)

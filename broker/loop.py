@@ -42,7 +42,8 @@ from broker.kept_lengths import KeptLengths
 from broker.monitor import Watcher
 from broker.previews import Previews
 from broker.publishing import publisher
-from broker.report import build_report, build_statistics, write_report
+from broker.report import build_statistics
+from broker.report_file import ReportFile
 from broker.rows import PeerRow
 from broker.sending import let_roles_hang_up, transmit
 from broker.settings import BrokerSettings
@@ -98,7 +99,7 @@ class Broker:
         self._snapshot: int | None = None
         self._out: list[Outgoing] = []
         self._farewells: dict[str, list[Outgoing]] = {}
-        self._report_is_due = False
+        self.report_file = ReportFile(settings.run_dir)
         self._hello: tuple[bytes, Envelope]
 
     def _write_addresses(self) -> None:
@@ -181,9 +182,7 @@ class Broker:
         self._rows, self._snapshot = [], None
         self.hub.commit()
         self._out.extend(self.hub.answers(now))
-        if self._report_is_due and self.core.state.run is not None:  # before who has said it hears that it is safe
-            self._report_is_due = False
-            write_report(self.settings.run_dir, build_report(self.core, self.hub))
+        self.report_file.write_if_due(self.core, self.hub)  # before who has said it hears that it is safe
         self._say_farewell(now)
         self._transmit()
         self._publish(now)
@@ -217,7 +216,7 @@ class Broker:
             return
         for event in events:
             self._apply(self.core.take(event), now)
-        self._report_is_due |= bool(events) and isinstance(envelope.message, EpochResult | Goodbye)
+        self.report_file.is_due |= bool(events) and isinstance(envelope.message, EpochResult | Goodbye)
 
     def _refusal_of(self, line: bytes, envelope: Envelope) -> Refuse | None:
         """Why whoever is on this line has not the key for what it says; None where it has, or keys are not used."""
@@ -329,7 +328,7 @@ class Broker:
         if self.core.state.run is None:
             return "stopped"
         self.hub.count_strangers(math.inf)
-        write_report(self.settings.run_dir, build_report(self.core, self.hub))
+        self.report_file.write(self.core, self.hub)
         return self.core.state.run.ended or "stopped"
 
     def _close(self) -> None:

@@ -14,9 +14,7 @@ from broker.state import Member, State
 from protocol.arrays import I64, empty_f32, empty_i64
 from protocol.messages import Batch, OffPlanReport, Return, Segment
 from protocol.off_plan import draw_off_plan
-
-MAX_MERGED = 1 << 20
-"""Most off-plan steps that one report may acknowledge."""
+from protocol.stream import MOST_MERGED_STEPS
 
 
 def accept_off_plan(state: State, member: Member, report: OffPlanReport) -> None:
@@ -24,7 +22,7 @@ def accept_off_plan(state: State, member: Member, report: OffPlanReport) -> None
     run, name = state.the_run, member.row.name
     is_single = report.number == report.through
     fits = len(report.ids) == len(report.losses) and (is_single or not len(report.ids))
-    if not fits or report.number > run.off_plan_steps or report.through - run.off_plan_steps > MAX_MERGED:
+    if not fits or report.number > run.off_plan_steps or report.through - report.number >= MOST_MERGED_STEPS:
         state.count_for(name, "reports_refused")
         return
     first_open = next(iter(state.off_plan), run.off_plan_steps)

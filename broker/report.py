@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import platform
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from broker.core import BrokerCore
 from broker.hub import Hub
 from broker.rows import PeerRow
 from broker.state import State
-from broker.store_errors import unwritable
+from broker.store_errors import REMEDY_OUT_OF_FILES, OutOfFiles, unwritable
 from broker.whole import PREFIX
 from protocol.report import (
     REPORT_FILE,
@@ -30,8 +30,9 @@ from protocol.report import (
     encode_report,
 )
 from protocol.statistics import MOST_HISTORY, PeerStatistics, RunStatistics
+from protocol.vitals import Vitals
 
-PROCESS = psutil.Process()
+VITALS = Vitals()
 PACKAGES = ("autoassist", "torch", "pyzmq", "msgpack", "msgspec", "numpy", "psutil")
 
 
@@ -78,7 +79,7 @@ def build_report(core: BrokerCore, hub: Hub) -> Report:
         assistants=[_assistant(p) for p in state.peers.values() if p.role == "assistant"],
         refused_input=dict(hub.refused),
         refused_input_from=dict(hub.refused_from),
-        versions=_versions(),
+        versions=versions(),
     )
 
 
@@ -198,7 +199,9 @@ def _assistant(row: PeerRow) -> AssistantReport:
     return AssistantReport(name=row.name, figures=row.figures, set_aside=row.set_aside, **numbers)
 
 
-def _versions() -> dict[str, str]:
+@cache
+def versions() -> dict[str, str]:
+    """Of Python, the platform and what matters of the packages; read once, since reading takes a dozen files."""
     found = {"python": platform.python_version(), "platform": platform.platform()}
     for package in PACKAGES:
         try:
@@ -209,12 +212,17 @@ def _versions() -> dict[str, str]:
 
 
 def write_report(run_dir: Path, report: Report) -> None:
-    """Write atomically; raises StoreError on a full disk."""
+    """Write atomically.
+
+    Raises StoreError on a full disk, and OutOfFiles where this process, or the machine, may open no more.
+    """
     part = run_dir / (REPORT_FILE + ".part")
     try:
         part.write_bytes(encode_report(report))
         part.replace(run_dir / REPORT_FILE)
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise OutOfFiles(f"{run_dir}: {error.strerror}; {REMEDY_OUT_OF_FILES}") from error
         raise unwritable(run_dir, error) from error
 
 
@@ -276,7 +284,8 @@ def _token_counts(state: State) -> dict[str, Any]:
 
 def _vitals() -> dict[str, Any]:
     """What this process uses."""
-    return {"broker_cpu_percent": PROCESS.cpu_percent(), "broker_rss_bytes": PROCESS.memory_info().rss}
+    VITALS.refresh()
+    return {"broker_cpu_percent": VITALS.cpu_percent, "broker_rss_bytes": VITALS.rss_bytes}
 
 
 def _progress(state: State) -> float:

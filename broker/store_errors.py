@@ -13,6 +13,13 @@ PRIMARY_CODE = 0xFF
 """The bits of SQLite's codes that are not details."""
 
 
+REMEDY_OUT_OF_FILES = "close what else holds files or connections, or raise the limit (ulimit -n)"
+
+
+class OutOfFiles(StoreError):
+    """No file can be opened just now; what is open goes on, and the next attempt may succeed."""
+
+
 def unwritable(run_dir: Path, error: Exception) -> StoreError:
     """The error of a full or failing disk, with its remedy; or of a store that is found damaged while it is used."""
     if is_damage(error):

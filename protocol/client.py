@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 import uuid
 from collections.abc import Callable
@@ -34,6 +33,7 @@ from protocol.session import (
 )
 from protocol.settings import require
 from protocol.stream import Stream
+from protocol.vitals import Vitals
 
 log = logging.getLogger("autoassist.client")
 
@@ -113,7 +113,7 @@ class RoleClient:
         self._lost_at: float | None = None
         self.polled_at = now
         """When it was polled last: whoever owns it turns."""
-        self._process = psutil.Process(os.getpid())
+        self._vitals = Vitals()
         self.beside: Callable[[], int | None] = lambda: None
         """The ID of another process of this role's, where it has one: its memory is the role's, too, its time is not,
         for it has what nobody else wants."""
@@ -167,8 +167,9 @@ class RoleClient:
     def _refresh_vitals(self, now: float) -> None:
         if now >= self._next_vitals:
             self._next_vitals = now + self.session.times.heartbeat_s
-            self.session.cpu_percent = self._process.cpu_percent()
-            self.session.rss_bytes = self._process.memory_info().rss + _memory_of(self.beside())
+            self._vitals.refresh()
+            self.session.cpu_percent = self._vitals.cpu_percent
+            self.session.rss_bytes = self._vitals.rss_bytes + _memory_of(self.beside())
 
     def _apply(self, effects: list[SessionEffect], delivered: list[AnyMessage]) -> None:
         for effect in effects:
@@ -270,6 +271,6 @@ def _memory_of(process_id: int | None) -> int:
     """Bytes; 0 where there is no such process, or no more."""
     if process_id is None:
         return 0
-    with suppress(psutil.Error):
+    with suppress(psutil.Error, OSError):
         return int(psutil.Process(process_id).memory_info().rss)
     return 0

@@ -17,7 +17,7 @@ from typing import Annotated, ClassVar, Literal
 import msgspec
 
 from protocol.arrays import F32, I64, empty_f32, empty_i64
-from protocol.message_base import Count, Delivery, Message, Name, Number
+from protocol.message_base import Count, Delivery, Figures, Message, Name, Number
 from protocol.settings import RunSettings
 
 PROTOCOL_VERSION = 1
@@ -231,7 +231,7 @@ class EpochResult(Message, frozen=True, tag="epoch_result"):
 
     epoch: Count
     step: Number
-    metric_name: str
+    metric_name: Name
     metric_value: float
     boss_instances: Count
     train_s: float
@@ -271,7 +271,7 @@ class Goodbye(Message, frozen=True, tag="goodbye"):
     """Role → broker. Last words; the role's figures for the report."""
 
     reason: Literal["finished", "stopped", "failed"]
-    figures: dict[str, float] = msgspec.field(default_factory=dict)
+    figures: Figures = msgspec.field(default_factory=dict)
     set_aside: I64 = msgspec.field(default_factory=empty_i64)  # IDs that an Assistant's noise guard leaves out
 
 

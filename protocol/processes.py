@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import sys
 
 PR_SET_PDEATHSIG = 1
+MOST_DESCRIPTORS = 1 << 16
 
 
 def ending(code: int) -> str:
@@ -37,3 +39,11 @@ def ask_nothing_of_the_terminal() -> None:
     whoever waits for it would wait for ever."""
     for number in (signal.SIGTTIN, signal.SIGTTOU):
         signal.signal(number, signal.SIG_IGN)
+
+
+def take_all_descriptors() -> None:
+    """Raise the soft limit of open files to the hard one, of 65,536 at most: each connection takes one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

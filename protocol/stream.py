@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -14,6 +15,10 @@ from protocol.message_base import Delivery
 from protocol.messages import AnyMessage, Envelope, LossReport, OffPlanReport
 
 ValueReport = LossReport | OffPlanReport
+
+MOST_MERGED_STEPS = 64
+"""Steps that one message acknowledges at most: a receiver draws, keeps and logs them one by one before it hears anybody
+else, and an outage has hundreds of thousands."""
 
 
 class Verdict(Enum):
@@ -60,14 +65,27 @@ def append_or_merge(queue: deque[Kept], kept: Kept) -> None:
         queue[-1] = Kept(kept.seq, queue[-1].span + kept.span, both)
 
 
+def in_pieces(kept: Kept) -> Iterator[Kept]:
+    """A merged range as messages of ``MOST_MERGED_STEPS`` at most, as if no more had ever been merged."""
+    report = kept.message
+    if kept.span <= MOST_MERGED_STEPS or not isinstance(report, ValueReport):
+        yield kept
+        return
+    first, before = report.number if isinstance(report, OffPlanReport) else report.step, kept.seq - kept.span
+    for done in range(0, kept.span, MOST_MERGED_STEPS):
+        stop = min(done + MOST_MERGED_STEPS, kept.span)
+        ends = {"number" if isinstance(report, OffPlanReport) else "step": first + done, "through": first + stop - 1}
+        yield Kept(before + stop, stop - done, msgspec.structs.replace(report, **ends))
+
+
 @dataclass(slots=True)
 class Stream:
     """Numbers what is sent, keeps it until it is committed, and judges what is received.
 
     Loss values that wait are bounded by ``values_limit``: beyond it the oldest report loses its values. Bare
-    acknowledgements merge with their neighbours, so an outage of any length costs constant memory. Acknowledgements
-    are never dropped. Price: a merged message repeats acknowledgements that may have arrived; receivers take them
-    as idempotent.
+    acknowledgements merge with their neighbours, so an outage of any length costs constant memory, and are sent in
+    pieces. Acknowledgements are never dropped. Price: a merged message repeats acknowledgements that may have arrived;
+    receivers take them as idempotent.
     """
 
     values_limit: int = 1 << 20
@@ -76,6 +94,8 @@ class Stream:
     last_sent: int = 0
     received: int = 0
     committed: int = 0
+    acknowledged: int = 0
+    """The number up to which the peer has said that it has committed, last."""
     duplicates: int = 0
     values_dropped: int = 0
     values_held: int = 0
@@ -109,6 +129,7 @@ class Stream:
         """
         if ack > self.last_sent:
             raise ProtocolError("bad_ack", f"acknowledges {ack}, but only {self.last_sent} were sent")
+        self.acknowledged = ack  # what a peer that has lost its memory lacks is sent again, where it is still kept
         while self.bare and self.bare[0].seq <= ack:
             self.bare.popleft()
         while self.waiting and self.waiting[0].seq <= ack:
@@ -119,7 +140,10 @@ class Stream:
     def unacknowledged(self) -> list[Envelope]:
         """Everything to send again after a reconnect, in order."""
         return [
-            Envelope(seq=k.seq, span=k.span, ack=self.committed, message=k.message) for k in (*self.bare, *self.waiting)
+            Envelope(seq=piece.seq, span=piece.span, ack=self.committed, message=piece.message)
+            for kept in (*self.bare, *self.waiting)
+            for piece in in_pieces(kept)
+            if piece.seq > self.acknowledged
         ]
 
     @property

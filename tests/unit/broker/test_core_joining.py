@@ -228,6 +228,7 @@ def test_a_rank_beyond_the_world_size_is_refused_whether_it_comes_first_or_later
     [
         ("name", ""),
         ("name", "x" * 101),
+        ("name", "a\n\x1b[31mroot"),
         ("incarnation", ""),
         ("n", 0),
         ("n", -5),

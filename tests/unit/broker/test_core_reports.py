@@ -9,7 +9,9 @@ import pytest
 
 from broker import routing
 from broker.effects import HelloReceived, MessageReceived, Send, SendRecords
-from protocol.messages import Credit, EpochResult, Hello, LossRecord, LossReport, RecordsDropped
+from protocol.arrays import empty_f32, empty_i64
+from protocol.messages import Credit, EpochResult, Hello, LossRecord, LossReport, OffPlanReport, RecordsDropped
+from protocol.stream import MOST_MERGED_STEPS
 from tests.unit.broker.world import Peer, SimAssistant, World, joined, train_through
 
 RUN: dict[str, Any] = {"epochs": 2, "batch_size": 4, "window_size": 8}
@@ -318,3 +320,13 @@ def test_where_a_step_has_many_records_a_portion_is_a_step() -> None:
     world.core.handle(HelloReceived(hello, fresh=True), world.now)
     effects = world.core.handle(MessageReceived(peer, Credit(limit=1000, learned_through=-1)), world.now)
     assert [(e.start, e.stop) for e in effects if isinstance(e, SendRecords)] == [(0, 100)]
+
+
+@pytest.mark.parametrize(("steps", "taken"), [(MOST_MERGED_STEPS, MOST_MERGED_STEPS), (MOST_MERGED_STEPS + 1, 0)])
+def test_a_report_of_more_steps_than_a_boss_says_at_once_is_refused(steps: int, taken: int) -> None:
+    """Each is drawn and logged before anybody else is heard: a hundred thousand in one message stop the run."""
+    world = with_batches(1)
+    told = OffPlanReport(number=0, through=steps - 1, ids=empty_i64(), losses=empty_f32())
+    world.say(world.boss.ranks[0], told)
+    assert world.core.state.the_run.off_plan_steps == taken
+    assert counted(world, "reports_refused") == (taken == 0)

@@ -15,10 +15,12 @@ from broker.settings import BrokerSettings
 from broker.waiting import GATHER_S, Alarm
 from protocol.channels import Frames
 from protocol.codec import encode
-from protocol.messages import Credit, Envelope, Goodbye, Heartbeat, Hello
+from protocol.messages import Credit, Envelope, EpochResult, Goodbye, Heartbeat, Hello
+from protocol.report import REPORT_FILE, read_report
 from protocol.settings import RunSettings
 from protocol.signals import StopSignal
 from protocol.statistics import decode_statistics
+from tests.harness.descriptors import none_left
 
 
 class Line:
@@ -91,6 +93,25 @@ def test_the_last_statistics_say_how_the_run_has_ended(broker: Broker, monkeypat
         while watcher.poll(1000):
             found.append(decode_statistics(watcher.recv()))
     assert (found[-1].ended, found[-1].peers) == ("finished", [])
+
+
+def test_a_broker_that_may_open_nothing_more_goes_on_and_its_report_comes_later(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A crowd of connections, keys or not, takes its descriptors."""
+    line, result = at(broker, monkeypatch, Line()), {"epoch": 0, "step": 0, "boss_instances": 0, "train_s": 0.0}
+    say(line, hello("uniform"))
+    iterate(broker)
+    metric = EpochResult(metric_name="accuracy", metric_value=0.5, exposed_wait_s=0.0, wall_s=1.0, **result)
+    line.come.append(encode(Envelope(seq=1, span=1, ack=0, message=metric)))
+    with none_left():
+        for _ in range(3):
+            broker._next_statistics = 0.0
+            iterate(broker)
+    report = broker.settings.run_dir / REPORT_FILE
+    assert not report.exists() and caplog.text.count("the report waits") == 1
+    iterate(broker)
+    assert read_report(broker.settings.run_dir).metric is not None
 
 
 def test_a_line_that_is_full_for_a_moment_is_waited_for(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:

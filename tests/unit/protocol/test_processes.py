@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import resource
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import sys
 import psutil
 import pytest
 
-from protocol.processes import ending
+from protocol.processes import ending, take_all_descriptors
 
 LEADER = """
 import fcntl, subprocess, sys, termios
@@ -80,3 +81,15 @@ def test_a_process_dies_with_the_one_that_has_started_it() -> None:
 def test_a_process_whose_parent_is_gone_by_now_ends_at_once() -> None:
     ended = subprocess.run([sys.executable, "-c", CHILD, "1"], capture_output=True, timeout=120.0, check=False)
     assert ended.returncode == 1 and ended.stdout == b""
+
+
+def test_a_low_soft_limit_of_open_files_is_raised_to_the_hard_one() -> None:
+    """1,024 is usual, where the hard one is a million: as many connections would be all of a broker's files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        take_all_descriptors()
+        raised, same = resource.getrlimit(resource.RLIMIT_NOFILE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert raised == min(hard, 1 << 16) and same == hard

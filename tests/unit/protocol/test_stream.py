@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from protocol.errors import ProtocolError
 from protocol.messages import Credit, Envelope, EpochEnd, Heartbeat, LossReport, OffPlanReport
-from protocol.stream import Stream, Verdict, merged
+from protocol.stream import MOST_MERGED_STEPS, Stream, Verdict, merged
 
 
 def report(step: int, values: int = 2, through: int | None = None, rank: int = 0) -> LossReport:
@@ -187,7 +187,7 @@ def test_an_outage_of_any_length_costs_constant_memory() -> None:
     stream = Stream(values_limit=100)
     for step in range(100_000):
         stream.number(report(step))
-    assert len(stream.unacknowledged()) == 51
+    assert len(stream.bare) + len(stream.waiting) == 51
     assert stream.values_held <= 100
 
 
@@ -197,7 +197,35 @@ def test_bare_reports_cost_constant_memory_too() -> None:
     stream = Stream()
     for step in range(100_000):
         stream.number(report(step, values=0))
-    assert waiting(stream) == [(100_000, 100_000)]
+    assert [(kept.seq, kept.span) for kept in (*stream.bare, *stream.waiting)] == [(100_000, 100_000)]
+
+
+def steps_of(e: Envelope) -> tuple[int, int]:
+    """First and last step that a bare report acknowledges."""
+    assert isinstance(e.message, LossReport | OffPlanReport)
+    return (e.message.number if isinstance(e.message, OffPlanReport) else e.message.step), e.message.through
+
+
+@pytest.mark.parametrize("kind", ["planned", "off the plan"])
+def test_what_an_outage_has_merged_is_sent_in_pieces_that_hold_no_receiver_up(kind: str) -> None:
+    stream, outage = Stream(values_limit=0), 3 * MOST_MERGED_STEPS + 5
+    for step in range(outage):
+        stream.number(report(step) if kind == "planned" else off_plan(step, values=1))
+    pieces = stream.unacknowledged()
+    assert [(e.seq, e.span) for e in pieces] == [(64, 64), (128, 64), (192, 64), (197, 5)]
+    assert [steps_of(e) for e in pieces] == [(0, 63), (64, 127), (128, 191), (192, 196)]
+    receiver = Stream()
+    assert [receiver.judge(e) for e in pieces] == [Verdict.DELIVER] * 4 and receiver.received == outage
+
+
+def test_pieces_that_have_arrived_are_not_sent_again_unless_the_peer_has_lost_them() -> None:
+    stream = Stream()
+    for step in range(200):
+        stream.number(report(step, values=0))
+    stream.acknowledge(128)
+    assert waiting(stream) == [(192, 64), (200, 8)] and stream.can_go_on_after(128)
+    stream.acknowledge(64)
+    assert waiting(stream) == [(128, 64), (192, 64), (200, 8)]
 
 
 def test_a_single_report_beyond_the_limit_is_sent_once_and_kept_bare() -> None:
