@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from boss.ahead import Ahead
+from boss.farewell import AWAY_S, DRAIN_S, is_committed
 from boss.plan import BossPlan, Item
 from boss.ranks import RankGroup
 from boss.reporter import Reporter
@@ -29,13 +30,9 @@ log = logging.getLogger("autoassist.boss")
 
 ONCE_VARIABLE = "AUTOASSIST_RANKS_ONCE"
 """Set where ranks that fail by themselves are not started again."""
-DRAIN_S = 10.0
 COPIES_S = 4.0
 """How long losses are waited for at the end: a device may stand still for good, where another rank is gone."""
 Ended = Literal["finished", "stopped", "failed"]
-
-AWAY_S = 4.0
-"""How long a broker that is away at the end is waited for: as long as one that is started again takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +75,8 @@ class BossLine:
         self._wake = Wake()
         self._rest = Rest(reporter, self._wake, lambda seconds: client.wait(seconds, self._wake.fileno()))
         self._closing: Callable[[], Goodbye] | None = None
+        self._away_s = AWAY_S
+        self._hurries = False
         self._copied_by_s = 0.0
         self.all_acknowledged = False
         """Whether the broker had committed everything when this line was closed."""
@@ -230,6 +229,7 @@ class BossLine:
     def stop(self) -> None:
         """End the run after the batch at hand; with several ranks, after what all of them know of. May be called from
         a signal."""
+        self._hurries = True
         with self._changed:
             if self._plan.rank:
                 assert self._shared is not None
@@ -241,12 +241,16 @@ class BossLine:
     def close(self, reason: Ended, figures: Callable[[], dict[str, float]]) -> None:
         """Send what is left, then a Goodbye, with figures of once all reports are under way; waits for ``DRAIN_S``.
 
+        A finished run waits for a broker that is away as long as one that trains looks for it, unless it is stopped.
         A rank that fails, or has lost another one, leaves without a word: the run goes on where they are started again.
         """
         if self._shared is not None:
             self._shared.close(Stop(reason=reason))
             may_come_again = os.environ.get(ONCE_VARIABLE) is None
             self._leaves_silently = self._shared.lost is not None or (reason == "failed" and may_come_again)
+        self._hurries = False
+        if reason == "finished":
+            self._away_s = self._client.settings.reconnect_timeout_s
         self._hang_up(lambda: Goodbye(reason=reason, figures=figures()))
 
     def leave(self) -> None:
@@ -260,7 +264,7 @@ class BossLine:
         self._copied_by_s = time.monotonic() + COPIES_S
         self._closing = goodbye
         self.wake()
-        self._thread.join(DRAIN_S + 5.0)
+        self._thread.join(max(self._away_s, DRAIN_S) + DRAIN_S + COPIES_S)
         self._wake.close()
 
     # The I/O thread
@@ -273,7 +277,7 @@ class BossLine:
             self._turn()
             if self.welcome is not None and not self._leaves_silently:
                 self._client.send(self._closing())
-                self.all_acknowledged = self._client.drain(DRAIN_S if self._client.is_open else AWAY_S)
+                self.all_acknowledged = is_committed(self._client, self._away_s, lambda: self._hurries)
                 if not self.all_acknowledged:
                     log.warning("the broker did not acknowledge the last reports")
         except AutoAssistError as error:

@@ -35,6 +35,21 @@ class Conversation:
     """Whether it has given a sign of life since it was answered last."""
 
 
+def welcome_to(known: Conversation, run: RunRow, *, position: int = 0, index: int = 0) -> Welcome:
+    """What a role hears that is let in; an Assistant's ``position`` and ``index`` are among the others."""
+    return Welcome(
+        run_id=run.run_id,
+        stream=known.stream_id,
+        settings=run.settings,
+        position=position,
+        index=index,
+        generation=run.generation,
+        dataset_id=run.dataset_id,
+        n=run.n,
+        lengths=run.lengths_kept,
+    )
+
+
 @dataclass(slots=True)
 class Hub:
     """Envelopes in, core events out; core effects in, envelopes out."""
@@ -130,17 +145,7 @@ class Hub:
         known.previews = hello.previews and hello.role == "assistant"
         known.routing_id, known.last_heard, known.last_said = line, now, now
         self.by_name[hello.name] = self.by_line[line] = known
-        welcome = Welcome(
-            run_id=run.run_id,
-            stream=known.stream_id,
-            settings=run.settings,
-            position=effect.position,
-            index=effect.index,
-            generation=run.generation,
-            dataset_id=run.dataset_id,
-            n=run.n,
-            lengths=run.lengths_kept,
-        )
+        welcome = welcome_to(known, run, position=effect.position, index=effect.index)
         first = Envelope(seq=0, span=1, ack=known.stream.committed, message=welcome)
         return [(line, first), *((line, e) for e in known.stream.unacknowledged())]
 

@@ -36,6 +36,7 @@ from broker.effects import (
     TakeSnapshot,
     Tick,
 )
+from broker.farewells import Farewells
 from broker.guard import Guard
 from broker.hub import Hub, Outgoing
 from broker.kept_lengths import KeptLengths
@@ -45,7 +46,7 @@ from broker.publishing import publisher
 from broker.report import build_statistics
 from broker.report_file import ReportFile
 from broker.rows import PeerRow
-from broker.sending import let_roles_hang_up, transmit
+from broker.sending import transmit
 from broker.settings import BrokerSettings
 from broker.store import RunStore
 from broker.story import say_taken_back
@@ -53,7 +54,7 @@ from broker.waiting import Alarm
 from protocol.channels import ZmqBrokerChannel
 from protocol.codec import decode
 from protocol.errors import AutoAssistError, ProtocolError, UserError
-from protocol.messages import Envelope, EpochResult, Goodbye, Heartbeat, Hello, PreviewReply
+from protocol.messages import Envelope, EpochResult, Goodbye, Hello, PreviewReply
 from protocol.session import SessionTimes
 from protocol.signals import StopSignal
 from protocol.statistics import encode_statistics
@@ -98,7 +99,7 @@ class Broker:
         self._rows: list[Put | Delete] = []
         self._snapshot: int | None = None
         self._out: list[Outgoing] = []
-        self._farewells: dict[str, list[Outgoing]] = {}
+        self._farewells = Farewells(self.hub.times.silence_s, time.monotonic())
         self.report_file = ReportFile(settings.run_dir)
         self._hello: tuple[bytes, Envelope]
 
@@ -146,7 +147,7 @@ class Broker:
                 self._iterate(stop)
             self._next_statistics = 0.0
             self._publish(time.monotonic())  # whoever watches sees how it ended
-            let_roles_hang_up(self.channel, [words for last in self._farewells.values() for words in last])
+            self._farewells.until_all_have_hung_up(self.channel, self.core.state.run)
             return self._finish()
         finally:
             self._close()
@@ -162,6 +163,7 @@ class Broker:
 
     def _iterate(self, stop: StopSignal) -> None:
         now = time.monotonic()
+        self._farewells.turn(now)
         for cause in self.guard.answer() if self.guard is not None else ():
             self.hub.count_refused(cause)
         if stop.requested and self._ended_at is None:
@@ -183,7 +185,7 @@ class Broker:
         self.hub.commit()
         self._out.extend(self.hub.answers(now))
         self.report_file.write_if_due(self.core, self.hub)  # before who has said it hears that it is safe
-        self._say_farewell(now)
+        self._out += self._farewells.say(self.hub, frozenset(self.core.state.members), now)
         self._transmit()
         self._publish(now)
 
@@ -285,14 +287,6 @@ class Broker:
             self._rows.append(Put("run", "run", self.core.state.run))
         self._apply(self.core.take(HelloReceived(hello, fresh=True, restored=True)), now)
         return True
-
-    def _say_farewell(self, now: float) -> None:
-        """Who has said Goodbye hears that it is committed, and may leave."""
-        for name in [n for n in self.hub.by_name if n not in self.core.state.members]:
-            last_words = self.hub.send(name, Heartbeat(seq=self.hub.by_name[name].stream.last_sent), now)
-            self._out += last_words
-            self._farewells[name] = last_words
-            self.hub.forget(name)
 
     def _transmit(self) -> None:
         for line in transmit(self.channel, self._out):
