@@ -10,16 +10,33 @@ Phase = Literal["", "warmup", "anneal"]
 
 
 def phase_of(settings: RunSettings, n: int, epoch: int, progress: float) -> Phase:
-    """Of a window of ``epoch``, ``n`` instances each, that stands at ``progress`` (0 … 1) of the run; "" in between."""
-    if _is_warming_up(settings, n, epoch, progress):
-        return "warmup"
-    return "" if progress <= 1.0 - settings.anneal_share else "anneal"
+    """Of a window of ``epoch``, ``n`` instances each, that stands at ``progress`` (0 … 1) of the run; "" in between.
 
-
-def _is_warming_up(settings: RunSettings, n: int, epoch: int, progress: float) -> bool:
+    A window that lies in part within one of them is of it: neither is shorter than was asked for.
+    """
+    begins, ends = _stretch(settings, n, progress)
     whole = int(settings.warmup)
-    if epoch != whole or whole == settings.warmup:
-        return epoch < whole
-    # Within an epoch the run's progress tells; until then all has passed, so a pass is an offer.
+    # Behind whole epochs the run's progress tells; until then all has passed, so that a pass is an offer.
+    if epoch < whole or (epoch == whole < settings.warmup and (begins < settings.warmup or ends <= settings.warmup)):
+        return "warmup"
     epochs = settings.epoch_budget or (settings.boss_instances or 0) / n
-    return progress * epochs <= settings.warmup
+    return "" if ends <= epochs * (1.0 - settings.anneal_share) else "anneal"
+
+
+def _stretch(settings: RunSettings, n: int, progress: float) -> tuple[float, float]:
+    """Where a window begins and ends, in epochs from the run's beginning.
+
+    Where the run's length is given in epochs, ``progress`` counts windows, this one too, and the last one of an epoch
+    may be short. Where it is given in Boss passes, ``progress`` is what was decided before the window.
+    """
+    if settings.epoch_budget is None:
+        passed = progress * (settings.boss_instances or 0) / n
+        return passed, passed
+    windows = progress * settings.epoch_budget * -(-n // settings.window_instances)
+    return _epochs_in(settings, n, round(windows) - 1), _epochs_in(settings, n, round(windows))
+
+
+def _epochs_in(settings: RunSettings, n: int, windows: int) -> float:
+    """What so many windows of the run's beginning are of epochs."""
+    epochs, left = divmod(windows, -(-n // settings.window_instances))
+    return epochs + min(left * settings.window_instances, n) / n

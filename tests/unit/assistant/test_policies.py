@@ -36,7 +36,7 @@ def test_where_losses_stay_what_they_were_pi_is_their_clipped_ratio_to_the_runni
 
 def test_nothing_is_shrunk_in_the_first_quarter_of_an_epoch_nor_in_the_last_eighth() -> None:
     losses = np.where(np.arange(N) % 2 == 0, 0.1, 1.0)
-    policy = make_policy(RunSettings(epochs=2), N)
+    policy = make_policy(RunSettings(epochs=2, window_size=8), N)
     feed_epochs(policy, losses, 2, np.random.default_rng(0), permute=False)
     assert (policy.keep_probability(np.arange(100), Moment(0, 0.12)) == 1.0).all()
     assert policy.keep_probability(np.arange(100), Moment(0, 0.13)).mean() < 0.8

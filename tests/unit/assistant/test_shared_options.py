@@ -52,7 +52,7 @@ FILTERING = ["autoassist", "random-drop", "infobatch", "selective-backprop", "im
 
 @pytest.mark.parametrize("name", FILTERING)
 def test_every_policy_passes_everything_in_the_warm_up_and_in_the_anneal(name: str) -> None:
-    policy = known(RunSettings(policy=name, warmup_epochs=2, anneal_share=0.25))
+    policy = known(RunSettings(policy=name, warmup_epochs=2, anneal_share=0.25, window_size=8))
     assert (policy.keep_probability(ALL, Moment(1, 0.5)) == 1.0).all()
     assert policy.keep_probability(ALL, Moment(2, 0.74)).mean() < 0.9
     assert (policy.keep_probability(ALL, Moment(2, 0.76)) == 1.0).all()
@@ -61,12 +61,12 @@ def test_every_policy_passes_everything_in_the_warm_up_and_in_the_anneal(name: s
 @pytest.mark.parametrize("budget", [{"epochs": 2}, {"boss_instances": 2 * N}])
 def test_a_warm_up_of_a_fraction_ends_within_an_epoch(budget: dict[str, int]) -> None:
     """Progress is that of the whole run, of two epochs here."""
-    policy = make_policy(RunSettings(policy="random-drop", warmup_epochs=0.4, **budget), N)  # type: ignore[arg-type]
+    policy = make_policy(RunSettings(policy="random-drop", warmup_epochs=0.4, window_size=8, **budget), N)  # type: ignore[arg-type]
     passing = [(0, 0.0), (0, 0.2)], [(0, 0.21), (0, 0.5), (1, 0.51), (1, 0.1)]
     for moments, expected in zip(passing, (1.0, 0.5), strict=True):
         for epoch, progress in moments:
             assert policy.keep_probability(ALL[:1], Moment(epoch, progress))[0] == expected
-    policy = make_policy(RunSettings(policy="random-drop", warmup_epochs=1.5, **budget), N)  # type: ignore[arg-type]
+    policy = make_policy(RunSettings(policy="random-drop", warmup_epochs=1.5, window_size=8, **budget), N)  # type: ignore[arg-type]
     kept = [policy.keep_probability(ALL[:1], Moment(*at))[0] for at in ((0, 0.5), (1, 0.6), (1, 0.75), (1, 0.76))]
     assert kept == [1.0, 1.0, 1.0, 0.5]
 
