@@ -17,6 +17,7 @@ from autoassist.ended import complete_report
 from autoassist.remembered import COMMAND_FILE, Remembered
 from autoassist.roles import WorkloadSettings
 from autoassist.run_command import RunCommand, as_words
+from autoassist.why_whole import unscored_fraction
 from boss.train import TrainSettings
 from broker.store import DATABASE
 from protocol.errors import DataError, SettingError
@@ -62,8 +63,9 @@ class PlannedRun:
             return self
         kept_fraction, warmup_epochs = report.selection.kept_fraction, self.settings.warmup
         anneal_share, epochs = self.settings.anneal_share, self.settings.epoch_budget
+        unscored = unscored_fraction(report)
         if epochs is not None:
-            middle = max(1e-9, 1.0 - warmup_epochs / epochs - anneal_share)
+            middle = max(1e-9, 1.0 - warmup_epochs / epochs - anneal_share - unscored)
             rate = min(MOST_DROP_RATE, (1.0 - kept_fraction) / middle)
         else:
             rate = paired_drop_rate(
@@ -72,6 +74,7 @@ class PlannedRun:
                 kept_fraction=kept_fraction,
                 warmup_epochs=warmup_epochs,
                 anneal_share=anneal_share,
+                unscored=unscored,
             )
         run = dataclasses.replace(self.settings, drop_rate=round(rate, 4))
         return dataclasses.replace(self, command=dataclasses.replace(self.command, run=run))

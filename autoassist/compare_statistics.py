@@ -145,14 +145,18 @@ MOST_DROP_RATE = 0.95
 """random-drop drops no more than this, whatever its pair has kept."""
 
 
-def paired_drop_rate(*, n: int, passes: int, kept_fraction: float, warmup_epochs: float, anneal_share: float) -> float:
+def paired_drop_rate(
+    *, n: int, passes: int, kept_fraction: float, warmup_epochs: float, anneal_share: float, unscored: float = 0.0
+) -> float:
     """Drop rate with which random-drop keeps the same share of all that it is offered as a run of ``passes`` Boss
     passes that kept ``kept_fraction``.
 
-    Both pass everything in the warm-up and in the anneal. Between these lie m passes, for which passes / kept_fraction
-    less the unfiltered ones must be offered; the rate there is 1 - m / offered. 0 where nothing lies between.
+    Both pass everything in the warm-up, in the anneal, and in the share ``unscored`` of the offered that no Assistant
+    scores in time. Between these lie m passes, for which passes / kept_fraction less the unfiltered ones must be
+    offered; the rate there is 1 - m / offered. 0 where nothing lies between.
     """
-    unfiltered = min(passes, warmup_epochs * n + anneal_share * passes)
+    late = unscored * passes / kept_fraction
+    unfiltered = min(passes, warmup_epochs * n + anneal_share * passes + late)
     middle = passes - unfiltered
     offered = passes / kept_fraction - unfiltered
     if middle <= 0 or offered <= middle:

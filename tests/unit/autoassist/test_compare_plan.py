@@ -8,6 +8,7 @@ import itertools
 from pathlib import Path
 from typing import get_args
 
+import msgspec
 import pytest
 import tyro
 
@@ -114,6 +115,14 @@ def test_random_drop_keeps_at_the_rate_of_its_pair() -> None:
     assert run.settings.drop_rate == pytest.approx(1 - 1250 / 1750, abs=1e-4)
     other = plan_of()[2]
     assert other.paired(report_of("autoassist")) is other
+
+
+def test_what_no_assistant_scores_in_time_passes_whole_in_the_run_of_random_drop_as_in_that_of_its_pair() -> None:
+    """A tenth of 2,500 offered: 1,000 pass of 1,500 that are left between warm-up and anneal."""
+    report = report_of("autoassist", passes=2000, kept_fraction=0.8, n=500)
+    selection = msgspec.structs.replace(report.selection, offered=2500, passed_whole={"patience": 200, "urgent": 50})
+    run = plan_of(options=("warmup_epochs=1",))[3].paired(msgspec.structs.replace(report, selection=selection))
+    assert run.settings.drop_rate == pytest.approx(1 - 1000 / 1500, abs=1e-4)
 
 
 def test_the_words_of_a_run_give_its_command_back(tmp_path: Path) -> None:

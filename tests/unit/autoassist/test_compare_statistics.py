@@ -133,19 +133,21 @@ def test_students_quantile_is_that_of_the_tables(freedom: int, quantile: float) 
     st.floats(0.3, 12.0),
     st.floats(0.3, 1.0),
     st.integers(0, 2),
-    st.sampled_from([0.0, 0.125, 0.5]),
+    st.tuples(st.sampled_from([0.0, 0.125, 0.5]), st.sampled_from([0.0, 0.04, 0.3])),
 )
 @settings(deadline=None)
 def test_random_drop_keeps_as_many_of_the_offered_as_its_pair(
-    n: int, epochs: float, kept_fraction: float, warmup: int, anneal: float
+    n: int, epochs: float, kept_fraction: float, warmup: int, shares: tuple[float, float]
 ) -> None:
     """Unless its pair kept fewer than can be with warm-up and anneal whole."""
     passes = max(1, round(epochs * n))
-    rate = paired_drop_rate(n=n, passes=passes, kept_fraction=kept_fraction, warmup_epochs=warmup, anneal_share=anneal)
+    anneal, unscored = shares
+    whole = {"warmup_epochs": warmup, "anneal_share": anneal, "unscored": unscored}
+    rate = paired_drop_rate(n=n, passes=passes, kept_fraction=kept_fraction, **whole)
     assert 0.0 <= rate <= 0.95
     if not 0.0 < rate < 0.95:
         return
-    unfiltered = warmup * n + anneal * passes
+    unfiltered = warmup * n + anneal * passes + unscored * passes / kept_fraction
     offered = unfiltered + (passes - unfiltered) / (1.0 - rate)
     assert passes / offered == pytest.approx(kept_fraction)
 
