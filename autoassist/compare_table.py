@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from autoassist.compare_result import UNIFORM, Cell, Comparison, Difference, Saving
+from autoassist.terminal import shown
 
 MARK = "≈"
 LEAST_WIDTH = 100
@@ -27,14 +28,15 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
     name = c.workload.rpartition("/")[2] + (f" {c.model}" if c.model else "")
     count = f"{len(c.seeds)} seed{'s' if len(c.seeds) > 1 else ''}"
     epochs = f"{c.epochs} epoch{'s' if c.epochs > 1 else ''}"
-    console.print(f"{name} · full training: {epochs}, {c.full_passes} passes · {count}, mean ± s.d.")
+    console.print(shown(f"{name} · full training: {epochs}, {c.full_passes} passes · {count}, mean ± s.d."))
     console.print("a pass: its wall time relative to uniform's; wait: exposed, of the wall time\n")
     headings = [c.metric_name if heading == "metric" and c.metric_name else heading for heading in MEASURED]
     console.print(_table(headings, [(cell, measured_row(cell)) for cell in c.cells]))
     selecting = [(cell, saved_row(cell)) for cell in c.cells if cell.policy != UNIFORM]
     if selecting:
         spread = " (95 % intervals over the seeds)" if len(c.seeds) > 1 else ""
-        console.print(f"\nsaved, of what uniform would need for the same {c.metric_name or 'metric'}{spread}")
+        console.print()
+        console.print(shown(f"saved, of what uniform would need for the same {c.metric_name or 'metric'}{spread}"))
         if any(cell.share_of_oracle is not None for cell in c.cells):
             shares = [(cell, [*row, share(cell)]) for cell, row in selecting]
             console.print(_table((*SAVED, SHARE), shares))
@@ -42,7 +44,7 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
             console.print(_table(SAVED, selecting))
     for note in notes(comparison):
         console.print(note, soft_wrap=True, highlight=False)
-    console.print(c.verdict.sentence, soft_wrap=True, highlight=False, style="bold")
+    console.print(shown(c.verdict.sentence, "bold"), soft_wrap=True)
 
 
 def _table(headings: Sequence[str], rows: Sequence[tuple[Cell, list[str]]]) -> Table:
@@ -50,12 +52,12 @@ def _table(headings: Sequence[str], rows: Sequence[tuple[Cell, list[str]]]) -> T
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for heading in headings:
         is_name = heading == "policy"
-        table.add_column(heading, justify="left" if is_name else "right", no_wrap=is_name)
+        table.add_column(shown(heading), justify="left" if is_name else "right", no_wrap=is_name)
     policy = ""
     for cell, row in rows:
         if policy and cell.policy != policy:
             table.add_section()
-        table.add_row(cell.policy if cell.policy != policy else "", *row)
+        table.add_row(shown(cell.policy if cell.policy != policy else ""), *row)
         policy = cell.policy
     return table
 

@@ -18,6 +18,7 @@ from rich.text import Text
 from zmq.utils.monitor import recv_monitor_message
 
 from autoassist import limits
+from autoassist.terminal import shown
 from protocol.security import MONITOR, open_key, secure_client
 from protocol.statistics import PeerStatistics, RunStatistics, decode_statistics
 
@@ -32,9 +33,9 @@ def render(statistics: RunStatistics | None) -> Group:
         return Group(Text("waiting for the Boss …", style="dim"))
     s = statistics
     budget = f"epoch {s.epoch + 1}/{s.epochs}" if s.epochs else f"{s.instances_trained}/{s.boss_budget} instances"
-    head = Text.assemble(("AutoAssist ", "bold"), f"policy {s.policy} · {budget} · step {s.trained_steps}")
+    head = Text.assemble(("AutoAssist ", "bold"), shown(f"policy {s.policy} · {budget} · step {s.trained_steps}"))
     if s.ended:
-        head.append(f" · {s.ended}", style="bold")
+        head.append(shown(f" · {s.ended}", "bold"))
     figures = Table.grid(padding=(0, 2))
     kept = s.epoch_kept / s.epoch_offered if s.epoch_offered else 1.0
     unfiltered = s.unfiltered / s.offered if s.offered else 0.0
@@ -45,7 +46,7 @@ def render(statistics: RunStatistics | None) -> Group:
     figures.add_row("Boss passes", f"{s.instances_trained}", "exposed wait", Text(wait, limits.wait(s)))
     ready = Text(f"{s.ready_batches} batches", limits.ready(s))
     figures.add_row("ready at the Boss", ready, "stock", f"{s.stock_instances} instances")
-    figures.add_row("leased windows", f"{s.leased_windows}", "metric", metric)
+    figures.add_row("leased windows", f"{s.leased_windows}", "metric", shown(metric))
     dropped = Text(f"{s.values_dropped} losses", limits.count(s.values_dropped))
     figures.add_row("dropped", dropped, "refused", Text(f"{refused} inputs", limits.count(refused)))
     if s.tokens is not None and s.padded_tokens:
@@ -69,7 +70,7 @@ def _peers(statistics: RunStatistics) -> Table:
         table.add_column(column, justify="left" if column == "role" else "right", no_wrap=True)
     for peer in statistics.peers:
         silent = f" silent {peer.silent_s:.0f} s" if limits.silence(peer) else ""
-        name, age = Text(f"{peer.name}{silent}", limits.silence(peer)), Text(f"{peer.silent_s:.0f} s")
+        name, age = shown(f"{peer.name}{silent}", limits.silence(peer)), Text(f"{peer.silent_s:.0f} s")
         load = _load(peer.cpu_percent, peer.rss_bytes, peer.role)
         table.add_row(name, _credits(statistics, peer), *_assistant(peer), *load, age)
     if statistics.broker_rss_bytes:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from autoassist.figures import sparkline
+from autoassist.terminal import shown
 from autoassist.why_whole import why_whole
 from protocol.report import Report
 
@@ -27,21 +27,22 @@ def print_summary(report: Report, run_dir: Path, notices: Sequence[str] = ()) ->
     """Print the report as a short table and one honest sentence; then the warnings that had come."""
     name = report.workload.rpartition("/")[2]
     title = f"{name} · {report.policy} · seed {report.seed} · {report.status}"
-    table = Table(title=title, title_justify="left")
+    table = Table(title=shown(title, "table.title"), title_justify="left")
     table.add_column("figure")
     table.add_column("value", justify="right")
     for figure, value in rows(report):
-        table.add_row(figure, value)
+        table.add_row(shown(figure), value)
     console = Console()
     console.print(table)
-    console.print(verdict(report))
-    console.print(f"report: {run_dir / 'report.json'}", soft_wrap=True)
+    console.print(shown(verdict(report)))
+    console.print(shown(f"report: {run_dir / 'report.json'}"), soft_wrap=True)
     if report.status == "stopped" and (run_dir / COMMAND_FILE).exists():
-        console.print(f"go on: autoassist run --resume {run_dir}", soft_wrap=True)
+        console.print(shown(f"go on: autoassist run --resume {run_dir}"), soft_wrap=True)
     for notice in notices[:MOST_NOTICES]:
-        console.print(Text(f"warning: {notice}"), soft_wrap=True)
+        console.print(shown(f"warning: {notice}"), soft_wrap=True)
     if len(notices) > MOST_NOTICES:
-        console.print(f"{len(notices) - MOST_NOTICES} more warnings: {run_dir / 'logs'}", soft_wrap=True)
+        more = f"{len(notices) - MOST_NOTICES} more warnings: {run_dir / 'logs'}"
+        console.print(shown(more), soft_wrap=True)
 
 
 def rows(report: Report) -> list[tuple[str, str]]:

@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from boss import joining
 from boss.clocks import Clocks
 from boss.figures import epoch_result, figures_of, state_of
-from boss.joining import again, boss_hello, fitted, in_turn, require_same_state, settings_from, size_of
 from boss.line import BossLine, LocalSettings
 from boss.loading import Batches, EpochLoader, Loaders, on_cpu, require_fit
-from boss.pairing import Counted, Pairing, Steady, require_losses
+from boss.pairing import Closed, Counted, Pairing, Steady, require_losses, require_open
 from boss.plan import BossPlan, RankBatch
 from boss.ranks import RankGroup, group_of, ranks_here
 from boss.reporter import HOPELESS_STEPS, Reporter, diverged
@@ -26,7 +26,7 @@ from boss.standing import Standing
 from boss.weights import mean_loss, plain_mean
 from protocol.client import ConnectSettings, RoleClient
 from protocol.errors import FeedMisuse, PeerRefused, RankLost
-from protocol.messages import Hello, Stop
+from protocol.messages import EpochEnd, Hello
 from protocol.session import SessionTimes
 from protocol.settings import RunSettings
 from protocol.token_batches import I32, lengths_id, usual_steps
@@ -62,6 +62,7 @@ class Feed(Standing):
         self._group = group
         self._lengths = lengths
         self._closed = False
+        self._error_before = id(getattr(sys, "last_value", None))  # that of a notebook's earlier cell; not kept alive
         self._is_stopping = False  # by whoever uses this feed; that the run ends so is no warning to him
         self._loaders = Loaders()
         self.gradients_dropped = 0
@@ -102,28 +103,28 @@ class Feed(Standing):
         """Join a run as Boss, or start it; blocks until the broker answers.
 
         Under torch.distributed every rank calls it, at the same point; ``batch_size`` is a rank's. ``run_settings`` are
-        the fields of ``RunSettings``, ``batch_size`` and ``epochs`` for example. ``state`` is a ``state_dict`` of an
-        earlier feed of the same run, or ``{}`` for the run's beginning: the broker takes back all that came after it.
-        ``workload`` is what the report calls the run; ``keys`` this Boss's key file, where the broker has ``--keys``.
-        ``lengths``, shape (n,), are the tokens of each instance, for batches of ``max_tokens``.
+        fields of ``RunSettings``, where ``settings`` are not given. ``state`` is a ``state_dict`` of an earlier feed of
+        the run, or ``{}`` for its beginning: the broker takes back what came after it. ``workload`` is what the report
+        calls the run; ``keys`` this Boss's key file, where the broker has ``--keys``. ``lengths``, shape (n,), are the
+        tokens of each instance, for ``max_tokens``.
 
-        Raises SettingError for a bad setting, PeerRefused where the broker's run differs, BrokerUnreachable after
-        ``connect_timeout_s``, FeedMisuse for ranks without torch.distributed, RoleFailed where another rank could not
-        join. In a run that has trained the first batch raises PeerRefused, unless ``load_state_dict`` comes before it.
+        Raises SettingError for a bad setting or state, PeerRefused where the broker's run differs, BrokerUnreachable
+        after ``connect_timeout_s``, FeedMisuse for ranks without torch.distributed, RoleFailed where another could not
+        join. In a run that has trained the first batch raises PeerRefused, unless ``load_state_dict`` comes first.
         """
-        n = size_of(dataset) if n is None else n
-        settings, known_lengths = fitted(settings or settings_from(run_settings, ranks_here()), lengths, n)
+        joining.require_state(state)
+        n = joining.size_of(dataset) if n is None else n
+        run, tokens = joining.fitted(joining.chosen_settings(settings, run_settings, ranks_here()), lengths, n)
         timeouts = {"connect_timeout_s": connect_timeout_s, "reconnect_timeout_s": reconnect_timeout_s}
-        connect = ConnectSettings(broker=broker, keys=keys, **timeouts)
-        group = group_of(settings)
-        require_same_state(group, state)
-        said = {"dataset_id": dataset_id, "workload": workload, "lengths": lengths_id(known_lengths)}
-        hello = boss_hello(settings, state, rank=group.rank if group is not None else 0, n=n, **said)
-        own: dict[str, Any] = {"times": times, "group": group, "lengths": known_lengths}
+        way = ConnectSettings(broker=broker, keys=keys, **timeouts)
+        group = group_of(run)
+        joining.require_same_state(group, state)
+        said = {"dataset_id": dataset_id, "workload": workload, "lengths": lengths_id(tokens)}
+        hello = joining.boss_hello(run, state, rank=group.rank if group is not None else 0, n=n, **said)
         feed: Self | None = None
         try:
-            with in_turn(group):
-                feed = cls(settings, connect, hello, local=local or LocalSettings(), **own)
+            with joining.in_turn(group):
+                feed = cls(run, way, hello, local=local or LocalSettings(), times=times, group=group, lengths=tokens)
                 feed._join(state)
         except BaseException as error:
             if feed is not None:
@@ -152,10 +153,12 @@ class Feed(Standing):
 
         Raises FeedMisuse where reports are missing.
         """
-        self._pairing = Steady()
+        self._pairing = self._pairing.followed_by(Steady())
         return self._ids()
 
     def _ids(self) -> Iterator[list[int]]:
+        if self._closed and self.ended:
+            return
         self._line.put_back()
         pull, pulled = self._line.pull, self._plan.pulled
         while True:
@@ -168,7 +171,9 @@ class Feed(Standing):
             if self.clocks.started_at is None:
                 self.clocks.got_batch()
             yield item.id_list
-        if isinstance(item, Stop) and item.reason != "finished":
+        if isinstance(item, EpochEnd):
+            self._pairing.epoch_ends(len(pulled))
+        elif item.reason != "finished":
             level = logging.INFO if self._is_stopping and item.reason == "stopped" else logging.WARNING
             log.log(level, "the run is %s%s", item.reason, f": {item.detail}" if item.detail else "")
 
@@ -177,8 +182,7 @@ class Feed(Standing):
         return usual_steps(self._n, self.settings, self._lengths)
 
     def loader(self, dataset: Any, *, lookahead: int = 0, **loader_arguments: Any) -> EpochLoader:
-        """Batches of ``dataset`` for one epoch, through a DataLoader, each waiting for its ``report``; iterated again,
-        of the next epoch.
+        """Batches of ``dataset`` through a DataLoader, each waiting for its ``report``; one iteration is one epoch.
 
         ``lookahead`` is how many batches whoever takes them asks for before the first is reported: 0 in a plain loop,
         1 in Lightning, which looks for the last one.
@@ -190,7 +194,7 @@ class Feed(Standing):
 
     def _counted(self, dataset: Any, loader_arguments: dict[str, Any], pairing: Counted) -> Iterator[Any]:
         place = (self.settings.seed, self.rank, self.steps)
-        self._pairing = pairing
+        self._pairing = self._pairing.followed_by(pairing)
         loader = self._loaders.over(dataset, Batches(self._ids, len(self)), loader_arguments, place)
         with on_cpu():  # as its generator is
             batches = iter(loader)
@@ -198,6 +202,7 @@ class Feed(Standing):
             pairing.delivered()
             yield batch
             pairing.asked_for()
+        pairing.all_delivered()
 
     # Losses
 
@@ -259,6 +264,7 @@ class Feed(Standing):
 
     def record_metric(self, name: str, value: float) -> None:
         """Tell the broker what the evaluation after an epoch gave; it goes into the report. Rank 0's counts."""
+        require_open(is_closed=self._closed)
         if self.rank:
             return
         place = {"epoch": self.epoch, "step": self._plan.last_pulled, "instances": self._instances}
@@ -276,12 +282,14 @@ class Feed(Standing):
 
         Raises FeedMisuse once a batch was pulled, and what ``connect`` raises.
         """
+        require_open(is_closed=self._closed)
         if self._plan.pulled or self._plan.last_pulled >= 0:
             raise FeedMisuse("load_state_dict: batches were pulled already; call it right after Feed.connect")
-        require_same_state(self._group, state)
+        joining.require_state(state, may_be_none=False)
+        joining.require_same_state(self._group, state)
         self._line.leave()
-        self._begin(again(self._hello, state))
-        with in_turn(self._group):
+        self._begin(joining.again(self._hello, state))
+        with joining.in_turn(self._group):
             self._join(state)
         self._line.share()
 
@@ -291,6 +299,7 @@ class Feed(Standing):
         Sends all reports and waits, outside the training clocks, until the broker keeps a snapshot; False where it does
         not answer in time, and then a checkpoint of this step must not be relied on.
         """
+        require_open(is_closed=self._closed)
         self.until_done()
         with self.clocks.checkpoint():
             return self._line.cut(self._plan.last_reported, timeout_s)
@@ -312,7 +321,7 @@ class Feed(Standing):
     def close(self, reason: str = "") -> bool:
         """Send what is left and say Goodbye; whether the broker has acknowledged all. Called twice it does nothing."""
         if not self._closed:
-            self._closed = True
+            self._closed, self._pairing = True, Closed()
             atexit.unregister(self._close_at_exit)
             ended: Any = reason or self.ended or "stopped"
             try:
@@ -325,13 +334,17 @@ class Feed(Standing):
 
     def _close_at_exit(self) -> None:
         """The interpreter ends; after an error that nobody has caught it still knows which."""
-        self.close("failed" if getattr(sys, "last_value", None) is not None else "")
+        error = getattr(sys, "last_value", None)
+        self.close(self._end_after(error if id(error) != self._error_before else None))
+
+    def _end_after(self, error: BaseException | None) -> str:
+        return joining.end_after(error, self.ended, self.settings.world_size)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, error_type: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         has_lost = isinstance(error, RuntimeError) and self._line.has_lost_a_rank()  # torch's own says so less plainly
-        self.close("failed" if error is not None else "")
+        self.close(self._end_after(error))
         if has_lost:
             raise RankLost(f"another rank is gone: {str(error).splitlines()[0]}") from error

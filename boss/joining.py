@@ -1,21 +1,65 @@
-"""How a Boss joins a run: what its script has given, checked before anything is connected; one rank after another."""
+"""How a Boss joins a run: what its script has given, checked before anything is connected; one rank after another. And
+how it leaves one: as what a script that ends with an error ends the run."""
 
 from __future__ import annotations
 
 import dataclasses
+import reprlib
 from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 from importlib import metadata
+from numbers import Real
 from typing import Any
 
 from numpy.typing import NDArray
 
+from boss.clocks import Clocks
 from boss.ranks import RankGroup
 from protocol.client import new_incarnation
-from protocol.errors import RoleFailed, SettingError
+from protocol.errors import AutoAssistError, FeedMisuse, RoleFailed, SettingError
 from protocol.messages import NO_RESTORE, Hello
 from protocol.settings import RunSettings, require
 from protocol.token_batches import I32, require_lengths, typical_batch_size
+
+STATE_FIELDS = ("step", "epochs_done", "off_plan_steps", "progress", "instances")
+"""Numbers that each state has; those that came with a later version are not among them."""
+
+
+def require_state(state: Any, *, may_be_none: bool = True) -> None:
+    """Raise SettingError unless it is what a feed's ``state_dict`` returned, ``{}``, or None where none is given.
+
+    To be called before anything is said to the broker: another dict, taken for the run's beginning, would take back all
+    that was trained.
+    """
+    remedy = "give what feed.state_dict() returned, such as saved['feed'], or {} for the run's beginning"
+    if not isinstance(state, dict) and not (state is None and may_be_none):
+        raise SettingError(f"state={reprlib.repr(state)}: is not a feed's state_dict; {remedy}")
+    if not state:
+        return
+    clocks = state.get("clocks")
+    clocks = clocks if isinstance(clocks, dict) else {}
+    missing = [name for name in STATE_FIELDS if not isinstance(state.get(name), Real)]
+    missing += [f"clocks.{name}" for name in Clocks().state_dict() if not isinstance(clocks.get(name), Real)]
+    if missing:
+        given = reprlib.repr(list(state))
+        words = f"is not a feed's state_dict (missing, or no numbers: {', '.join(missing)})"
+        raise SettingError(f"state: a dict of {given} {words}; {remedy}")
+
+
+def chosen_settings(settings: Any, given: dict[str, Any], ranks: int, **own: Any) -> RunSettings:
+    """Run settings as the script has given them: whole, or as keyword arguments ``given``, which ``own`` completes.
+
+    Raises SettingError for both, and for what is no RunSettings.
+    """
+    if settings is None:
+        return settings_from({**given, **own}, ranks)
+    if not isinstance(settings, RunSettings):
+        remedy = "must be RunSettings(…); or give its fields as keyword arguments, such as batch_size=64"
+        raise SettingError(f"settings={reprlib.repr(settings)}: {remedy}")
+    if given:
+        words = ", ".join(f"{name}={reprlib.repr(value)}" for name, value in given.items())
+        raise SettingError(f"{words}: given beside settings=…, which has them all; put them into that RunSettings")
+    return settings
 
 
 def settings_from(given: dict[str, Any], ranks: int) -> RunSettings:
@@ -73,7 +117,7 @@ def boss_hello(
         settings=settings.resolved(),
         rank=rank,
         package_version=metadata.version("autoassist"),
-        restore_step=int((state or {}).get("step", -1)) if takes_back else NO_RESTORE,
+        restore_step=NO_RESTORE if not takes_back else int(state["step"]) if state else -1,
         run_id=(state or {}).get("run_id", ""),
         workload=workload,
         lengths=lengths,
@@ -127,3 +171,17 @@ def in_turn(group: RankGroup | None) -> Iterator[None]:
         group.tell("")
     if not group.agree(True):
         raise RoleFailed("another rank could not join the run; its own error says why")
+
+
+def end_after(error: BaseException | None, ended: str, ranks: int) -> str:
+    """What ``Feed.close`` is told where the script leaves its feed by ``error``: "failed", or "" for what the run is by
+    then, finished or stopped.
+
+    Ctrl-C and ``sys.exit()`` are a wish. What fails once all is trained, the script's own evaluation for one, takes
+    nothing back from a finished run; where it is an error of ours, weights that found no space for one, the run has
+    not given what it was for, and can be gone on with. Several ranks fail together, so that they can start together.
+    """
+    is_wish = isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and error.code in (None, 0))
+    is_ours = isinstance(error, AutoAssistError) and not isinstance(error, FeedMisuse)
+    is_harmless = is_wish or (ended == "finished" and not is_ours)
+    return "" if error is None or (is_harmless and ranks == 1) else "failed"

@@ -26,6 +26,9 @@ log = logging.getLogger("autoassist.boss")
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 
+MAX_THREADS = 1024
+"""With many more than there are cores, torch cannot start them all and the process dies without a word."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
@@ -43,6 +46,7 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         require(self.threads >= 0, "threads", self.threads, "must not be negative")
+        require(self.threads <= MAX_THREADS, "threads", self.threads, f"must be at most {MAX_THREADS}")
 
     def resolved_device(self) -> torch.device:
         """The torch device; raises SettingError for a GPU that is not there, or that two ranks would share."""

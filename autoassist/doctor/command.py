@@ -15,6 +15,7 @@ from rich.text import Text
 from autoassist.doctor import connection, disk, host, installation
 from autoassist.doctor.finding import Finding, Level, looked_at
 from autoassist.roles import Flat, LogSettings
+from autoassist.terminal import shown
 from protocol.settings import require
 
 USUAL_PORTS = (5555, 8080, 9155)
@@ -85,9 +86,10 @@ class DoctorCommand:
 
 def line(finding: Finding) -> Text:
     """``warning  disk  …``, and below it what to do."""
-    text = Text.assemble((f"{finding.level:<8}", STYLES[finding.level]), f"{finding.check}: {finding.found}")
+    text = Text.assemble((f"{finding.level:<8}", STYLES[finding.level]), shown(f"{finding.check}: {finding.found}"))
     if finding.remedy:
-        text.append(f"\n{'':<8}→ {finding.remedy}", style="bold" if finding.level in ("warning", "error") else "dim")
+        style = "bold" if finding.level in ("warning", "error") else "dim"
+        text.append(f"\n{'':<8}→ ", style).append_text(shown(finding.remedy, style))
     return text
 
 

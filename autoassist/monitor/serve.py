@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import resource
 import socket
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -34,6 +37,11 @@ ASK_S = 5.0
 """Time that a client has, from connecting, to send the head of its first request."""
 MOST_SILENT = MOST_REQUESTS // 2
 """Clients at a time that have not asked yet; one more takes the place of the one that has been there longest."""
+BACKLOG = MOST_REQUESTS // 4
+"""Clients that wait to be taken. asyncio takes so many at once, before any of them can be hung up on, and with the
+silent ones they must not fill all places; where there are no descriptors it tells of each."""
+TELL_S = 60.0
+"""How often at most it is said that there are no descriptors."""
 GRACE_S = 1
 """How long a browser has to hear the end of what it is being told."""
 
@@ -82,6 +90,7 @@ def serve(listener: socket.socket, site: Site, stop: StopSignal, ready: Callable
 
 async def _serve(listener: socket.socket, site: Site, stop: StopSignal, ready: Callable[[], None]) -> None:
     loop, board = asyncio.get_running_loop(), Board()
+    loop.set_exception_handler(Shortage())
     watch = Watch(site.target, site.key, _Teller(loop, board))
     server = Server(make_app(board, site.admission))
     loop.add_reader(stop.fileno(), lambda: _end(stop, board, server))
@@ -94,6 +103,34 @@ async def _serve(listener: socket.socket, site: Site, stop: StopSignal, ready: C
         await asyncio.to_thread(watch.close)
 
 
+class Shortage:
+    """The loop's exception handler: a lack of file descriptors is one line now and then, and not a traceback for each
+    client that waits."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._told_at = -TELL_S
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What went wrong; all but that lack is left to asyncio."""
+        error = context.get("exception")
+        if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
+            loop.default_exception_handler(context)
+            return
+        now = self._clock()
+        if now - self._told_at < TELL_S:
+            return
+        self._told_at = now
+        log.warning("%s: who asks for the page must wait until others leave; %s", error.strerror, _remedy(error.errno))
+
+
+def _remedy(number: int) -> str:
+    if number == errno.ENFILE:
+        return "the whole host has no more; raise its fs.file-max, or end other processes"
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return f"this process may have {most}; raise that with ulimit -n before it is started"
+
+
 class Protocol(H11Protocol):
     """uvicorn's own, which lets a client that asks for nothing stay for ever, and count against the limit."""
 
@@ -102,9 +139,14 @@ class Protocol(H11Protocol):
         super().connection_made(transport)
         self.came_at = self.loop.time()
         self.loop.call_later(ASK_S, self.require_request)
-        silent = [one for one in self.connections if isinstance(one, Protocol) and one.cycle is None]
+        silent = [one for one in self.connections if isinstance(one, Protocol) and one.is_silent]
         if len(silent) > MOST_SILENT:
             min(silent, key=lambda one: one.came_at).require_request()
+
+    @property
+    def is_silent(self) -> bool:
+        """Has not asked yet, and is not hung up on: of several that come at once each takes another one's place."""
+        return self.cycle is None and not self.transport.is_closing()
 
     def require_request(self) -> None:
         """Hang up on who has not asked yet."""
@@ -126,6 +168,7 @@ class Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                backlog=BACKLOG,
                 limit_concurrency=MOST_REQUESTS,
                 timeout_graceful_shutdown=GRACE_S,
             )

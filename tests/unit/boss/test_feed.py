@@ -276,7 +276,7 @@ def test_losses_that_are_not_finite_are_counted(address: str, tmp_path: Path) ->
 def test_a_feed_whose_broker_dies_before_the_last_acknowledgement_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("boss.line.DRAIN_S", 0.5)
+    monkeypatch.setattr("boss.farewell.DRAIN_S", 0.5)
     with roles() as start:
         broker, address, _ = start_broker(start, tmp_path)
         feed = connect(address, epochs=1, local=LocalSettings())

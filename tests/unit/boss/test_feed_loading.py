@@ -196,6 +196,87 @@ def test_a_script_that_never_reports_is_told_so(address: str, monkeypatch: pytes
             pass
 
 
+def test_a_script_that_reports_nothing_of_a_whole_epoch_is_told_so_once(address: str) -> None:
+    """It would get the same epoch again and again. Once, for a notebook whose cell is mended must go on."""
+    with connect(address, epochs=1) as feed:
+        assert len(list(by_batch_sampler(feed))) == 19
+        with pytest.raises(FeedMisuse, match=r"19 batches, a whole epoch, wait for losses: .* feed\.skip"):
+            next(by_batch_sampler(feed))
+        for x, _ in by_batch_sampler(feed):
+            feed.report(losses_of(x))
+        assert feed.ended == "finished"
+
+
+def test_who_collects_a_whole_epoch_and_then_reports_it_has_reported_it(address: str) -> None:
+    with connect(address) as feed:
+        for _ in range(2):
+            for x, _ in list(by_batch_sampler(feed)):
+                feed.report(losses_of(x))
+        assert feed.ended == "finished"
+
+
+@pytest.mark.parametrize("way", BATCH_SAMPLERS, ids=lambda way: way.__name__)
+def test_who_only_looks_at_a_batch_of_a_short_epoch_may_do_so_again(
+    address: str, way: Callable[[Feed], Iterator[Loaded]]
+) -> None:
+    """Workers have fetched the three batches and met the epoch's end before the script has the first."""
+    with connect(address, batch_size=100, epochs=1, prefetch_batches=4) as feed:
+        for _ in range(3):
+            assert len(next(way(feed))[0]) == 100
+        for x, _ in way(feed):
+            feed.report(losses_of(x))
+        assert feed.ended == "finished"
+
+
+def test_a_stopped_run_that_has_reported_nothing_gives_nothing_more(address: str) -> None:
+    with connect(address) as feed:
+        first = next(iter(feed))
+        feed.stop()
+        assert list(feed) == [first], "which was never reported"
+        assert list(feed) == list(feed) == []
+
+
+class Broken(Instances):
+    """One instance cannot be read, as long as that is so."""
+
+    is_broken = True
+
+    def __getitem__(self, i: int) -> Loaded:
+        if i == 7 and self.is_broken:
+            raise OSError("instance 7 cannot be read")
+        return super().__getitem__(i)
+
+
+@pytest.mark.parametrize("workers", [{}, WORKERS], ids=["plain", "in_workers"])
+def test_a_batch_whose_data_set_raised_is_said_to_be_undelivered_and_comes_again(
+    address: str, tmp_path: Path, workers: dict[str, Any]
+) -> None:
+    data = Broken()
+    with connect(address, epochs=1) as feed:
+        with pytest.raises(OSError, match="instance 7"):
+            for x, _ in feed.loader(data, **workers):
+                feed.report(losses_of(x))
+        for report in (feed.skip, lambda: feed.report(torch.zeros(16))):
+            with pytest.raises(FeedMisuse, match=r"never delivered, .* the same batch comes first"):
+                report()
+        data.is_broken = False
+        loaded = iter(feed.loader(data, **workers))
+        first, _ = next(loaded)
+        assert 7.0 in first
+        feed.report(losses_of(first))
+        for x, _ in loaded:
+            feed.report(losses_of(x))
+    assert_each_loss_has_its_instance(tmp_path, 1)
+
+
+def test_a_report_after_the_last_batch_of_an_epoch_is_one_too_many(address: str) -> None:
+    with connect(address) as feed:
+        for x, _ in plain(feed):
+            feed.report(losses_of(x))
+        with pytest.raises(FeedMisuse, match="exactly once"):
+            feed.report(losses_of(x))
+
+
 def test_batches_may_be_taken_in_twos_and_reported_in_their_order(address: str, tmp_path: Path) -> None:
     with connect(address, epochs=1) as feed:
         batches = by_batch_sampler(feed)

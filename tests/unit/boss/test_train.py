@@ -15,7 +15,7 @@ from boss.gradients import GradientGuard, drop_poisoned_gradients
 from boss.line import LocalSettings
 from boss.reporter import HOPELESS_STEPS
 from boss.snapshots import Snapshots, SnapshotSettings
-from boss.train import TrainSettings, train
+from boss.train import MAX_THREADS, TrainSettings, train
 from protocol.errors import SettingError, TrainingDiverged
 from protocol.report import read_report
 from tests.harness.local_broker import local_broker
@@ -160,6 +160,13 @@ def test_one_gradient_that_is_not_finite_drops_all(value: float) -> None:
     boss.weight.grad[0, 0] = value  # type: ignore[index]
     assert not bool(drop_poisoned_gradients(boss))
     assert all(not p.grad.any() for p in boss.parameters() if p.grad is not None)
+
+
+def test_more_threads_than_torch_can_start_are_refused() -> None:
+    """Else the process dies without a word, and is started again and again."""
+    assert TrainSettings(threads=MAX_THREADS).threads == 1024
+    with pytest.raises(SettingError, match="threads=100000: must be at most 1024"):
+        TrainSettings(threads=100_000)
 
 
 @pytest.mark.parametrize(("gpus", "ranks", "index"), [(4, 4, 3), (8, 4, 3), (1, 4, 0)])
