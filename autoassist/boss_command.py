@@ -85,7 +85,11 @@ class BossCommand:
                     boss = train(workload, feed, self.train, stop=stop, saver=saver, state=state, snapshots=snapshots)
                 is_kept = feed.ended == "finished"
                 if is_kept:  # before the Goodbye: a run whose weights are not saved is not finished
-                    _keep(boss, feed, checkpoints.save)
+                    try:
+                        _keep(boss, feed, checkpoints.save)
+                    except BaseException:
+                        feed.close("failed")
+                        raise
             if not is_kept:
                 _keep(boss, feed, checkpoints.save)
         return _ended(feed, self.connect.broker, checkpoints.save)
