@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from protocol.errors import DataError, SettingError, WorkloadError
 from workloads.base import Fingerprint, Metric, Workload
-from workloads.table_coding import encode, is_missing, log, target_of, validation_part
+from workloads.table_coding import encode, is_missing, log, require_one_kind, target_of, validation_part
 from workloads.table_files import Columns, read_table
 
 CODING_VERSION = 1
@@ -148,16 +148,20 @@ def _widths(model: str) -> tuple[int, ...]:
 
 def _coded(content: bytes, columns: Columns, *, label: str, where: str) -> CodedTable:
     _require_column(columns, label, where)
+    require_one_kind(columns[label], f"{where}: column {label!r}")
     rows = np.flatnonzero(~is_missing(columns[label]))
     if len(rows) < len(columns[label]):
         log.warning("%s: %d rows without %r are left out", where, len(columns[label]) - len(rows), label)
         columns = {name: [values[i] for i in rows] for name, values in columns.items()}
     target = target_of(columns[label], f"{where}: column {label!r}")
+    log.info("%s: label %r: %s", where, label, f"{len(target.classes)} classes" if target.classes else "a quantity")
+    # Classes of several spellings were several classes in an earlier release: no role joins with one of it.
+    version = CODING_VERSION + (0 < len(target.classes) < len(set(columns[label])))
     held_out = validation_part(target)
     features = encode({name: values for name, values in columns.items() if name != label}, ~held_out, where)
     for array in (train := (features[~held_out], target.values[~held_out])):
         array.flags.writeable = False
-    digest = hashlib.sha256(hashlib.sha256(content).digest() + f"{CODING_VERSION} {label}".encode())
+    digest = hashlib.sha256(hashlib.sha256(content).digest() + f"{version} {label}".encode())
     return CodedTable(
         fingerprint=Fingerprint(f"table-train:{digest.hexdigest()[:16]}", len(train[1])),
         train_features=train[0],

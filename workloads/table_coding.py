@@ -6,6 +6,7 @@ What is learned from the data (means, deviations, known categories) is learned f
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,12 @@ MAX_CATEGORIES = 50
 MAX_CLASSES = 1000
 MAX_INTEGER_CLASSES = 20
 """A label of whole numbers with at most so many values is a class, with more a quantity."""
+
+MAX_QUANTITY = 1e100
+"""Largest number of a label that is a quantity, so that the squares of errors stay finite."""
+
+_NUMERIC_SHARE = 0.95
+"""Where so many labels are numbers, and of many values, the others are slips and no classes."""
 
 MIN_ROWS = 10
 SPLIT_SEED = 0
@@ -69,15 +76,22 @@ def target_of(values: Sequence[str], where: str) -> Target:
     """Decide between classes and a quantity; ``values`` are the label column, without missing ones.
 
     Raises:
-        DataError: too few rows, one class only, or texts that are nearly all different.
+        DataError: too few rows, one class only, texts that are nearly all different, or too large a quantity.
     """
     if len(values) < MIN_ROWS:
         raise DataError(f"{where}: {len(values)} rows have a label; at least {MIN_ROWS} are needed")
-    classes, numbers = sorted(set(values)), as_numbers(values)
+    numbers = as_numbers(values)
+    if numbers is not None and not np.isnan(numbers).any() and not _are_classes(numbers):
+        largest = float(np.abs(numbers).max())
+        if largest > MAX_QUANTITY:
+            raise DataError(
+                f"{where}: numbers up to {largest:g} are too large to be squared; scale them below {MAX_QUANTITY:g}"
+            )
+        return Target(numbers)
+    named = _spelt_alike(values) if numbers is not None else {value: value for value in values}
+    classes = sorted(set(named.values()))
     if len(classes) == 1:
         raise DataError(f"{where}: {classes[0]!r} in every row; there is nothing to learn, choose another --label")
-    if numbers is not None and not np.isnan(numbers).any() and not _are_classes(numbers):
-        return Target(numbers)
     if len(classes) > min(MAX_CLASSES, max(MAX_INTEGER_CLASSES, len(values) // 2)):
         raise DataError(
             f"{where}: {len(classes)} different texts in {len(values)} rows are no classes; "
@@ -86,7 +100,51 @@ def target_of(values: Sequence[str], where: str) -> Target:
     if numbers is not None:
         classes.sort(key=float)
     index = {name: i for i, name in enumerate(classes)}
-    return Target(np.array([index[value] for value in values], dtype=np.int64), tuple(classes))
+    return Target(np.array([index[named[value]] for value in values], dtype=np.int64), tuple(classes))
+
+
+def require_one_kind(values: Sequence[str], where: str) -> None:
+    """Refuse a quantity with a few rows that are none; ``values`` are the label column, with the missing ones.
+
+    Raises:
+        DataError: with the first such row; silently it would have made a class of each number.
+    """
+    rows = [i for i, gone in enumerate(is_missing(values)) if not gone]
+    numbers = [_number(values[i]) for i in rows]
+    odd = [i for i, number in zip(rows, numbers, strict=True) if number is None or not math.isfinite(number)]
+    if not odd or numbers.count(None) > (1 - _NUMERIC_SHARE) * len(rows):
+        return
+    if len({number for number in numbers if number is not None and math.isfinite(number)}) > MAX_INTEGER_CLASSES:
+        first, numeric = odd[0], len(rows) - len(odd)
+        raise DataError(
+            f"{where}: {values[first][:40]!r} in row {first + 1} (the header not counted) is no finite number, unlike "
+            f"{numeric} of {len(rows)} labels; mend such rows or leave them out, "
+            "or, for classes, write a letter before each"
+        )
+
+
+def _number(value: str) -> float | None:
+    try:
+        return float(value)
+    except ValueError:
+        return None
+
+
+def _spelt_alike(values: Sequence[str]) -> dict[str, str]:
+    """The shortest spelling of each number by all that are there: 1, 1.0 and 1e0 are one class."""
+    numbers = {text: _exact(text) for text in set(values)}
+    shortest: dict[float, str] = {}
+    for text in sorted(numbers, key=lambda text: (len(text), text)):
+        shortest.setdefault(numbers[text], text)
+    return {text: shortest[number] for text, number in numbers.items()}
+
+
+def _exact(text: str) -> float:
+    """Whole numbers without rounding: two long ones that are the same float64 remain two."""
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
 
 
 def _are_classes(numbers: Floats) -> bool:

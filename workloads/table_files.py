@@ -90,13 +90,31 @@ def _parquet(content: bytes, where: str) -> Columns:
         raise DataError(
             f"{where}: Parquet needs pyarrow (pip install 'autoassist[parquet]'); install it, or give CSV"
         ) from error
+    unreadable = (arrow.ArrowException, OSError, ValueError)
+    try:
+        header = parquet.read_schema(arrow.BufferReader(content)).names
+    except unreadable as error:
+        raise DataError(f"{where}: not a Parquet file that can be read ({_reason(error)})") from error
+    names = _names(header, where)  # first: pyarrow reads no table with a name twice
     try:
         table = parquet.read_table(arrow.BufferReader(content))
-    except (arrow.ArrowException, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{where}: not a Parquet file that can be read ({reason})") from error
-    names = _names(table.column_names, where)
-    return {name: [_text(value) for value in table.column(i).to_pylist()] for i, name in enumerate(names)}
+    except unreadable as error:
+        raise DataError(f"{where}: not a Parquet file that can be read ({_reason(error)})") from error
+    columns: Columns = {}
+    for i, name in enumerate(names):
+        try:
+            columns[name] = [_text(value) for value in table.column(i).to_pylist()]
+        # Python holds no date beyond the year 9999, no time zone that it does not know, and no text but UTF-8.
+        except (*unreadable, ArithmeticError, ImportError, LookupError, TypeError) as error:
+            raise DataError(
+                f"{where}: column {name!r} cannot be read ({_reason(error)}); mend its values, store it as numbers or "
+                "text, or leave it out"
+            ) from error
+    return columns
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _text(value: object) -> str:
