@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import site
 import subprocess
 import sys
 import threading
@@ -18,9 +19,23 @@ from autoassist.cli import PARENT_VARIABLE
 from protocol.logs import complaint_in, json_in
 from protocol.processes import ending
 
+HOME = Path(__file__).resolve().parent.parent
 LAST_WORDS = 20
 READ_S = 1.0
 """How long the last words of a process that has ended may take to be read."""
+
+
+def without_cwd() -> dict[str, str]:
+    """Environment of a child that imports nothing from the working directory, which ``python -m`` puts first.
+
+    A user's script may lie elsewhere, and a ``workloads`` or ``queue.py`` of his project would hide ours or Python's.
+    The child is told where AutoAssist is, for that directory, or the script's, may be how it was found here; not where
+    it is installed, since site-packages are to stay behind Python's own modules.
+    """
+    given = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    installed = [*site.getsitepackages(), site.getusersitepackages()]
+    is_found = HOME in [Path(entry).resolve() for entry in (*given, *installed)]
+    return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(given if is_found else [*given, str(HOME)])}
 
 
 @dataclass(slots=True)

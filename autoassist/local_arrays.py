@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from protocol.arrays import F32, I64
+from protocol.errors import SettingError
 from protocol.finite import rows_not_finite
 from protocol.settings import require
+
+
+def rows_of(dataset: Sized) -> int:
+    """Its instances; raises SettingError where they cannot be told by number, or there are none."""
+    from boss.joining import size_of  # here: an Assistant that is given arrays does without torch
+
+    n = size_of(dataset)
+    require(n > 0, "dataset", f"a {type(dataset).__name__} of no instances", "give one with some")
+    return n
 
 
 def as_features(given: Any, n: int) -> F32 | None:
@@ -46,7 +57,10 @@ def require_classes(labels: I64, name: str) -> None:
 
 
 def _numbers(name: str, given: Any) -> NDArray[Any]:
-    found: NDArray[Any] = np.asarray(given)
+    try:
+        found: NDArray[Any] = np.asarray(given)
+    except (ValueError, TypeError, RuntimeError) as error:  # rows of different lengths; torch's, on a device for one
+        raise SettingError(f"{name}=a {type(given).__name__}: {error}; give a plain array of numbers") from None
     require(found.dtype.kind in "biuf", name, _kind(found), "give numbers")
     return found
 

@@ -167,6 +167,12 @@ def stored_end(run_dir: Path) -> str:
     return row.ended if row is not None else ""
 
 
+def stored_id(run_dir: Path) -> str:
+    """The name of the run; "" where the broker's store does not say."""
+    row = _stored_run(run_dir)
+    return row.run_id if row is not None else ""
+
+
 def stored_ranks(run_dir: Path) -> int:
     """With how many Boss ranks the run was trained last; 0 where the broker's store does not say."""
     row = _stored_run(run_dir)

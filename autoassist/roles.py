@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import numpy as np
 import tyro
+from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from assistant.look_ahead import LookAhead
@@ -31,6 +32,7 @@ from protocol.errors import DataError
 from protocol.exporter import ExporterSettings
 from protocol.finite import rows_not_finite
 from protocol.logs import joined, speak_as
+from protocol.processes import take_all_descriptors
 from protocol.role_metrics import ASSISTANT_METRICS
 from protocol.settings import require
 from protocol.signals import StopSignal
@@ -125,6 +127,7 @@ class BrokerCommand:
         """Serve until the run is over."""
         from broker.loop import Broker
 
+        take_all_descriptors()
         with StopSignal() as stop, monitoring(self.monitor) as monitor:
             story = Story(log, monitor)
             broker = Broker(self.broker, monitor=story)
@@ -225,7 +228,7 @@ def checked_workload(data: WorkloadSettings, name: str) -> Workload:
 def read_array(path: Path, dtype: np.dtype[Any], dimensions: int) -> NDArray[Any]:
     """An .npy file, mapped into memory; raises DataError where it is none of this dtype and shape, or not finite."""
     try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        array: NDArray[Any] = open_memmap(path, mode="r")  # numpy.load would take an .npz, an archive, too
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: {error}; give an .npy file, as numpy.save writes it") from None
     if array.dtype != dtype or array.ndim != dimensions:

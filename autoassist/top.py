@@ -23,8 +23,10 @@ from rich.text import Text
 from autoassist.ended import Ended, read_ended, what_became_of
 from autoassist.figures import Pair, Read, field, field_of, rate, rate_of, share_since, share_since_of, sparkline
 from autoassist.live import render
+from autoassist.report.unfinished import comparison_words
 from autoassist.roles import Flat, LogSettings
 from autoassist.summary import print_summary
+from autoassist.terminal import plain, shown
 from broker.addresses import ADDRESSES_FILE
 from broker.run_lock import is_served
 from protocol.errors import BrokerUnreachable, DataError, PeerRefused, SettingError
@@ -60,8 +62,7 @@ class TopCommand:
     def execute(self) -> int:
         """Draw until the run is over or a signal comes; returns the exit code."""
         require(self.timeout_s > 0, "timeout_s", self.timeout_s, "must be a positive number of seconds")
-        run_dir = run_directory(self.target)
-        address = self.target if run_dir is None else published_at(run_dir)
+        run_dir, address = place_of(self.target)
         timeout_s = self.timeout_s
         if run_dir is not None and not is_served(run_dir):
             if (ended := read_ended(run_dir)) is not None:
@@ -85,7 +86,8 @@ class TopCommand:
         if self.json and ended.statistics is not None:
             self._print(iter([ended.statistics]))
         else:
-            sys.stdout.write(f"{run_dir}: the run is over ({ended.report.status}); this is its summary:\n")
+            over = f"{run_dir}: the run is over ({ended.report.status}); this is its summary:"
+            sys.stdout.write(plain(over) + "\n")
             sys.stdout.flush()
             print_summary(ended.report, run_dir)
         return 0
@@ -155,9 +157,10 @@ class Rates:
         self.before = (statistics, now)
         table = Table.grid(padding=(0, 2))
         for name, values in self.history.items():
-            table.add_row(name, short(values[-1]), Text(sparkline(values), style="cyan"))
+            table.add_row(shown(name), short(values[-1]), Text(sparkline(values), style="cyan"))
         for name, count in statistics.refused_from.items():
-            table.add_row(f"refused from {name}", str(count), Text(", ".join(statistics.refused), style="yellow"))
+            causes = shown(", ".join(statistics.refused), "yellow")
+            table.add_row(shown(f"refused from {name}"), str(count), causes)
         return table
 
 
@@ -166,10 +169,13 @@ def short(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
 
 
-def statistics_address(target: str) -> str:
-    """Where a run publishes; raises SettingError where ``target`` names none."""
+def place_of(target: str) -> tuple[Path | None, str]:
+    """A run's directory, None where an address is given, and where it publishes.
+
+    Raises SettingError where ``target`` names no run.
+    """
     run_dir = run_directory(target)
-    return target if run_dir is None else published_at(run_dir)
+    return run_dir, target if run_dir is None else published_at(run_dir)
 
 
 def run_directory(target: str) -> Path | None:
@@ -185,6 +191,8 @@ def published_at(run_dir: Path) -> str:
     try:
         return str(msgspec.json.decode(path.read_bytes(), type=dict[str, str])["statistics"])
     except FileNotFoundError:
+        if words := comparison_words(run_dir):
+            raise SettingError(f"target={run_dir}: {words}") from None
         what = "holds no run of a broker" if run_dir.is_dir() else "is no directory"
         raise SettingError(f"target={run_dir}: {what}; give a run directory or tcp://host:port") from None
     except (OSError, msgspec.MsgspecError, KeyError) as error:

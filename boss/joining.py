@@ -71,10 +71,14 @@ def settings_from(given: dict[str, Any], ranks: int) -> RunSettings:
 
 
 def size_of(dataset: Sized | None) -> int:
-    """Instances of the data set; raises SettingError where none is given."""
+    """Instances of the data set; raises SettingError where none is given, or they cannot be told by number."""
     if dataset is None:
         raise SettingError("Feed.connect: neither dataset nor n is given; pass dataset=train_set")
-    return len(dataset)
+    try:
+        return len(dataset)
+    except (TypeError, NotImplementedError):
+        kind, remedy = type(dataset).__name__, "has no length; give a map-style data set, with __len__ and __getitem__"
+        raise SettingError(f"dataset={kind}: {remedy}") from None
 
 
 def fitted(settings: RunSettings, lengths: NDArray[Any] | None, n: int) -> tuple[RunSettings, I32 | None]:

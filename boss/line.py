@@ -84,11 +84,11 @@ class BossLine:
         self._is_settled = False
         """Whether the broker has committed all that was to be said when ``_settle`` began to wait."""
         self._asks_what_is_committed = False
-        self._leaves_silently = False
+        self.leaves_silently = False
         self._granted: Credit | None = None
         self._grant_again_at = 0.0
         self._group = group
-        self._shared = SharedStream(group, plan, self._changed, self._fail) if group is not None else None
+        self._shared = SharedStream(group, plan, self._changed, self.fail) if group is not None else None
         self.welcome: Welcome | None = None
         self.latest_result: EpochResult | None = None
         self._thread = threading.Thread(target=self._run, name="autoassist-boss-line", daemon=True)
@@ -247,7 +247,7 @@ class BossLine:
         if self._shared is not None:
             self._shared.close(Stop(reason=reason))
             may_come_again = os.environ.get(ONCE_VARIABLE) is None
-            self._leaves_silently = self._shared.lost is not None or (reason == "failed" and may_come_again)
+            self.leaves_silently = self._shared.lost is not None or (reason == "failed" and may_come_again)
         self._hurries = False
         if reason == "finished":
             self._away_s = self._client.settings.reconnect_timeout_s
@@ -257,7 +257,7 @@ class BossLine:
         """Hang up without a Goodbye: the same Boss comes again."""
         if self._shared is not None:
             self._shared.close(Stop(reason="stopped"))
-        self._leaves_silently = True
+        self.leaves_silently = True
         self._hang_up(lambda: Goodbye(reason="stopped"))
 
     def _hang_up(self, goodbye: Callable[[], Goodbye]) -> None:
@@ -275,20 +275,20 @@ class BossLine:
             while self._closing is None or (self._reporter.is_waiting and time.monotonic() < self._copied_by_s):
                 self._turn()
             self._turn()
-            if self.welcome is not None and not self._leaves_silently:
+            if self.welcome is not None and not self.leaves_silently:
                 self._client.send(self._closing())
                 self.all_acknowledged = is_committed(self._client, self._away_s, lambda: self._hurries)
                 if not self.all_acknowledged:
                     log.warning("the broker did not acknowledge the last reports")
         except AutoAssistError as error:
-            self._fail(error)
+            self.fail(error)
         except BaseException as error:
-            self._fail(error)
+            self.fail(error)
             raise
         finally:
             self._client.close()
 
-    def _fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
         with self._changed:
             self._error = error
             self._changed.notify_all()

@@ -26,7 +26,7 @@ import msgspec
 from broker.effects import AppendBatch, AppendLoss, AppendWindow, Delete, Put
 from broker.recent import Recent
 from broker.rows import Row, WindowRecord, decode_row, encode_row
-from broker.run_lock import RunLock
+from broker.run_lock import RunLock, is_served
 from broker.segments import batch_log, loss_log, window_log
 from broker.store_errors import damaged, is_damage, unwritable
 from broker.wal import WalEmptier
@@ -104,7 +104,7 @@ class RunStore:
             raise damaged(self.run_dir, f"{DATABASE} is empty or gone, {full[0]} is not")
 
     def _open_to_read(self) -> None:
-        self._db = self._opened.enter_context(_reading(self.run_dir))
+        self._db = self._opened.enter_context(reading(self.run_dir))
         self._db.execute("BEGIN")
         lengths, self._seen = self._lengths(), self._raw_rows()
         self._db.execute("COMMIT")
@@ -263,7 +263,7 @@ def stored_rows(run_dir: Path) -> list[tuple[str, Row]]:
     if not (run_dir / DATABASE).exists():
         raise UserError(f"{run_dir} holds no run ({DATABASE} is missing); give the --run-dir of a run")
     try:
-        with _reading(run_dir) as db:
+        with reading(run_dir) as db:
             found = db.execute("SELECT kind, value FROM rows").fetchall()
         return [(kind, decode_row(kind, value)) for kind, value in found]
     except (OSError, sqlite3.Error, msgspec.MsgspecError, ProtocolError, KeyError) as error:
@@ -280,15 +280,22 @@ def _connect(database: Path, options: str = "") -> sqlite3.Connection:
 
 
 @contextmanager
-def _reading(run_dir: Path) -> Iterator[sqlite3.Connection]:
-    """The database, read only; also in a directory that takes no files, where a WAL's index cannot be made.
+def reading(run_dir: Path) -> Iterator[sqlite3.Connection]:
+    """The database, read only, for a moment; also in a directory that takes no files.
 
-    There it is read as a file that nobody changes. That would leave out what stands in the WAL alone, as after a
-    kill -9, so where there is such a WAL a temporary copy is read: some MB.
+    Where no broker of this machine uses the run and all of it stands in the database, it is read as a file that nobody
+    changes: SQLite would leave a WAL and its index beside it. Price: a broker that begins meanwhile is not seen, nor
+    waited for. What is read is then the run as it was before; one that is still being read when that broker first
+    empties its WAL, a second later at the earliest, may look damaged: read again.
+
+    What stands in the WAL alone, as after a kill -9, would be left out so. A directory that takes no files has no room
+    for a WAL's index: where there is such a WAL in it, a temporary copy is read, some MB.
     """
     database, wal = run_dir / DATABASE, run_dir / f"{DATABASE}-wal"
     with ExitStack() as opened:
-        db = opened.enter_context(closing(_connect(database, "?mode=ro")))
+        # In this order: a broker that ends empties its WAL, and then gives the directory free.
+        is_at_rest = not is_served(run_dir) and not _size(wal)
+        db = opened.enter_context(closing(_connect(database, "?immutable=1" if is_at_rest else "?mode=ro")))
         try:
             db.execute("SELECT 1 FROM logs LIMIT 1").fetchall()
         except sqlite3.OperationalError:

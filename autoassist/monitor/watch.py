@@ -1,20 +1,25 @@
-"""Hears a run's statistics for as long as the page is there, whatever becomes of the broker."""
+"""Hears a run's statistics for as long as the page is there, whatever becomes of the broker; or that it was over."""
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 import time
+from pathlib import Path
 from typing import Protocol
 
 import msgspec
 import zmq
 
+from autoassist.ended import Ended, read_ended
 from autoassist.monitor.looking import Looking
-from autoassist.top import statistics_address
+from autoassist.top import place_of
+from broker.run_lock import is_served
 from protocol.errors import SettingError
 from protocol.handshake import HandshakeWatch
 from protocol.messages import PreviewReply
+from protocol.report import REPORT_FILE
 from protocol.security import Key, secure_client
 from protocol.statistics import RunStatistics, decode_statistics
 
@@ -48,7 +53,9 @@ class Watch:
     def __init__(self, target: str, key: Key | None, listener: Listener) -> None:
         """Raises SettingError where ``target`` names no run."""
         self._target = target
-        self._address = statistics_address(target)
+        self._run_dir, self._address = place_of(target)
+        self._has_heard = False
+        self._told_end_of: Path | None = None
         self._key = key
         self._listener = listener
         self._done = threading.Event()
@@ -67,13 +74,45 @@ class Watch:
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
             while not self._done.is_set():
-                self._listen(context)
+                if self._was_over():  # its old address may be another run's by now
+                    self._done.wait(AGAIN_S)  # and somebody may go on with it
+                else:
+                    self._listen_if_possible(context)
                 self._look_again()
         except Exception as error:
             log.exception("the page hears nothing more")
             self._listener.failed(f"{type(error).__name__}: {error}")
         finally:
             context.destroy(linger=0)
+
+    def _was_over(self) -> bool:
+        """Whether the run had ended before anything was heard here, and no broker of this machine serves it."""
+        if self._has_heard or self._run_dir is None or is_served(self._run_dir):
+            self._told_end_of = None
+            return False
+        if self._told_end_of != self._run_dir and (ended := read_ended(self._run_dir)) is not None:
+            self._told_end_of = self._run_dir
+            self._tell_end(ended, self._run_dir)
+        return self._told_end_of == self._run_dir
+
+    def _tell_end(self, ended: Ended, run_dir: Path) -> None:
+        """What the broker published last, or in words that it cannot be read."""
+        if ended.statistics is None:
+            over = f"the run is over ({ended.report.status}), and its store cannot be read"
+            self._listener.failed(f"{run_dir}: {over}; see its {REPORT_FILE}")
+            return
+        self._listener.heard(ended.statistics)
+        self._listener.looked(None, "The run is over: no Assistant is there to show instances.")
+
+    def _listen_if_possible(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+        """A crowd at the page may hold all descriptors; once it has left there are some again."""
+        try:
+            self._listen(context)
+        except zmq.ZMQError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            self._listener.failed(f"{error}; raise the limit with ulimit -n before the page is started")
+            self._done.wait(AGAIN_S)
 
     def _listen(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         """One connection, until it is silent for long."""
@@ -112,6 +151,7 @@ class Watch:
                 why = f"its statistics cannot be read ({error}); let broker and page be of one version"
                 self._listener.failed(why)
                 continue
+            self._has_heard = True
             self._listener.heard(statistics)
             if self._listener.is_looking():
                 reply = looking.turn(statistics)
@@ -120,6 +160,6 @@ class Watch:
     def _look_again(self) -> None:
         """A broker that was started again on the same run directory may publish elsewhere."""
         try:
-            self._address = statistics_address(self._target)
+            self._run_dir, self._address = place_of(self._target)
         except SettingError as error:
             self._listener.failed(str(error))

@@ -13,12 +13,13 @@ import msgspec
 
 from autoassist.remembered import COMMAND_FILE
 from autoassist.report.curves import RunCurves, read_curves
+from autoassist.report.unfinished import comparison_words
 from broker.core import BrokerCore
 from broker.hub import Hub
 from broker.report import build_report
 from broker.rows import EpochRow, PeerRow, Row, RunRow, decode_row
 from broker.segments import SegmentLog, batch_log, loss_log, window_log
-from broker.store import BATCH_LOG, DATABASE, LOGS, LOSS_LOG, WINDOW_LOG, RunStore
+from broker.store import BATCH_LOG, DATABASE, LOGS, LOSS_LOG, WINDOW_LOG, RunStore, reading
 from protocol.errors import AutoAssistError, DataError, StoreError
 from protocol.logs import complaint_in
 from protocol.messages import EpochResult
@@ -67,6 +68,8 @@ def read_sources(run_dir: Path) -> Sources:
     """Raises DataError where the directory holds nothing of a run."""
     names = (REPORT_FILE, DATABASE, COMMAND_FILE, *LOGS)
     if not any((run_dir / name).exists() for name in names):
+        if words := comparison_words(run_dir):
+            raise DataError(f"{run_dir}: {words}")
         raise DataError(f"{run_dir}: holds no run; give the directory of a run, as autoassist run names it at its end")
     found = Sources(run_dir=run_dir)
     found.command = _command(found)
@@ -159,19 +162,18 @@ def _what_is_whole(found: Sources, opened: ExitStack) -> tuple[list[Row], Logs]:
 
 
 def _rows_alone(found: Sources) -> tuple[list[Row], dict[str, int]]:
-    uri = (found.run_dir / DATABASE).absolute().as_uri() + "?mode=ro"
     rows: list[Row] = []
     lengths: dict[str, int] = {}
     damaged = 0
     try:
-        with closing(sqlite3.connect(uri, uri=True)) as db:
+        with reading(found.run_dir) as db:
             lengths.update(db.execute("SELECT name, length FROM logs"))
             for kind, raw in db.execute("SELECT kind, value FROM rows"):
                 try:
                     rows.append(decode_row(kind, raw))
                 except (msgspec.MsgspecError, AutoAssistError, KeyError):
                     damaged += 1
-    except sqlite3.Error as error:
+    except (OSError, sqlite3.Error) as error:
         found.problems.append(f"{DATABASE} cannot be read to its end ({error}).")
     if damaged:
         found.problems.append(f"{damaged} rows of {DATABASE} cannot be read and are left out.")

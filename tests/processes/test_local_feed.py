@@ -94,17 +94,6 @@ def test_a_script_goes_on_with_its_local_run_from_its_own_checkpoint(tmp_path: P
     assert not psutil.Process().children()
 
 
-@pytest.mark.parametrize("given", [None, "nothing here"])
-def test_a_state_without_the_directory_of_its_run_is_refused_before_anything_starts(
-    tmp_path: Path, given: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As where the script is started in another working directory."""
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SettingError, match=f"run_dir={given}: holds no run"):
-        autoassist.Feed.local(DATA, run_dir=given, batch_size=16, epochs=1, state={"step": 1})
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_local_run_that_is_finished_is_not_taken_back_by_the_same_lines(tmp_path: Path) -> None:
     with autoassist.Feed.local(DATA, run_dir=tmp_path, batch_size=16, epochs=1, policy="uniform", state={}) as feed:
         train(feed)

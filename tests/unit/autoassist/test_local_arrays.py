@@ -14,12 +14,14 @@ from autoassist.local_arrays import as_features, as_labels
 from protocol.errors import SettingError
 
 N = 4
-BAD_FEATURES = {
+BAD_FEATURES: dict[str, Any] = {
     "another number of rows": np.zeros((3, 2)),
     "one dimension": np.zeros(N),
     "NaN": np.full((N, 2), np.nan),
     "too large for float32": np.full((N, 2), 1e300),
     "words": np.full((N, 2), "x"),
+    "rows of different lengths": [[1], [1, 2], [1], [1]],
+    "a tensor with gradients": torch.ones(N, 2, requires_grad=True),
 }
 BAD_LABELS = {
     "one that is none": np.array([0, 1, -1, 2]),

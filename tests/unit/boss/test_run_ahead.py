@@ -115,7 +115,7 @@ def test_who_waits_for_a_device_hears_of_the_end_of_the_line(device: FakeDevice,
     train(feed, 5)
     with meanwhile(feed.until_done):
         until(lambda: feed._line._ahead.is_awaited)
-        feed._line._fail(RuntimeError("the line has ended"))
+        feed._line.fail(RuntimeError("the line has ended"))
 
 
 def test_a_device_that_stands_still_is_not_waited_for_for_ever(

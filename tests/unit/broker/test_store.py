@@ -9,7 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -25,7 +25,7 @@ from broker.effects import AppendBatch, AppendLoss, AppendWindow, Delete, Put
 from broker.rows import EpochRow, PeerRow, RunRow, StepRow, WindowRecord, encode_row
 from broker.run_lock import RunLock
 from broker.segments import INDEX_EVERY
-from broker.store import BATCH_LOG, DATABASE, LOGS, LOSS_LOG, WINDOW_LOG, RunStore, stored_rows
+from broker.store import BATCH_LOG, DATABASE, LOGS, LOSS_LOG, WINDOW_LOG, RunStore, reading, stored_rows
 from protocol.errors import StoreError, UserError
 from protocol.messages import Batch, LossRecord, Segment
 from protocol.settings import RunSettings
@@ -673,6 +673,66 @@ def test_a_reader_that_lingers_does_not_keep_the_database_from_being_tidied(run_
     assert (busy, frames) == (0, moved)
     reader.close()
     writer.close()
+
+
+def files_of(run_dir: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in run_dir.iterdir()}
+
+
+def only_rows(run_dir: Path) -> None:
+    stored_rows(run_dir)
+
+
+def whole_run(run_dir: Path) -> None:
+    with closing(opened(run_dir, writable=False)) as reader:
+        content(reader)
+
+
+@pytest.mark.parametrize("look", [only_rows, whole_run])
+def test_looking_at_a_run_that_nobody_serves_leaves_no_files_in_it(run_dir: Path, look: Callable[[Path], None]) -> None:
+    """A finished run may be a backup's, whose files are compared."""
+    filled(run_dir)
+    before = files_of(run_dir)
+    look(run_dir)
+    assert files_of(run_dir) == before and f"{DATABASE}-wal" not in before
+
+
+def test_an_empty_wal_that_an_earlier_reader_has_left_is_no_reason_to_write(run_dir: Path) -> None:
+    held = filled(run_dir)
+    (run_dir / f"{DATABASE}-wal").touch()
+    with closing(opened(run_dir, writable=False)) as reader:
+        assert content(reader) == held
+    assert not (run_dir / f"{DATABASE}-shm").exists()
+
+
+def test_a_reader_of_a_run_that_is_served_sees_what_its_broker_commits_next(run_dir: Path) -> None:
+    """Also where the WAL has just been emptied, so that it looks like one that is over."""
+    filled(run_dir)
+    with closing(opened(run_dir)) as writer:
+        writer._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        with reading(run_dir) as db:
+            writer.commit([epoch(7)])
+            assert ("7",) in db.execute("SELECT key FROM rows WHERE kind = 'epoch'").fetchall()
+
+
+def test_a_broker_that_begins_while_a_run_is_read_is_in_nobodys_way(run_dir: Path) -> None:
+    """What is read is the run as it was before."""
+    filled(run_dir)
+    with reading(run_dir) as db, closing(opened(run_dir)) as writer:
+        writer.commit([epoch(7)])
+        assert ("7",) not in db.execute("SELECT key FROM rows WHERE kind = 'epoch'").fetchall()
+    assert len(stored_rows(run_dir)) == 4
+
+
+def test_what_a_killed_broker_has_left_in_the_wal_alone_is_read(run_dir: Path, tmp_path: Path) -> None:
+    writer = opened(run_dir)
+    writer.append(loss(0))
+    writer.commit([epoch(0)])
+    shutil.copytree(run_dir, tmp_path / "killed")
+    held = content(writer)
+    writer.close()
+    with closing(opened(tmp_path / "killed", writable=False)) as reader:
+        assert content(reader) == held
 
 
 def test_a_reader_of_no_run_says_so(tmp_path: Path) -> None:
