@@ -18,6 +18,7 @@ from broker.effects import (
     LengthsKept,
     MessageReceived,
     PeerLost,
+    RecordsUnreadable,
     RestoreSnapshot,
     RunEnded,
     Send,
@@ -30,7 +31,7 @@ from broker.lengths import accept_lengths, take_lengths
 from broker.off_plan import accept_off_plan, accept_return
 from broker.rebuild import state_of
 from broker.recut import forget_partial_reports, recut
-from broker.routing import accept_report, catch_up, start_replay
+from broker.routing import accept_report, catch_up, drop_unreadable, start_replay
 from broker.rows import EpochRow, PeerRow, Row, RunRow
 from broker.state import Member, State
 from broker.stock import epoch_end
@@ -107,6 +108,9 @@ class BrokerCore:
                 self._stop(reason, detail)
             case LengthsKept(lengths):
                 self._stop_because(take_lengths(state, lengths))
+            case RecordsUnreadable(name, start, stop):
+                if name in state.members:
+                    drop_unreadable(state, state.members[name], start, stop)
             case Tick():
                 pass
         return effects

@@ -57,7 +57,15 @@ class LengthsKept(msgspec.Struct, frozen=True):
     lengths: I32
 
 
-Event = HelloReceived | MessageReceived | PeerLost | Tick | StopRequested | LengthsKept
+class RecordsUnreadable(msgspec.Struct, frozen=True):
+    """Records ``start … stop-1`` of the loss log, which were to be sent to a member, are damaged on the disk."""
+
+    name: str
+    start: int
+    stop: int
+
+
+Event = HelloReceived | MessageReceived | PeerLost | Tick | StopRequested | LengthsKept | RecordsUnreadable
 
 # Effects
 

@@ -27,6 +27,7 @@ from broker.effects import (
     LengthsKept,
     PeerLost,
     Put,
+    RecordsUnreadable,
     Refuse,
     RestoreSnapshot,
     RunEnded,
@@ -53,7 +54,7 @@ from broker.story import say_taken_back
 from broker.waiting import Alarm
 from protocol.channels import ZmqBrokerChannel
 from protocol.codec import decode
-from protocol.errors import AutoAssistError, ProtocolError, UserError
+from protocol.errors import AutoAssistError, ProtocolError, StoreError, UserError
 from protocol.messages import Envelope, EpochResult, Goodbye, Hello, PreviewReply
 from protocol.session import SessionTimes
 from protocol.signals import StopSignal
@@ -241,8 +242,7 @@ class Broker:
                 case Send(name, message):
                     self._out.extend(self.hub.send(name, message, now))
                 case SendRecords(name, start, stop):
-                    for record in self.store.loss_records(start, stop):
-                        self._out.extend(self.hub.send(name, record, now))
+                    self._send_records(name, start, stop, now)
                 case Admit(name):
                     line, envelope = self._hello
                     self._out.extend(self.hub.admit(line, envelope, effect, self.core.state.the_run, now=now))
@@ -261,6 +261,18 @@ class Broker:
                         return  # the core that had the other effects is gone
                 case RunEnded():
                     self._ended_at = self._ended_at or now
+
+    def _send_records(self, name: str, start: int, stop: int, now: float) -> None:
+        """What of them can be read; deterministic mode, in which all learn the same, ends where one cannot."""
+        try:
+            for record in self.store.loss_records(start, stop):
+                self._out.extend(self.hub.send(name, record, now))
+                start = record.position + 1
+        except StoreError as error:
+            if self.core.state.settings.deterministic:
+                raise
+            log.warning("%s; %s goes on without the %d records from there on", error, name, stop - start)
+            self._apply(self.core.take(RecordsUnreadable(name, start, stop)), now)
 
     def _take_back(self, step: int, now: float) -> bool:
         """A Boss resumes: the run stands at its checkpoint again, and everybody else must join anew.

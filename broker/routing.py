@@ -125,6 +125,16 @@ def _drop_records(state: State, member: Member, through: int) -> None:
     """Records below ``through`` that an Assistant has not been sent will not come."""
     state.count_for(member.row.name, "records_dropped", through - member.cursor)
     member.cursor = through
+    _say_dropped(state, member, through)
+
+
+def drop_unreadable(state: State, member: Member, start: int, through: int) -> None:
+    """Records that were to be sent, and are damaged, will not come: an Assistant that lacks them ends no training."""
+    state.count_for(member.row.name, "records_dropped", through - start)
+    _say_dropped(state, member, through)
+
+
+def _say_dropped(state: State, member: Member, through: int) -> None:
     position, step = state.the_run.log_origin
     learned_through = member.learned_through  # how many records each step had before the origin is not kept
     if through >= position:

@@ -220,7 +220,7 @@ class LossRecord(Message, frozen=True, tag="loss_record"):
 
 
 class RecordsDropped(Message, frozen=True, tag="records_dropped"):
-    """Broker → Assistant. Records below ``through_position`` are declared dropped: the Assistant lagged too far."""
+    """Broker → Assistant. Records below ``through_position`` will not come: it lagged too far, or they are damaged."""
 
     through_position: Count
     learned_through: Number
