@@ -81,15 +81,18 @@ class BossCommand:
             with self._watched(peer) as show, self._connected(workload, state, resumes=checkpoints.resume) as feed:
                 stop.on_stop = None  # what comes from here on ends the run in order
                 show(feed)
-                with taking(self.snapshots) as snapshots:
-                    boss = train(workload, feed, self.train, stop=stop, saver=saver, state=state, snapshots=snapshots)
-                is_kept = feed.ended == "finished"
-                if is_kept:  # before the Goodbye: a run whose weights are not saved is not finished
-                    try:
+                try:
+                    with taking(self.snapshots) as snapshots:
+                        boss = train(
+                            workload, feed, self.train, stop=stop, saver=saver, state=state, snapshots=snapshots
+                        )
+                    is_kept = feed.ended == "finished"
+                    if is_kept:
                         _keep(boss, feed, checkpoints.save)
-                    except BaseException:
+                except Exception:
+                    if feed.ended == "finished":  # a run whose weights are not saved is not
                         feed.close("failed")
-                        raise
+                    raise
             if not is_kept:
                 _keep(boss, feed, checkpoints.save)
         return _ended(feed, self.connect.broker, checkpoints.save)

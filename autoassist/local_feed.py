@@ -91,7 +91,7 @@ class LocalRoles:
 
     def _tell(self, feed: BossFeed, child: Child) -> None:
         if self.is_ending:
-            if child.name == BROKER and child.code:
+            if child.name == BROKER:
                 feed.stop()  # it is in vain to wait until one that is killed now has committed all
             return
         with self._telling:
@@ -241,7 +241,7 @@ class Feed(BossFeed):
         """As ``boss.feed.Feed.close``; then the local roles end too."""
         if self._roles is not None:
             self._roles.is_ending = True
-            if self._roles.children[0].code:
+            if self._roles.children[0].code is not None:
                 self._line.leaves_silently = True  # nobody starts the broker again, to hear a Goodbye
         is_whole = super().close(reason)
         if self._roles is not None:

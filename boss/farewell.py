@@ -10,7 +10,7 @@ from protocol.client import RoleClient
 DRAIN_S = 10.0
 """How long a broker that answers may take to commit what was said."""
 AWAY_S = 4.0
-"""How long a broker that is away is waited for, where the run is not finished."""
+"""How long a broker that is away is waited for, where the run is not finished, or somebody wants to leave."""
 LOOK_S = 0.5
 """How often it is looked whether somebody wants to leave."""
 
@@ -18,15 +18,15 @@ LOOK_S = 0.5
 def is_committed(client: RoleClient, away_s: float, hurries: Callable[[], bool]) -> bool:
     """Whether the broker commits all that was said: it has ``DRAIN_S`` while it answers.
 
-    One that does not answer has ``away_s`` to come back, unless somebody ``hurries``.
+    One that does not answer has ``away_s`` to come back, and ``AWAY_S`` where somebody ``hurries``.
     """
-    open_since = time.monotonic()
-    away_until = open_since + max(away_s, DRAIN_S if client.is_open else 0.0)
+    began = open_since = time.monotonic()
+    away_until = began + max(away_s, DRAIN_S if client.is_open else 0.0)
     while not client.drain(LOOK_S):
         now = time.monotonic()
         if not client.is_open:
             open_since = now
-            if now > away_until or hurries():
+            if now > (min(away_until, began + AWAY_S) if hurries() else away_until):
                 return False
         elif now - open_since > DRAIN_S:
             return False

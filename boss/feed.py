@@ -296,8 +296,7 @@ class Feed(Standing):
     def cut(self, timeout_s: float = CUT_TIMEOUT_S) -> bool:
         """Make the step that was reported last one to which the run can be taken back. All ranks call it at one step.
 
-        Sends all reports and waits, outside the training clocks, until the broker keeps a snapshot; False where it does
-        not answer in time, and then a checkpoint of this step must not be relied on.
+        Sends all reports, then waits for the broker's snapshot; False where it does not come: do not rely on this step.
         """
         require_open(is_closed=self._closed)
         self.until_done()
@@ -338,13 +337,14 @@ class Feed(Standing):
         self.close(self._end_after(error if id(error) != self._error_before else None))
 
     def _end_after(self, error: BaseException | None) -> str:
+        self._line.hurries |= isinstance(error, KeyboardInterrupt | SystemExit)
         return joining.end_after(error, self.ended, self.settings.world_size)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, error_type: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        has_lost = isinstance(error, RuntimeError) and self._line.has_lost_a_rank()  # torch's own says so less plainly
+        has_lost = isinstance(error, RuntimeError) and self._line.has_lost_a_rank()  # torch's own words are less plain
         self.close(self._end_after(error))
         if has_lost:
             raise RankLost(f"another rank is gone: {str(error).splitlines()[0]}") from error

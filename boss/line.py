@@ -76,7 +76,8 @@ class BossLine:
         self._rest = Rest(reporter, self._wake, lambda seconds: client.wait(seconds, self._wake.fileno()))
         self._closing: Callable[[], Goodbye] | None = None
         self._away_s = AWAY_S
-        self._hurries = False
+        self.hurries = False
+        """Whether somebody wants to leave, or the broker has said that it does."""
         self._copied_by_s = 0.0
         self.all_acknowledged = False
         """Whether the broker had committed everything when this line was closed."""
@@ -229,7 +230,7 @@ class BossLine:
     def stop(self) -> None:
         """End the run after the batch at hand; with several ranks, after what all of them know of. May be called from
         a signal."""
-        self._hurries = True
+        self.hurries = True
         with self._changed:
             if self._plan.rank:
                 assert self._shared is not None
@@ -239,7 +240,7 @@ class BossLine:
                 self._changed.notify_all()
 
     def close(self, reason: Ended, figures: Callable[[], dict[str, float]]) -> None:
-        """Send what is left, then a Goodbye, with figures of once all reports are under way; waits for ``DRAIN_S``.
+        """Send what is left, and a Goodbye, with figures of once all reports are under way; wait until it is committed.
 
         A finished run waits for a broker that is away as long as one that trains looks for it, unless it is stopped.
         A rank that fails, or has lost another one, leaves without a word: the run goes on where they are started again.
@@ -248,7 +249,6 @@ class BossLine:
             self._shared.close(Stop(reason=reason))
             may_come_again = os.environ.get(ONCE_VARIABLE) is None
             self.leaves_silently = self._shared.lost is not None or (reason == "failed" and may_come_again)
-        self._hurries = False
         if reason == "finished":
             self._away_s = self._client.settings.reconnect_timeout_s
         self._hang_up(lambda: Goodbye(reason=reason, figures=figures()))
@@ -277,7 +277,7 @@ class BossLine:
             self._turn()
             if self.welcome is not None and not self.leaves_silently:
                 self._client.send(self._closing())
-                self.all_acknowledged = is_committed(self._client, self._away_s, lambda: self._hurries)
+                self.all_acknowledged = is_committed(self._client, self._away_s, lambda: self.hurries)
                 if not self.all_acknowledged:
                     log.warning("the broker did not acknowledge the last reports")
         except AutoAssistError as error:
@@ -343,4 +343,5 @@ class BossLine:
                     self._client.send(lengths)
             self.welcome = message
             return True
+        self.hurries |= isinstance(message, Stop) and message.reason != "finished"
         return self._plan.receive(message)

@@ -20,6 +20,11 @@ MAX_PEERS = 4096
 """Most names that one run remembers."""
 
 
+def shown(name: str) -> str:
+    """A name that nobody has looked at yet, for logs: neither long nor able to forge a line."""
+    return repr(name[:MAX_NAME])
+
+
 def refusal_of(state: State, event: HelloReceived, run_id: str) -> Refuse | None:
     """Why a Hello is refused, with the remedy; None where the role may join. ``run_id`` names this broker's run."""
     hello, run = event.hello, state.run
@@ -28,12 +33,12 @@ def refusal_of(state: State, event: HelloReceived, run_id: str) -> Refuse | None
         return Refuse(
             hello.name,
             "version",
-            f"protocol version {hello.protocol} of {hello.name}; this broker speaks {spoken}",
+            f"protocol version {hello.protocol} of {shown(hello.name)}; this broker speaks {spoken}",
             "install the same autoassist version on every host",
         )
     if problem := _malformed(hello):
-        name = hello.name[:MAX_NAME]
-        return Refuse(hello.name, "malformed", f"{hello.role} {name!r}: {problem}", "give values within these ranges")
+        name = shown(hello.name)
+        return Refuse(hello.name, "malformed", f"{hello.role} {name}: {problem}", "give values within these ranges")
     if hello.run_id not in ("", run_id):
         reason = f"run {run_id:.8} is at this address, and {hello.name} belongs to run {hello.run_id:.8}"
         return Refuse(hello.name, "elsewhere", reason, "start the broker again with the --run-dir of that run")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from broker.hub import Conversation, Hub, Outgoing, welcome_to
 from broker.rows import RunRow
@@ -49,16 +50,19 @@ class Farewells:
             hub.forget(name)
         return said
 
-    def until_all_have_hung_up(self, channel: ZmqBrokerChannel, run: RunRow | None) -> None:
-        """Return when those who have left have heard it, as far as can be told."""
+    def until_all_have_hung_up(
+        self, channel: ZmqBrokerChannel, run: RunRow | None, let_in: Callable[[], object]
+    ) -> None:
+        """Return when those who have left have heard it, as far as can be told; ``let_in`` answers for new lines."""
         let_roles_hang_up(channel, list(self._last_words.values()))
         if run is not None and time.monotonic() - self._stood_still_at < 2 * self._silence_s:
-            let_roles_hang_up(channel, self._answer_late(channel, run))
+            let_roles_hang_up(channel, self._answer_late(channel, run, let_in))
 
-    def _answer_late(self, channel: ZmqBrokerChannel, run: RunRow) -> list[Outgoing]:
+    def _answer_late(self, channel: ZmqBrokerChannel, run: RunRow, let_in: Callable[[], object]) -> list[Outgoing]:
         """Welcome roles that come again to hear what is committed of theirs; returns what they were told."""
         told, deadline = [], time.monotonic() + self._silence_s + LATE_MARGIN_S
         while self._left and time.monotonic() < deadline:
+            let_in()
             if not channel.socket.poll(LATE_LOOK_MS) or (received := channel.receive()) is None:
                 continue
             line, frames = received

@@ -148,7 +148,8 @@ class Broker:
                 self._iterate(stop)
             self._next_statistics = 0.0
             self._publish(time.monotonic())  # whoever watches sees how it ended
-            self._farewells.until_all_have_hung_up(self.channel, self.core.state.run)
+            let_in = self.guard.answer if self.guard is not None else tuple
+            self._farewells.until_all_have_hung_up(self.channel, self.core.state.run, let_in)
             return self._finish()
         finally:
             self._close()
@@ -185,7 +186,7 @@ class Broker:
         self._rows, self._snapshot = [], None
         self.hub.commit()
         self._out.extend(self.hub.answers(now))
-        self.report_file.write_if_due(self.core, self.hub)  # before who has said it hears that it is safe
+        self.report_file.write_if_due(self.core, self.hub, now)  # before who has said it hears that it is safe
         self._out += self._farewells.say(self.hub, frozenset(self.core.state.members), now)
         self._transmit()
         self._publish(now)
@@ -250,7 +251,7 @@ class Broker:
                 case Refuse(name, code, reason):
                     self._out.append(self.hub.refuse(self._hello[0], effect))
                     level = logging.DEBUG if code in ("wait", "taken", "fenced") else logging.WARNING
-                    log.log(level, "refused %s: %s", name, reason)
+                    log.log(level, "refused %s: %s", name if name.isprintable() else repr(name[:99]), reason)
                 case KeepLengths():
                     if (lengths := self.kept_lengths.keep(effect)) is not None:
                         self._apply(self.core.take(LengthsKept(lengths)), now)
@@ -334,7 +335,8 @@ class Broker:
         if self.core.state.run is None:
             return "stopped"
         self.hub.count_strangers(math.inf)
-        self.report_file.write(self.core, self.hub)
+        self.channel.close()  # what a crowd holds is free then
+        self.report_file.write_last(self.core, self.hub)
         return self.core.state.run.ended or "stopped"
 
     def _close(self) -> None:

@@ -50,8 +50,8 @@ def main() -> None:
                 optimizer.step()
         if feed.rank == 0:
             print(f"{feed.instances} instances in {feed.steps} steps, last loss {loss.item():.4f}")
-    if args.save and feed.rank == 0:
-        torch.save(net.state_dict(), args.save)
+        if args.save and feed.rank == 0:
+            torch.save(net.state_dict(), args.save)
     if dist.is_initialized():
         dist.destroy_process_group()
 

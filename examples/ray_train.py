@@ -34,8 +34,8 @@ def train(config: dict[str, Any]) -> None:
                 loss.backward()
                 optimizer.step()
             ray.train.report({"loss": loss.item(), "instances": feed.instances})
-    if feed.rank == 0:
-        torch.save(net.state_dict(), config["save"])
+        if feed.rank == 0:
+            torch.save(net.state_dict(), config["save"])
 
 
 def main() -> None:

@@ -39,8 +39,8 @@ def main() -> None:
                 optimizer.zero_grad()
                 accelerator.backward(loss)
                 optimizer.step()
-    if accelerator.is_main_process:
-        accelerator.save(accelerator.unwrap_model(model).state_dict(), args.save)
+        if accelerator.is_main_process:
+            accelerator.save(accelerator.unwrap_model(model).state_dict(), args.save)
     accelerator.end_training()
 
 

@@ -12,7 +12,8 @@ Phase = Literal["", "warmup", "anneal"]
 def phase_of(settings: RunSettings, n: int, epoch: int, progress: float) -> Phase:
     """Of a window of ``epoch``, ``n`` instances each, that stands at ``progress`` (0 … 1) of the run; "" in between.
 
-    A window that lies in part within one of them is of it: neither is shorter than was asked for.
+    A window that lies in part within one of them is of it, so that neither is shorter than was asked for; where the
+    run's length is given in Boss passes, that holds for the warm-up alone.
     """
     begins, ends = _stretch(settings, n, progress)
     whole = int(settings.warmup)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from autoassist.keys_command import make_keys
 from boss import farewell
 from boss.farewell import AWAY_S, DRAIN_S, is_committed
 from boss.feed import Feed
@@ -57,9 +58,12 @@ def test_a_broker_that_answers_and_never_commits_is_left_in_the_end(monkeypatch:
     assert not is_committed(broker, 600.0, nobody) and DRAIN_S <= broker.now < DRAIN_S + 2  # type: ignore[arg-type]
 
 
-def test_who_is_told_to_stop_waits_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("told_at", "left_by"), [(20.0, 22.0), (0.0, AWAY_S + 2)])
+def test_who_is_told_to_stop_waits_no_longer(told_at: float, left_by: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before or while he waits; a broker that is started again just now has its few seconds all the same."""
     broker = Broker(monkeypatch, answers=lambda now: False, commits_at=FOR_EVER)
-    assert not is_committed(broker, 600.0, lambda: broker.now > 20) and broker.now < 22  # type: ignore[arg-type]
+    assert not is_committed(broker, 600.0, lambda: broker.now >= told_at)  # type: ignore[arg-type]
+    assert max(told_at, AWAY_S) <= broker.now < left_by
 
 
 def test_a_run_that_is_not_finished_does_not_wait_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,16 +71,20 @@ def test_a_run_that_is_not_finished_does_not_wait_for_long(monkeypatch: pytest.M
     assert not is_committed(broker, AWAY_S, nobody) and broker.now < AWAY_S + 2  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("has_keys", [False, True])
 def test_a_finished_run_is_finished_though_its_broker_stands_still_at_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    has_keys: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Suspended, or behind a network that is cut for a while: no more is wrong than in the middle of the run."""
     monkeypatch.setattr(farewell, "DRAIN_S", 2.0)
-    monkeypatch.setattr(farewell, "AWAY_S", 0.5)
     times, caught = SessionTimes(heartbeat_s=0.2, silence_s=1.0), caplog.at_level(logging.INFO)
+    keys = tmp_path / "keys"
+    if has_keys:
+        make_keys(keys)
     with roles() as start, caught:
-        broker, address, _ = start_broker(start, tmp_path)
-        feed = Feed.connect(address, n=64, batch_size=16, epochs=1, policy="uniform", times=times)
+        broker, address, _ = start_broker(start, tmp_path / "run", *(("--keys", str(keys)) if has_keys else ()))
+        run = {"n": 64, "batch_size": 16, "epochs": 1, "policy": "uniform", "keys": str(keys) if has_keys else None}
+        feed = Feed.connect(address, times=times, **run)  # type: ignore[arg-type]
         for ids in feed:
             feed.report(torch.ones(len(ids)))
         os.kill(broker.process.pid, signal.SIGSTOP)
@@ -89,4 +97,4 @@ def test_a_finished_run_is_finished_though_its_broker_stands_still_at_the_end(
         closing.join(DEADLINE_S)
         assert feed.close() is True
         assert broker.process.wait(DEADLINE_S) == 0
-    assert read_report(tmp_path).status == "finished"
+    assert read_report(tmp_path / "run").status == "finished"

@@ -95,6 +95,7 @@ def test_who_ends_the_script_in_order_has_stopped_the_run(address: str, tmp_path
         train(feed, steps=2)
         raise error
     assert read_report(tmp_path).status == "stopped"
+    assert feed._line.hurries, "a broker that is away would be waited for"
 
 
 @pytest.mark.parametrize(("since", "status"), [("before the feed", "stopped"), ("since then", "failed")])

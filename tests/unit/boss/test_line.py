@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import numpy as np
+import pytest
 
 from boss.line import BossLine
 from boss.plan import BossPlan
@@ -14,7 +16,7 @@ from boss.reporter import Reporter
 from protocol.channels import MemoryHub
 from protocol.client import ConnectSettings, RoleClient
 from protocol.codec import decode, encode
-from protocol.messages import AnyMessage, Batch, Checkpoint, Credit, Envelope, Heartbeat, Hello, Welcome
+from protocol.messages import AnyMessage, Batch, Checkpoint, Credit, Envelope, Heartbeat, Hello, Stop, Welcome
 from protocol.settings import RunSettings
 
 RUN = RunSettings(epochs=1, batch_size=4)
@@ -144,3 +146,14 @@ def _was_woken(line: BossLine) -> bool:
     was = line._wake.is_set
     line._wake.clear()
     return was
+
+
+@pytest.mark.parametrize(("reason", "hurries"), [("stopped", True), ("finished", False)])
+def test_a_broker_that_has_said_that_it_stops_is_not_waited_for_at_the_end(
+    reason: Literal["stopped", "finished"], hurries: bool
+) -> None:
+    hub = MemoryHub()
+    with boss_line(hub) as (line, client):
+        say(hub, 1, Stop(reason=reason))
+        client.turn()
+        assert line.hurries is hurries

@@ -10,13 +10,15 @@ import pytest
 import zmq
 
 from broker.loop import Broker
+from broker.report import write_report
 from broker.sending import FULL_LINE_WAITS
 from broker.settings import BrokerSettings
+from broker.store_errors import OutOfFiles
 from broker.waiting import GATHER_S, Alarm
 from protocol.channels import Frames
 from protocol.codec import encode
 from protocol.messages import Credit, Envelope, EpochResult, Goodbye, Heartbeat, Hello
-from protocol.report import REPORT_FILE, read_report
+from protocol.report import REPORT_FILE, Report, read_report
 from protocol.settings import RunSettings
 from protocol.signals import StopSignal
 from protocol.statistics import decode_statistics
@@ -110,8 +112,28 @@ def test_a_broker_that_may_open_nothing_more_goes_on_and_its_report_comes_later(
             iterate(broker)
     report = broker.settings.run_dir / REPORT_FILE
     assert not report.exists() and caplog.text.count("the report waits") == 1
+    broker.report_file._not_before = 0.0
     iterate(broker)
     assert read_report(broker.settings.run_dir).metric is not None
+
+
+def test_the_last_report_waits_until_the_lines_that_hold_all_descriptors_are_closed(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = at(broker, monkeypatch, Line())
+    say(line, hello("uniform"))
+    iterate(broker)
+    tries: list[bool] = []
+
+    def write(run_dir: Path, report: Report) -> None:
+        tries.append(broker.channel.socket.closed)
+        if len(tries) == 1:
+            raise OutOfFiles("too many open files")
+        write_report(run_dir, report)
+
+    monkeypatch.setattr("broker.report_file.write_report", write)
+    assert broker._finish() == "stopped"
+    assert tries == [True, True] and read_report(broker.settings.run_dir).status == "running"
 
 
 def test_a_line_that_is_full_for_a_moment_is_waited_for(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
