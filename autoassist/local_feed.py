@@ -92,7 +92,7 @@ class LocalRoles:
     def _tell(self, feed: BossFeed, child: Child) -> None:
         if self.is_ending:
             if child.name == BROKER:
-                feed.stop()  # it is in vain to wait until one that is killed now has committed all
+                feed._line.hurries = True  # nobody starts it again, to commit what it has not
             return
         with self._telling:
             if child.name in self._told:

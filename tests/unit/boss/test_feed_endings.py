@@ -122,3 +122,12 @@ def test_a_feed_that_is_given_a_wrong_state_goes_on_as_it_was(address: str, tmp_
             feed.load_state_dict(state)
         train(feed)
     assert read_report(tmp_path).status == "finished"
+
+
+def test_a_metric_whose_name_no_broker_would_take_is_refused_where_it_is_recorded(address: str) -> None:
+    with connect(address) as feed:
+        train(feed, steps=2)
+        with pytest.raises(SettingError, match="201 characters; give 200 at most"):
+            feed.record_metric("x" * 201, 0.5)
+        feed.record_metric("x" * 200, 0.5)
+        assert feed.close()

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from protocol import codec
 from protocol.codec import MAX_ELEMENTS, decode, encode
 from protocol.errors import ProtocolError
-from protocol.messages import Credit, Envelope, Goodbye
+from protocol.messages import AnyMessage, Credit, Envelope, EpochResult, Goodbye, Return
 from tests.unit.protocol.test_codec import any_envelope, same
 
 MANY = settings(max_examples=400, deadline=None)
+CLOCKS = {"train_s": 0.0, "exposed_wait_s": 0.0, "wall_s": 0.0}
 
 
 def the_long_way(frames: list[bytes]) -> Envelope | ProtocolError:
@@ -72,7 +73,21 @@ def test_a_message_of_ours_needs_no_conversion(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_body_that_may_hold_too_many_values_goes_the_long_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(codec, "_ONE_FRAME", None)
-    goodbye = Goodbye(reason="stopped", figures={f"figure_{i:09}": 0.0 for i in range(MAX_ELEMENTS // 16)})
-    envelope = Envelope(seq=1, span=1, ack=0, message=goodbye)
-    assert len(msgspec.msgpack.encode(envelope.message.figures)) > MAX_ELEMENTS  # type: ignore[union-attr]
+    returned = Return(steps=[(1 << 40) + i for i in range(MAX_ELEMENTS // 4)])
+    envelope = Envelope(seq=1, span=1, ack=0, message=returned)
+    assert len(msgspec.msgpack.encode(returned.steps)) > MAX_ELEMENTS
     assert same(decode(encode(envelope)), envelope)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        EpochResult(epoch=0, step=0, metric_name="x" * 201, metric_value=0.5, boss_instances=0, **CLOCKS),
+        Goodbye(reason="stopped", figures={str(i): 0.0 for i in range(1001)}),
+        Goodbye(reason="stopped", figures={"x" * 201: 0.0}),
+    ],
+    ids=["a metric's name", "many figures", "a figure's name"],
+)
+def test_words_that_the_broker_would_keep_and_show_have_a_bound(message: AnyMessage) -> None:
+    with pytest.raises(ProtocolError):
+        decode(encode(Envelope(seq=1, span=1, ack=0, message=message)))
