@@ -39,7 +39,7 @@ GRACE_S = 3.0
 class LocalRoles:
     """A broker and Assistants as processes of this machine, for a Boss that is the calling script.
 
-    They end with the run, and with the thread that has started them (Linux): start them from the main thread. One that
+    They end with the feed, and with the thread that has started them (Linux): start them from the main thread. One that
     is killed is not started again: without an Assistant the run goes on unfiltered; without its broker, or in
     deterministic mode without an Assistant, it would never end, and ends with an error. ``goes_on``: with the run of
     such roles, where the directory holds one.

@@ -86,6 +86,7 @@ class BossLine:
         """Whether the broker has committed all that was to be said when ``_settle`` began to wait."""
         self._asks_what_is_committed = False
         self.leaves_silently = False
+        """Whether there will be no Goodbye: this Boss comes again, or nobody is there to hear it."""
         self._granted: Credit | None = None
         self._grant_again_at = 0.0
         self._group = group
@@ -289,6 +290,7 @@ class BossLine:
             self._client.close()
 
     def fail(self, error: BaseException) -> None:
+        """From now on whoever waits for this line, or pulls what is not there, gets the error."""
         with self._changed:
             self._error = error
             self._changed.notify_all()

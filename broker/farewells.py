@@ -67,13 +67,15 @@ class Farewells:
                 continue
             line, frames = received
             try:
-                hello = decode(frames).message
+                said = decode(frames).message
             except ProtocolError:
                 continue  # garbage, and nobody counts any more
-            known = self._left.get(hello.name) if isinstance(hello, Hello) else None
-            if known is None or not isinstance(hello, Hello) or known.incarnation != hello.incarnation:
+            if not isinstance(said, Hello):
                 continue
-            del self._left[hello.name]
-            told.append((line, Envelope(seq=0, span=1, ack=known.stream.committed, message=welcome_to(known, run))))
-            channel.send(line, encode(told[-1][1]))
+            known = self._left.get(said.name)
+            if known is not None and known.incarnation == said.incarnation:
+                del self._left[known.name]
+                welcome = Envelope(seq=0, span=1, ack=known.stream.committed, message=welcome_to(known, run))
+                channel.send(line, encode(welcome))
+                told.append((line, welcome))
         return told

@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from boss.feed import Feed
 from boss.line import LocalSettings
 from protocol.errors import FeedMisuse, PeerRefused, SettingError, TrainingDiverged
 from protocol.report import read_report
-from tests.harness.local_broker import local_broker
 from tests.processes.roles import roles, start_broker
 
 N = 300
@@ -34,12 +32,6 @@ class Squares(torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
     def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.tensor(float(i)), torch.tensor(float(i * i))
-
-
-@pytest.fixture
-def address(tmp_path: Path) -> Iterator[str]:
-    with local_broker(tmp_path) as found:
-        yield found
 
 
 def connect(address: str, **settings: Any) -> Feed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,8 @@ from boss.feed import Feed
 from boss.line import LocalSettings
 from protocol.errors import FeedMisuse, SettingError
 from protocol.report import read_report
-from tests.harness.local_broker import local_broker
 
 DATA = torch.utils.data.TensorDataset(torch.arange(96.0))
-
-
-@pytest.fixture
-def address(tmp_path: Path) -> Iterator[str]:
-    with local_broker(tmp_path) as found:
-        yield found
 
 
 def connect(address: str, **settings: Any) -> Feed:

@@ -19,7 +19,6 @@ from boss.line import LocalSettings
 from boss.loading import seeded_generator
 from broker.store import RunStore
 from protocol.errors import FeedMisuse
-from tests.harness.local_broker import local_broker
 
 N = 300
 Loaded = tuple[torch.Tensor, torch.Tensor]
@@ -42,12 +41,6 @@ class Cpu(Instances):
     def __getitem__(self, i: int) -> Loaded:
         with torch.device("cpu"):
             return super().__getitem__(i)
-
-
-@pytest.fixture
-def address(tmp_path: Path) -> Iterator[str]:
-    with local_broker(tmp_path) as found:
-        yield found
 
 
 def connect(address: str, **settings: Any) -> Feed:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from protocol.errors import FeedMisuse, PeerRefused, SettingError
 from protocol.messages import Batch, Welcome
 from protocol.report import read_report
 from protocol.settings import RunSettings
-from tests.harness.local_broker import local_broker
 
 N, BUDGET = 400, 256
 LENGTHS = np.clip(np.rint(np.random.default_rng(0).lognormal(3.0, 0.6, N)), 1, BUDGET).astype(np.int64)
@@ -37,12 +35,6 @@ class Numbers(torch.utils.data.Dataset[Tensor]):
 
     def __getitem__(self, i: int) -> Tensor:
         return torch.tensor(i)
-
-
-@pytest.fixture
-def address(tmp_path: Path) -> Iterator[str]:
-    with local_broker(tmp_path) as found:
-        yield found
 
 
 def connect(address: str, **changes: Any) -> Feed:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import MagicMock
 
@@ -18,15 +17,8 @@ from boss.snapshots import Snapshots, SnapshotSettings
 from boss.train import MAX_THREADS, TrainSettings, train
 from protocol.errors import SettingError, TrainingDiverged
 from protocol.report import read_report
-from tests.harness.local_broker import local_broker
 from workloads.digits import Digits
 from workloads.snapshot_files import read_snapshot
-
-
-@pytest.fixture
-def address(tmp_path: Path) -> Iterator[str]:
-    with local_broker(tmp_path) as found:
-        yield found
 
 
 def feed_of(workload: Digits, address: str, epochs: int) -> Feed:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import queue
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -38,14 +37,6 @@ class Listener:
 
     def is_looking(self) -> bool:
         return False
-
-
-@pytest.fixture
-def publisher() -> Iterator[zmq.Socket[bytes]]:
-    with zmq.Context() as context, context.socket(zmq.PUB) as socket:
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.bind("tcp://127.0.0.1:*")
-        yield socket
 
 
 def test_a_page_that_had_no_descriptors_for_a_moment_hears_the_run_afterwards(

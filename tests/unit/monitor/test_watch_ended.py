@@ -53,14 +53,6 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watching, "AGAIN_S", 0.5)
 
 
-@pytest.fixture
-def publisher() -> Iterator[zmq.Socket[bytes]]:
-    with zmq.Context() as context, context.socket(zmq.PUB) as socket:
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.bind("tcp://127.0.0.1:*")
-        yield socket
-
-
 def left(folder: Path, *, ended: str = "finished", statistics: str = NOBODY) -> Path:
     """A run whose broker is gone; it published there."""
     write_addresses(folder, address=NOBODY, statistics=statistics)
