@@ -199,11 +199,16 @@ def published_at(run_dir: Path) -> str:
         raise SettingError(f"target={run_dir}: {error}; give a run directory or tcp://host:port") from None
 
 
+def unserved_words(run_dir: Path) -> str:
+    """Of a run that nothing is heard of and no broker of this machine serves: what became of it, what can be done."""
+    return f"{what_became_of(run_dir)}; if it runs on another host, give tcp://host:port"
+
+
 def _explained(error: BrokerUnreachable, run_dir: Path | None) -> BrokerUnreachable:
     """With what can be done, where no broker of this machine serves the run."""
     if run_dir is None or is_served(run_dir):
         return error
-    return BrokerUnreachable(f"{run_dir}: {what_became_of(run_dir)}; if it runs on another host, give tcp://host:port")
+    return BrokerUnreachable(f"{run_dir}: {unserved_words(run_dir)}")
 
 
 def _newest() -> Path:

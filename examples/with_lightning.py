@@ -18,9 +18,9 @@ import autoassist
 
 
 class Boss(LightningModule):
-    def __init__(self, broker: str, **settings: Any) -> None:
+    def __init__(self, broker: str, save: str, **settings: Any) -> None:
         super().__init__()
-        self.broker, self.settings = broker, settings
+        self.broker, self.save, self.settings = broker, save, settings
         images, labels = load_digits(return_X_y=True)
         self.train_set = TensorDataset(torch.tensor(images / 16.0, dtype=torch.float32), torch.tensor(labels))
         self.net = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
@@ -38,6 +38,8 @@ class Boss(LightningModule):
         self.trainer.should_stop = self.feed.ended != ""
 
     def on_fit_end(self) -> None:
+        if self.feed.rank == 0:  # before the broker hears that all is done
+            torch.save(self.net.state_dict(), self.save)
         self.feed.close()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -51,9 +53,7 @@ if __name__ == "__main__":
     parser.add_argument("--policy", default="autoassist")
     parser.add_argument("--save", default="boss.pt")
     args = parser.parse_args()
-    boss = Boss(args.broker, batch_size=32, epochs=args.epochs, policy=args.policy, window_size=256)
+    boss = Boss(args.broker, args.save, batch_size=32, epochs=args.epochs, policy=args.policy, window_size=256)
     as_the_feed_says = {"use_distributed_sampler": False, "max_epochs": -1}
     here = {"devices": int(os.environ.get("LOCAL_WORLD_SIZE", "1")), "logger": False, "enable_checkpointing": False}
     Trainer(accelerator="cpu", strategy="ddp", **here, **as_the_feed_says).fit(boss)
-    if boss.feed.rank == 0:
-        torch.save(boss.net.state_dict(), args.save)

@@ -14,7 +14,7 @@ import zmq
 
 from autoassist.ended import Ended, read_ended
 from autoassist.monitor.looking import Looking
-from autoassist.top import place_of
+from autoassist.top import place_of, unserved_words
 from broker.run_lock import is_served
 from protocol.errors import SettingError
 from protocol.handshake import HandshakeWatch
@@ -78,6 +78,7 @@ class Watch:
                     self._done.wait(AGAIN_S)  # and somebody may go on with it
                 else:
                     self._listen_if_possible(context)
+                    self._explain_silence()
                 self._look_again()
         except Exception as error:
             log.exception("the page hears nothing more")
@@ -103,6 +104,13 @@ class Watch:
             return
         self._listener.heard(ended.statistics)
         self._listener.looked(None, "The run is over: no Assistant is there to show instances.")
+
+    def _explain_silence(self) -> None:
+        """A run that was killed with its broker is silent for good, unless somebody goes on with it."""
+        if self._done.is_set() or self._run_dir is None or is_served(self._run_dir):
+            return
+        if read_ended(self._run_dir) is None:
+            self._listener.failed(f"{self._run_dir}: {unserved_words(self._run_dir)}")
 
     def _listen_if_possible(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         """A crowd at the page may hold all descriptors; once it has left there are some again."""

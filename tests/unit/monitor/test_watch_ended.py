@@ -139,6 +139,24 @@ def test_a_run_that_was_killed_is_waited_for_and_not_called_over(tmp_path: Path,
         assert listener.steps.get_nowait() == 21
 
 
+def test_a_run_that_was_killed_and_stays_silent_is_explained_with_what_can_be_done(tmp_path: Path) -> None:
+    run_dir = left(tmp_path, ended="")
+    (run_dir / "report.json").unlink()
+    with watched(run_dir) as listener:
+        said = listener.failures.get(timeout=DEADLINE_S)
+    assert "no broker of this machine serves it, so it was killed" in said
+    assert f"autoassist report {run_dir} shows how far it came" in said
+    assert listener.board.state() == ("waiting", said)
+
+
+def test_a_run_whose_broker_is_there_and_silent_is_not_called_killed(tmp_path: Path) -> None:
+    """It may be suspended, or write to a slow disk."""
+    run_dir = left(tmp_path, ended="")
+    with closing(RunLock(run_dir)), watched(run_dir) as listener, pytest.raises(queue.Empty):
+        listener.failures.get(timeout=4 * watching.AGAIN_S)
+    assert listener.board.state() == ("waiting", "Looking for the broker …")
+
+
 def test_where_its_store_cannot_be_read_the_page_names_the_report(tmp_path: Path) -> None:
     run_dir = left(tmp_path)
     (run_dir / DATABASE).write_bytes(b"this is no database")
