@@ -9,11 +9,13 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Any, get_args
 
 from autoassist.notices import LogLevel, set_up_logging
+from autoassist.streams import mute_stdout, open_closed_streams, words_of
 from protocol.cores import keep_aside
-from protocol.errors import AutoAssistError, RankLost
+from protocol.errors import AutoAssistError, RankLost, SettingError
 from protocol.logs import LAST_WORDS
 from protocol.processes import ask_nothing_of_the_terminal, die_with_parent
 
@@ -60,26 +62,13 @@ USAGE = """usage: autoassist COMMAND …   (autoassist COMMAND --help tells more
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 for a failure, 2 for the user's mistake."""
+    open_closed_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug, as_json = "--debug" in words, "--log-json" in words
-    if not words or words[0] in ("-h", "--help"):
-        print(USAGE)
-        return 0 if words else 2
-    if words[0] == "--version":
-        print(metadata.version("autoassist"))
-        return 0
-    commands = _commands()
-    if words[0] not in commands:
-        print(f"error: no command {words[0]!r}; one of {', '.join(commands)}\n\n{USAGE}", file=sys.stderr)
-        return 2
-    _begin_as_role()
-    if words[0] == "assistant":  # before NumPy is there; its products are small, and more threads wait for each other
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    set_up_logging(debug=debug, as_json=as_json, level=_level_in(words))
     try:
-        if words[0] in ("broker", "assistant"):
-            keep_aside()
-        code = int(_parse(words[0], words[1:]).execute())
+        code = _answer(words)
+        if code is None:
+            code = _execute(words, debug, as_json)
         sys.stdout.flush()
         return code
     except RankLost as error:  # not the error that counts: that is the lost rank's
@@ -91,14 +80,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        _mute()
+        mute_stdout()
         return 1
     except OSError as error:
-        _complain(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), debug, as_json)
+        _complain(words_of(error), debug, as_json)
         return 1
     except Exception as error:
         _complain(f"{type(error).__name__}: {error} (--debug shows where; please report it)", debug, as_json)
         return 1
+
+
+def _answer(words: list[str]) -> int | None:
+    """To what no command is needed for; None where one is asked for that there is."""
+    if not words or words[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(metadata.version("autoassist"))
+        return 0
+    commands = _commands()
+    if words[0] not in commands:
+        print(f"error: no command {words[0]!r}; one of {', '.join(commands)}\n\n{USAGE}", file=sys.stderr)
+        return 2
+    return None
+
+
+def _execute(words: list[str], debug: bool, as_json: bool) -> int:
+    _begin_as_role()
+    if words[0] == "assistant":  # before NumPy is there; its products are small, and more threads wait for each other
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    set_up_logging(debug=debug, as_json=as_json, level=_level_in(words))
+    if words[0] in ("broker", "assistant"):
+        keep_aside()
+    if words[0] in ("run", "compare", "boss", "translate"):
+        _require_working_directory()
+    return int(_parse(words[0], words[1:]).execute())
+
+
+def _require_working_directory() -> None:
+    """torch cannot be loaded without one, and says so in words of its own."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise SettingError("the working directory is gone; cd to one that is there") from None
 
 
 def _parse(command: str, words: list[str]) -> Any:
@@ -127,11 +151,6 @@ def _complain(text: str, debug: bool, as_json: bool) -> None:
     if debug:
         traceback.print_exc()
     print(f"{LAST_WORDS}{text}", file=sys.stderr)
-
-
-def _mute() -> None:
-    """Nobody reads standard output any more (``… | head``): no reason to complain, not even at the very end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _begin_as_role() -> None:

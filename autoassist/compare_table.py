@@ -10,6 +10,7 @@ from rich.table import Table
 
 from autoassist.compare_result import UNIFORM, Cell, Comparison, Difference, Saving
 from autoassist.terminal import shown
+from protocol.metric import metric_form
 
 MARK = "≈"
 LEAST_WIDTH = 100
@@ -66,7 +67,7 @@ def measured_row(cell: Cell) -> list[str]:
     """All but the policy's name."""
     return [
         f"{cell.budget:g}",
-        with_sd(cell.metric, cell.metric_sd, ".4f"),
+        with_sd(cell.metric, cell.metric_sd, metric_form(cell.metric)),
         f"{cell.passes:.0f}",
         f"{cell.kept_fraction:.0%}",
         with_sd(cell.wall_s, cell.wall_s_sd, ".1f"),
@@ -78,7 +79,7 @@ def measured_row(cell: Cell) -> list[str]:
 def saved_row(cell: Cell) -> list[str]:
     """All but the policy's name."""
     mark = f" {MARK}" if is_marked(cell) else ""
-    difference = above_random_drop(cell.against_random_drop) + mark
+    difference = above_random_drop(cell.against_random_drop, metric_form(cell.metric)) + mark
     return [f"{cell.budget:g}", saved(cell.saving), saved(cell.wall_saving), difference]
 
 
@@ -98,12 +99,12 @@ def saved(saving: Saving | None) -> str:
     return f"{text} ({low} … {high})"
 
 
-def above_random_drop(difference: Difference | None) -> str:
+def above_random_drop(difference: Difference | None, form: str) -> str:
     """``+0.0031 ± 0.0019``; the interval is symmetric."""
     if difference is None:
         return "-"
-    reach = "" if difference.reach is None else f" ± {difference.reach:.4f}"
-    return f"{difference.value:+.4f}{reach}"
+    reach = "" if difference.reach is None else f" ± {difference.reach:{form}}"
+    return f"{difference.value:+{form}}{reach}"
 
 
 def is_marked(cell: Cell) -> bool:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from autoassist.compare_result import NOT_JUDGED, RANDOM_DROP, Cell, Difference, Saving, Verdict
+from protocol.metric import metric_form, metric_text
 
 REFERENCE_BUDGET = 0.6
 LEAST_SEEDS = 3
@@ -102,7 +103,7 @@ def _sentence(
     seeds: int,
 ) -> str:
     at = f"{cell.policy} with {_percent(cell.budget)} of the passes"
-    reached = f"{at} reaches {metric_name} {cell.metric:.4f}"
+    reached = f"{at} reaches {metric_name} {metric_text(cell.metric)}"
     saved = f"{saving_in_words(cell.saving)} of the passes and {saving_in_words(cell.wall_saving)} of the wall time"
     spread = f"(95 % intervals over {seeds} seeds)"
     if why := _why_no_seeds_tell(cell, at, metric_name):
@@ -120,12 +121,12 @@ def _sentence(
     if outcome == PAYS:
         return (
             f"Selection pays on {workload}{_in_what(cell)}: {reached}, at equal metric a saving of {saved} {spread}, "
-            f"and is better than random-drop by {difference_in_words(cell.against_random_drop)}"
+            f"and is better than random-drop by {difference_in_words(cell.against_random_drop, cell.metric)}"
         )
     if outcome == WORSE:
         return (
             f"Selection does not pay on {workload}: {reached}, which is worse than dropping at random by "
-            f"{difference_in_words(cell.against_random_drop, -1.0)} (95 % interval over {seeds} seeds)"
+            f"{difference_in_words(cell.against_random_drop, cell.metric, -1.0)} (95 % interval over {seeds} seeds)"
         )
     if outcome == DOES_NOT_PAY and cell.kept_fraction >= NOTHING_LEFT_OUT:
         return f"Selection does not pay on {workload}: {at} found nothing to leave out"
@@ -164,7 +165,7 @@ def _doubt(cell: Cell, random_drop: Cell | None, gain: Difference) -> str:
     if not cell.saving.is_positive and not (gain.is_distinguishable and gain.value > 0.0):
         return (
             f", which says little where uniform itself gains nothing beyond the spread from its least budget to the "
-            f"full training ({difference_in_words(gain)}); fewer --epochs, or more seeds, tell more"
+            f"full training ({difference_in_words(gain, cell.metric)}); fewer --epochs, or more seeds, tell more"
         )
     if not cell.saving.is_positive:
         return ", and the spread allows for either; more seeds tell more"
@@ -204,15 +205,16 @@ def saving_in_words(saving: Saving | None) -> str:
     return f"{text} ({low} … {high}{'' if saving.high is None else ' %'})"
 
 
-def difference_in_words(difference: Difference | None, sign: float = 1.0) -> str:
-    """``0.0031 (0.0012 … 0.0050)``."""
+def difference_in_words(difference: Difference | None, metric: float, sign: float = 1.0) -> str:
+    """``0.0031 (0.0012 … 0.0050)``, of differences of such a ``metric``."""
     if difference is None:
         return "-"
-    text = f"{sign * difference.value:.4f}"
+    form = metric_form(metric)
+    text = f"{sign * difference.value:{form}}"
     if difference.low is None or difference.high is None:
         return text
     low, high = sorted((sign * difference.low, sign * difference.high))
-    return f"{text} ({low:.4f} … {high:.4f})"
+    return f"{text} ({low:{form}} … {high:{form}})"
 
 
 def _percent(value: float) -> str:

@@ -50,11 +50,19 @@ class ExportCommand:
             if self.output is None:
                 write(records, self.format, sys.stdout)
             else:
-                with self.output.open("w", encoding="utf-8", newline="") as file:
-                    write(records, self.format, file)
+                _write_file(records, self.format, self.output)
         finally:
             store.close()
         return 0
+
+
+def _write_file(records: Iterator[Record], form: str, path: Path) -> None:
+    try:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            write(records, form, file)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a disk that fills up does not name it
+        raise
 
 
 def write(records: Iterator[Record], form: str, file: TextIO) -> None:

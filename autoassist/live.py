@@ -19,6 +19,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from autoassist import limits
 from autoassist.terminal import shown
+from protocol.metric import metric_text
 from protocol.security import MONITOR, open_key, secure_client
 from protocol.statistics import PeerStatistics, RunStatistics, decode_statistics
 
@@ -39,7 +40,7 @@ def render(statistics: RunStatistics | None) -> Group:
     figures = Table.grid(padding=(0, 2))
     kept = s.epoch_kept / s.epoch_offered if s.epoch_offered else 1.0
     unfiltered = s.unfiltered / s.offered if s.offered else 0.0
-    metric = f"{s.metric_name} {s.metric_value:.4f}" if s.metric_value is not None else "-"
+    metric = f"{s.metric_name} {metric_text(s.metric_value)}" if s.metric_value is not None else "-"
     wait = f"{s.exposed_wait_s / s.wall_s:.2%}" if s.wall_s else "-"
     refused = sum(n for cause, n in s.refused.items() if cause != "duplicate")
     figures.add_row("kept this epoch", f"{kept:.1%}", "unfiltered", f"{unfiltered:.1%}")

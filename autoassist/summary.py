@@ -12,6 +12,7 @@ from rich.table import Table
 from autoassist.figures import sparkline
 from autoassist.terminal import shown
 from autoassist.why_whole import why_whole
+from protocol.metric import metric_text
 from protocol.report import Report
 
 COMMAND_FILE = "command.json"
@@ -48,7 +49,7 @@ def print_summary(report: Report, run_dir: Path, notices: Sequence[str] = ()) ->
 def rows(report: Report) -> list[tuple[str, str]]:
     """(figure, value) pairs in the order of interest."""
     boss, selection, stale = report.boss, report.selection, report.selection.staleness_steps
-    metric = "-" if report.metric.value is None else f"{report.metric.value:.4f}"
+    metric = "-" if report.metric.value is None else metric_text(report.metric.value)
     staleness = "-" if stale.p50 is None else f"{stale.p50:.0f} / {stale.p99:.0f} / {stale.max} (bound {stale.bound})"
     return [
         (report.metric.name or "metric", metric),

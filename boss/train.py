@@ -18,6 +18,7 @@ from boss.feed import Feed
 from boss.gradients import GradientGuard
 from boss.snapshots import Snapshots
 from protocol.errors import SettingError
+from protocol.metric import metric_text
 from protocol.settings import require
 from protocol.signals import StopSignal
 from workloads import Workload
@@ -172,4 +173,4 @@ def evaluate(workload: Workload, boss: nn.Module, feed: Feed, device: torch.devi
         boss.eval()
         metric = workload.evaluate(boss, device)
     feed.record_metric(metric.name, metric.value)
-    log.info("epoch %d: %s %.4f after %d instances", feed.epoch, metric.name, metric.value, feed.instances)
+    log.info("epoch %d: %s %s after %d instances", feed.epoch, metric.name, metric_text(metric.value), feed.instances)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import math
 import platform
 from functools import cache
@@ -14,7 +13,7 @@ from broker.core import BrokerCore
 from broker.hub import Hub
 from broker.rows import PeerRow
 from broker.state import State
-from broker.store_errors import REMEDY_OUT_OF_FILES, OutOfFiles, unwritable
+from broker.store_errors import unwritable
 from broker.whole import PREFIX
 from protocol.report import (
     REPORT_FILE,
@@ -221,8 +220,6 @@ def write_report(run_dir: Path, report: Report) -> None:
         part.write_bytes(encode_report(report))
         part.replace(run_dir / REPORT_FILE)
     except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            raise OutOfFiles(f"{run_dir}: {error.strerror}; {REMEDY_OUT_OF_FILES}") from error
         raise unwritable(run_dir, error) from error
 
 

@@ -28,7 +28,7 @@ from broker.recent import Recent
 from broker.rows import Row, WindowRecord, decode_row, encode_row
 from broker.run_lock import RunLock, is_served
 from broker.segments import batch_log, loss_log, window_log
-from broker.store_errors import damaged, is_damage, unwritable
+from broker.store_errors import damaged, is_damage, is_out_of_files, out_of_files, unwritable
 from broker.wal import WalEmptier
 from protocol.errors import ProtocolError, StoreError, UserError
 from protocol.messages import Batch, LossRecord
@@ -78,6 +78,8 @@ class RunStore:
             self.close()
             if is_damage(error):
                 raise damaged(run_dir, error) from error
+            if is_out_of_files(error):
+                raise out_of_files(run_dir, error) from error
             remedy = "give a writable --run-dir on a local disk" if writable else "make it readable, or copy it whole"
             raise StoreError(f"run store {run_dir}: {error}; {remedy}") from error
         except BaseException:

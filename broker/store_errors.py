@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 from pathlib import Path
 
@@ -11,8 +12,6 @@ DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLIT
 """SQLite's codes for a file that is malformed, none of its own, or without our tables."""
 PRIMARY_CODE = 0xFF
 """The bits of SQLite's codes that are not details."""
-
-
 REMEDY_OUT_OF_FILES = "close what else holds files or connections, or raise the limit (ulimit -n)"
 
 
@@ -21,13 +20,26 @@ class OutOfFiles(StoreError):
 
 
 def unwritable(run_dir: Path, error: Exception) -> StoreError:
-    """The error of a full or failing disk, with its remedy; or of a store that is found damaged while it is used."""
+    """The error of a full or failing disk, with its remedy; of a store that is found damaged while it is used; or
+    OutOfFiles where this process, or the machine, may open no more."""
     if is_damage(error):
         return damaged(run_dir, error)
+    if is_out_of_files(error):
+        return out_of_files(run_dir, error)
     remedy = "free space, then start the broker again with the same --run-dir"
     if not run_dir.exists():
         remedy = "the directory is gone; put it back, or begin another run"
     return StoreError(f"run store {run_dir} cannot be written: {error}; {remedy}")
+
+
+def is_out_of_files(error: Exception) -> bool:
+    """Whether this process, or the machine, may open no more."""
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+
+
+def out_of_files(run_dir: Path, error: Exception) -> OutOfFiles:
+    """The error of it, with its remedy."""
+    return OutOfFiles(f"run store {run_dir}: {getattr(error, 'strerror', '') or error}; {REMEDY_OUT_OF_FILES}")
 
 
 def is_damage(error: Exception) -> bool:

@@ -45,11 +45,19 @@ class ReportCommand:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Put a file in its place in one move; raises StoreError where it cannot be written."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
+    """Put a file in its place in one move; into what is there and no file, a pipe or ``/dev/stdout``, it is written.
+    Raises StoreError where it cannot be."""
     try:
-        part.write_bytes(content)
-        part.replace(path)
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
+            return
+        place = path.resolve()  # a link stays one
+        part = place.with_name(f".{place.name}.{os.getpid()}")
+        try:
+            part.write_bytes(content)
+            part.replace(place)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise StoreError(f"{path}: {error.strerror}; give --output a file that can be written") from None

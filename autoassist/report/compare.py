@@ -12,6 +12,7 @@ from autoassist.compare_table import MEASURED, SAVED, SHARE, measured_row, notes
 from autoassist.report.charts import Curve, lines
 from autoassist.report.markup import page, table, tag
 from autoassist.report.style import STYLE
+from protocol.metric import metric_text
 
 
 def comparison_page(found: Comparison, folder: Path) -> bytes:
@@ -47,7 +48,7 @@ def _body(found: Comparison) -> Iterator[Element]:
             run.policy,
             f"{run.budget:g}",
             str(run.seed),
-            f"{run.metric:.4f}",
+            metric_text(run.metric),
             str(run.passes),
             f"{run.wall_s:.1f}",
         )

@@ -18,6 +18,7 @@ from autoassist.report.markup import page, table, tag
 from autoassist.report.sources import Sources
 from autoassist.report.style import STYLE
 from autoassist.summary import rows, verdict
+from protocol.metric import metric_text
 from protocol.report import REPORT_FILE, Report
 from protocol.settings import RunSettings
 
@@ -104,7 +105,7 @@ def _selection(found: Sources, report: Report) -> Iterator[Element]:
         by_epoch.append(
             (
                 *(str(epoch.epoch), str(epoch.offered), str(epoch.kept), f"{epoch.kept_fraction:.1%}"),
-                *(f"{epoch.unfiltered_fraction:.1%}", "-" if value is None else f"{value:.4f}"),
+                *(f"{epoch.unfiltered_fraction:.1%}", "-" if value is None else metric_text(value)),
                 *(("-", "-", "-") if result is None else _of_epoch(result)),
             )
         )

@@ -11,6 +11,13 @@ export function number(value) {
   return String(Number(value.toPrecision(3)));
 }
 
+// As protocol/metric.py writes it.
+export function metric(value) {
+  if (value === null || value === undefined) return "–";
+  const size = Math.abs(value);
+  return value === 0 || (size >= 1e-3 && size < 1e6) ? value.toFixed(4) : value.toPrecision(4);
+}
+
 export function share(value) {
   return value === null || value === undefined ? "–" : (100 * value).toFixed(value > 0 && value < 0.1 ? 2 : 1) + " %";
 }

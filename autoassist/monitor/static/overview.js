@@ -1,6 +1,6 @@
 // The figures at the top, the flow's depths, and the table of the roles.
 
-import { byId, element, number, say, share } from "./format.js";
+import { byId, element, metric, number, say, share } from "./format.js";
 
 const NEAR = 0.9;
 const WAIT_NEAR = 0.01;
@@ -44,7 +44,7 @@ function figures(s) {
     ["Lift", number(lift), "", ""],
     ["Values dropped", number(s.values_dropped), ...dropped],
     ...(s.padded_tokens ? [["Padding", share(1 - s.tokens / s.padded_tokens), "", `of ${number(s.padded_tokens)} tokens`]] : []),
-    [s.metric_name || "Metric", s.metric_value === null ? "–" : s.metric_value.toFixed(4), "", ""],
+    [s.metric_name || "Metric", metric(s.metric_value), "", ""],
   ];
 }
 

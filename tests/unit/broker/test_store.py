@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -26,6 +27,7 @@ from broker.rows import EpochRow, PeerRow, RunRow, StepRow, WindowRecord, encode
 from broker.run_lock import RunLock
 from broker.segments import INDEX_EVERY
 from broker.store import BATCH_LOG, DATABASE, LOGS, LOSS_LOG, WINDOW_LOG, RunStore, reading, stored_rows
+from broker.store_errors import OutOfFiles
 from protocol.errors import StoreError, UserError
 from protocol.messages import Batch, LossRecord, Segment
 from protocol.settings import RunSettings
@@ -872,3 +874,18 @@ def test_rows_are_read_without_a_look_at_the_logs(run_dir: Path) -> None:
     (run_dir / LOSS_LOG).unlink()
     ((kind, row),) = stored_rows(run_dir)
     assert kind == "run" and isinstance(row, RunRow) and row.run_id == "run-1"
+
+
+def test_a_store_for_which_no_file_can_be_opened_says_so_and_not_that_the_disk_is_full(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "batches.log")
+
+    with closing(opened(run_dir)) as store:
+        monkeypatch.setattr(store.losses, "append", refuse)
+        with pytest.raises(OutOfFiles, match=r"Too many open files; .*ulimit -n"):
+            store.append(loss(0))
+    monkeypatch.setattr(RunStore, "_open_to_write", refuse)
+    with pytest.raises(OutOfFiles, match=r"Too many open files; .*ulimit -n"):
+        opened(run_dir)
