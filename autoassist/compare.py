@@ -16,16 +16,26 @@ from typing import Annotated
 import tyro
 
 from assistant.policies import require_policy
-from autoassist.compare_plan import DEFAULT_POLICY, PlannedRun, finished_before, make_plan, split_option
+from autoassist.compare_found import Common, finished_before
+from autoassist.compare_plan import DEFAULT_POLICY, PlannedRun, make_plan, split_option
 from autoassist.compare_plot import can_plot, plot
 from autoassist.compare_progress import ProgressView
-from autoassist.compare_result import ORACLE, UNIFORM, Comparison, RunResult, make_cells, uniform_gain, write_comparison
+from autoassist.compare_result import (
+    ORACLE,
+    UNIFORM,
+    Comparison,
+    RunResult,
+    make_cells,
+    name_of,
+    uniform_gain,
+    write_comparison,
+)
 from autoassist.compare_runs import Runner, locked
 from autoassist.compare_table import print_comparison
-from autoassist.compare_verdict import REFERENCE_BUDGET, judge
+from autoassist.compare_verdict import judge, reference_budget
 from autoassist.metric_command import Direction, asked, evaluated
 from autoassist.notices import Notices
-from autoassist.remembered import DEFAULT_CHECKPOINT_EVERY, LookAheadChoice
+from autoassist.remembered import DEFAULT_CHECKPOINT_EVERY, LookAheadChoice, code_of
 from autoassist.roles import Flat, LogSettings, WorkloadName, WorkloadSettings
 from autoassist.run_command import RunCommand
 from boss.train import TrainSettings
@@ -88,7 +98,7 @@ class CompareCommand:
         require(given, "epochs", self.epochs, "contradicts --one-pass, which is a single epoch; leave one of them out")
         below = [budget for budget in self.budgets if budget < 1.0]
         require(bool(below), "budgets", _words(self.budgets), "add one below 1.0, for uniform's curve")
-        judged = min(below, key=lambda budget: abs(budget - REFERENCE_BUDGET))
+        judged = reference_budget(below)
         only = tuple(f"{policy}={judged:g}" for policy in self.policies if policy != UNIFORM)
         require(not self.only, "only", _words(self.only), "means nothing with --one-pass; leave it out")
         options = (f"warmup_epochs={ONE_PASS_WARMUP}", *self.options)
@@ -96,21 +106,24 @@ class CompareCommand:
 
     def _execute(self) -> int:
         self._require_possible()
+        code = code_of(self.workload)
         workload = CheckedWorkload(self.data.load(self.workload))
         validate_workload(workload)
         fingerprint = workload.fingerprint()
         plan = self._plan(fingerprint.n)
         _require_runnable(plan, workload)
         out = self._out_dir()
-        finished = finished_before(plan, out, fingerprint.dataset_id)
-        log.info("%d of %d runs are finished in %s", len(finished), len(plan), out)
         found = asked_already(workload.fall_back)
         metric = self._metric(workload, found)
+        common = Common(fingerprint.dataset_id, metric.name, code)
+        finished = finished_before(plan, out, common)
+        log.info("%d of %d runs are finished in %s", len(finished), len(plan), out)
         with Notices() as notices, StopSignal() as stop, locked(out):
             enabled = sys.stdout.isatty() and not self.log.debug
             with ProgressView(plan, enabled=enabled, finished=finished) as view:
                 runner = Runner(
-                    *(plan, out, fingerprint.dataset_id),
+                    *(plan, out, common),
+                    finished=finished,
                     stop=stop,
                     notices=notices,
                     view=view,
@@ -119,11 +132,11 @@ class CompareCommand:
                 )
                 is_complete = runner.execute()
             if not is_complete:
-                kept, again = f"{len(runner.reports)} of {len(plan)}", shlex.join(sys.argv[1:])
-                log.info("stopped; %s runs are finished and kept; autoassist %s goes on", kept, again)
+                log.info("stopped; %s; autoassist %s goes on", runner.kept, shlex.join(sys.argv[1:]))
                 return 128 + stop.number
             results = [RunResult.of(runner.reports[r.name], budget=r.budget, run_dir=r.name) for r in plan]
-            self._conclude(self._comparison(results, fingerprint, metric), out)
+            served = workload.fall_back.served if workload.fall_back is not None else ""
+            self._conclude(self._comparison(results, fingerprint, metric, served), out)
         return 0
 
     def _metric(self, workload: Workload, environment: dict[str, str]) -> Direction:
@@ -149,6 +162,8 @@ class CompareCommand:
         for budget in self.budgets:
             is_share = math.isfinite(budget) and 0.0 < budget <= 1.0
             require(is_share, "budgets", budget, "each must lie in (0, 1], a share of the full training's passes")
+        alike = len({f"{budget:g}" for budget in self.budgets}) < len(self.budgets)
+        require(not alike, "budgets", _words(self.budgets), "give six digits at most; what differs later is one budget")
         require(1.0 in self.budgets, "budgets", _words(self.budgets), "add 1.0: the full training")
         require(1 <= self.seeds <= MOST_SEEDS, "seeds", self.seeds, f"must lie in 1 … {MOST_SEEDS}; it is their number")
         require(self.first_seed >= 0, "first_seed", self.first_seed, "must not be negative")
@@ -189,13 +204,16 @@ class CompareCommand:
         name = re.sub(r"[^A-Za-z0-9_.-]+", "-", "-".join(part for part in parts if part))
         return self.out if self.out is not None else Path("runs") / f"compare-{name}"
 
-    def _comparison(self, results: list[RunResult], fingerprint: Fingerprint, metric: Direction) -> Comparison:
+    def _comparison(
+        self, results: list[RunResult], fingerprint: Fingerprint, metric: Direction, fell_back_to: str
+    ) -> Comparison:
         cells = make_cells(results, policies=self.policies, higher_is_better=metric.higher_is_better)
         gain = uniform_gain(results, higher_is_better=metric.higher_is_better)
-        name = self.workload.rpartition("/")[2]
+        name = name_of(self.workload, "", fell_back_to)
         return Comparison(
             workload=self.workload,
             model=self.data.model,
+            fell_back_to=fell_back_to,
             metric_name=metric.name,
             higher_is_better=metric.higher_is_better,
             n=fingerprint.n,

@@ -1,9 +1,8 @@
-"""The runs of a comparison: which, in what order, with what settings, and what lies in their directories already."""
+"""The runs of a comparison: which, in what order, and with what settings."""
 
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +12,12 @@ import msgspec
 
 from autoassist.compare_result import NOT_JUDGED, ORACLE, RANDOM_DROP, UNIFORM
 from autoassist.compare_statistics import MOST_DROP_RATE, paired_drop_rate
-from autoassist.ended import complete_report
-from autoassist.remembered import COMMAND_FILE, Remembered
 from autoassist.roles import WorkloadSettings
 from autoassist.run_command import RunCommand, as_words
 from autoassist.why_whole import unscored_fraction
 from boss.train import TrainSettings
-from broker.store import DATABASE
-from protocol.errors import DataError, SettingError
-from protocol.report import Report, read_report
+from protocol.errors import SettingError
+from protocol.report import Report
 from protocol.settings import POLICY_NAME, RunSettings
 
 DEFAULT_POLICY = "autoassist"
@@ -93,18 +89,6 @@ class PlannedRun:
         if c.look_ahead != default.look_ahead:
             words += ["--look-ahead", c.look_ahead]
         return [*words, "--run-dir", str(run_dir), "--no-live"]
-
-
-@dataclass(frozen=True)
-class Found:
-    """What lies in a run's directory."""
-
-    report: Report | None
-    """Of a finished run with these settings: it is not run again."""
-
-    can_resume: bool = False
-    passes_before: int = 0
-    """Of a run that can be resumed, as it last wrote them down."""
 
 
 def make_plan(
@@ -221,6 +205,8 @@ def settings_of(policy: str, options: Sequence[str], fixed: Mapping[str, object]
                 values[name] = value
     try:
         return msgspec.convert({**values, **fixed}, RunSettings, strict=False)
+    except SettingError as error:
+        raise SettingError(f"{error} (in a comparison: --set {policy}:NAME=VALUE)") from None
     except msgspec.ValidationError as error:
         raise SettingError(f"set {' '.join(options)}: {error}; see autoassist run --help for the settings") from None
 
@@ -238,69 +224,3 @@ def split_option(option: str) -> tuple[str, str, str]:
     if name not in known:
         raise SettingError(f"set {option}: no setting {name}; one of {', '.join(known)}")
     return owner, name, value
-
-
-def look(planned: PlannedRun, run_dir: Path, dataset_id: str) -> Found:
-    """What is there of a run; raises SettingError where it is another one's.
-
-    A failed run is begun again, and so is random-drop where its pair has kept at another rate since.
-    """
-    if not (run_dir / COMMAND_FILE).exists() or not (run_dir / COMMAND_FILE).stat().st_size:
-        return Found(None)  # of a run that was killed while it claimed its directory
-    complete_report(run_dir)
-    began, wanted = Remembered.read(run_dir), Remembered.of(planned.command)
-    _require_same(began, wanted, run_dir, drop_rate_matters=not planned.pair)
-    report = _reported(run_dir)
-    if report is not None and report.dataset_id != dataset_id:
-        raise SettingError(
-            f"out={run_dir.parent}: {run_dir.name} was trained on {report.dataset_id}, the data is {dataset_id} now; "
-            f"give another --out"
-        )
-    if began.run.resolved() != wanted.run.resolved() or (report is not None and report.status == "failed"):
-        return Found(None)
-    if report is not None and report.status == "finished":
-        return Found(report)
-    passes = report.boss.instances if report is not None else 0
-    return Found(None, can_resume=(run_dir / DATABASE).exists(), passes_before=passes)
-
-
-def finished_before(plan: Sequence[PlannedRun], out: Path, dataset_id: str) -> dict[str, Report]:
-    """Reports of the runs that need not be run, by name; raises SettingError where a directory holds another one's."""
-    reports: dict[str, Report] = {}
-    for planned in plan:
-        run = planned.paired(reports[planned.pair]) if planned.pair in reports else planned
-        report = look(run, out / run.name, dataset_id).report
-        if report is not None and (not run.pair or run.pair in reports):
-            reports[run.name] = report
-    return reports
-
-
-def _require_same(began: Remembered, wanted: Remembered, run_dir: Path, *, drop_rate_matters: bool) -> None:
-    theirs, ours = began.run, wanted.run
-    if not drop_rate_matters:
-        theirs = dataclasses.replace(theirs, drop_rate=ours.drop_rate)
-    parts = [ours.difference(theirs)]
-    for name in ("workload", "train", "data", "checkpoint_every"):
-        here, there = getattr(wanted, name), getattr(began, name)
-        parts += [f"{name}: {here} here, {there} there"] if here != there else []
-    if began.looks_ahead != wanted.looks_ahead:
-        missing, choice = ("not ", "on") if began.looks_ahead else ("", "off")
-        parts.append(f"{missing}looking ahead here: --look-ahead {choice}")
-    if any(parts):
-        raise SettingError(
-            f"out={run_dir.parent}: holds {run_dir.name} with other settings ({'; '.join(p for p in parts if p)}); "
-            f"give another --out, or the settings that it was begun with"
-        )
-
-
-def _reported(run_dir: Path) -> Report | None:
-    try:
-        return read_report(run_dir)
-    except DataError:
-        return None
-
-
-def clear(run_dir: Path) -> None:
-    """Remove what an unfinished run has left; only what is a run's directory by its command file."""
-    if (run_dir / COMMAND_FILE).exists():
-        shutil.rmtree(run_dir)

@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from autoassist.compare_result import UNIFORM, Cell, Comparison
+from autoassist.compare_result import UNIFORM, Cell, Comparison, put
 
 PLOT_FILE = "compare.png"
 DPI = 130
@@ -18,7 +18,8 @@ def can_plot() -> bool:
 
 
 def plot(comparison: Comparison, folder: Path) -> Path:
-    """Draw it; returns the file's path. Needs matplotlib, but no display."""
+    """Draw it; returns the file's path. Needs matplotlib, but no display. Raises
+    StoreError where it cannot be written."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -36,14 +37,9 @@ def plot(comparison: Comparison, folder: Path) -> Path:
         for axes in (left, right):
             axes.axhline(full.metric, color="0.6", linewidth=0.8, linestyle=":")
     left.legend(frameon=False)
-    name = comparison.workload.rpartition("/")[2]
     epochs = f"{comparison.epochs} epoch{'s' if comparison.epochs > 1 else ''}"
-    figure.suptitle(f"{name}, {epochs}, {len(comparison.seeds)} seed(s): mean, band ± s.d.")
-    path = folder / PLOT_FILE
-    part = folder / f"{PLOT_FILE}.part"
-    figure.savefig(part, dpi=DPI, format="png")
-    part.replace(path)
-    return path
+    figure.suptitle(f"{comparison.title}, {epochs}, {len(comparison.seeds)} seed(s): mean, band ± s.d.")
+    return put(folder / PLOT_FILE, lambda part: figure.savefig(part, dpi=DPI, format="png"))
 
 
 def _draw(axes: Any, costs: list[float], cells: list[Cell]) -> None:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from autoassist.compare_statistics import Curve, Interval, height, mean_sd, paired_difference, saving
 from autoassist.why_whole import unscored_fraction
-from protocol.errors import DataError
+from protocol.errors import DataError, StoreError
 from protocol.report import Report
 from protocol.settings import RunSettings
 
@@ -55,8 +55,8 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
         if metric is None or not math.isfinite(metric):
             name = report.metric.name or "metric"
             raise DataError(
-                f"{run_dir}: {name}={metric} at the end of a finished run: nothing to compare; mend the workload's "
-                f"evaluate(), or the training that diverged"
+                f"{run_dir}: {name} is not finite at the end of a finished run: nothing to compare; mend the "
+                f"workload's evaluate(), or the training that diverged"
             )
         return cls(
             policy=report.policy,
@@ -172,6 +172,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     schema_version: int = 1
     workload: str
     model: str
+    fell_back_to: str = ""  # the small set that stood in for the data asked for, which could not be fetched
     metric_name: str
     higher_is_better: bool
     n: int  # training instances
@@ -187,6 +188,11 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Verdict
 
     @property
+    def title(self) -> str:
+        """What was trained; see ``name_of``."""
+        return name_of(self.workload, self.model, self.fell_back_to)
+
+    @property
     def full_passes(self) -> int:
         """Boss passes of the full training."""
         return self.epochs * self.n
@@ -194,6 +200,12 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     def cell(self, policy: str, budget: float) -> Cell | None:
         """Of this policy at this budget."""
         return next((c for c in self.cells if (c.policy, c.budget) == (policy, budget)), None)
+
+
+def name_of(workload: str, model: str, fell_back_to: str) -> str:
+    """What was trained, for people: nobody shall take a small set's figures for those of the set asked for."""
+    name = workload.rpartition("/")[2] + (f" {model}" if model else "")
+    return f"{name} (fell back to {fell_back_to})" if fell_back_to else name
 
 
 def make_cells(runs: Sequence[RunResult], *, policies: Sequence[str], higher_is_better: bool) -> list[Cell]:
@@ -299,11 +311,20 @@ def schema() -> dict[str, Any]:
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> Path:
-    """Indented JSON, written atomically; returns its path."""
-    path = folder / RESULT_FILE
-    part = path.with_suffix(".part")
-    part.write_bytes(msgspec.json.format(msgspec.json.encode(comparison), indent=2) + b"\n")
-    part.replace(path)
+    """Indented JSON, written atomically; returns its path. Raises StoreError where it cannot be written."""
+    content = msgspec.json.format(msgspec.json.encode(comparison), indent=2) + b"\n"
+    return put(folder / RESULT_FILE, lambda part: part.write_bytes(content))
+
+
+def put(path: Path, write: Callable[[Path], object]) -> Path:
+    """Have a file written beside ``path`` and put in its place; raises StoreError where it cannot be."""
+    part = path.with_name(f"{path.name}.part")
+    try:
+        write(part)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise StoreError(f"{path}: {error.strerror or error}; make room, and give the same command again") from None
     return path
 
 

@@ -7,15 +7,17 @@ import logging
 import queue
 import shutil
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from autoassist.children import Child
-from autoassist.compare_plan import Found, PlannedRun, clear, look
+from autoassist.compare_found import Common, Found, clear, look
+from autoassist.compare_plan import PlannedRun
 from autoassist.compare_progress import ProgressView
 from autoassist.compare_result import RunResult
 from autoassist.notices import Notices
+from autoassist.remembered import Remembered
 from protocol.errors import DataError, RoleFailed, SettingError
 from protocol.processes import ending
 from protocol.report import Report, read_report
@@ -43,8 +45,9 @@ class Runner:
         self,
         plan: Sequence[PlannedRun],
         out: Path,
-        dataset_id: str,
+        common: Common,
         *,
+        finished: Collection[str] = (),
         stop: StopSignal,
         notices: Notices,
         view: ProgressView,
@@ -55,7 +58,8 @@ class Runner:
         """Of the finished runs, by name."""
         self._plan = plan
         self._out = out
-        self._dataset_id = dataset_id
+        self._common = common
+        self._finished = frozenset(finished)
         self._stop = stop
         self._notices = notices
         self._view = view
@@ -64,6 +68,11 @@ class Runner:
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         stop.on_stop = lambda: self._wake.put(None)
 
+    @property
+    def kept(self) -> str:
+        """How many runs are finished, those of the plan's rest too."""
+        return f"{len(self._finished | self.reports.keys())} of {len(self._plan)} runs are finished and kept"
+
     def execute(self) -> bool:
         """Run what is not finished; False where a signal has ended it. Raises RunFailed."""
         (self._out / "logs").mkdir(exist_ok=True)
@@ -71,7 +80,7 @@ class Runner:
             if self._stop.requested:
                 return False
             run = planned.paired(self.reports[planned.pair]) if planned.pair else planned
-            found = look(run, self._out / run.name, self._dataset_id)
+            found = look(run, self._out / run.name, self._common)
             report = found.report or self._run(run, found)
             if report is None:
                 return False
@@ -106,8 +115,8 @@ class Runner:
             _set_aside(run_dir)
         code = child.code or 1
         raise RunFailed(
-            f"{run.name} {ending(code)}: {child.last_words} (log: {child.log_file}); {len(self.reports)} of "
-            f"{len(self._plan)} runs are finished and kept, the same command goes on with the others"
+            f"{run.name} {ending(code)}: {child.last_words} (log: {child.log_file}); {self.kept}, the same command "
+            f"goes on from here"
             + (f"; to begin this one again, remove {run_dir}" if found.can_resume and report is None else ""),
             code if code > 0 else 128 - code,
         )
@@ -115,17 +124,17 @@ class Runner:
     def _require_comparable(self, run: PlannedRun, report: Report) -> None:
         """What has just finished is of the data that the plan was made for, and has a metric; else it is set aside, and
         the comparison ends here and not after hours."""
-        problem = ""
-        if report.dataset_id != self._dataset_id:
-            problem = (
-                f"{run.name}: was trained on {report.dataset_id}, the comparison was planned for {self._dataset_id}: "
-                "the data has changed meanwhile; put it back and give the same command, or another --out"
-            )
+        problem, code = self._common.difference(report), Remembered.read(self._out / run.name).code
+        if code and self._common.code and code != self._common.code:
+            problem = "was trained with another file of the workload than the comparison was planned for"
+        if problem:
+            changed = "it has changed meanwhile; put it back and give the same command, or another --out"
+            problem = f"{run.name}: {problem}: {changed}"
         else:
             try:
                 RunResult.of(report, budget=run.budget, run_dir=run.name)
             except DataError as error:
-                problem = f"{error}; {len(self.reports)} of {len(self._plan)} runs are finished and kept"
+                problem = f"{error}; {self.kept}"
         if problem:
             _set_aside(self._out / run.name)
             raise RunFailed(problem, 1)

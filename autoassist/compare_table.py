@@ -26,10 +26,9 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
     if not console.is_terminal:
         console.width = max(LEAST_WIDTH, console.width)
     c = comparison
-    name = c.workload.rpartition("/")[2] + (f" {c.model}" if c.model else "")
     count = f"{len(c.seeds)} seed{'s' if len(c.seeds) > 1 else ''}"
     epochs = f"{c.epochs} epoch{'s' if c.epochs > 1 else ''}"
-    console.print(shown(f"{name} · full training: {epochs}, {c.full_passes} passes · {count}, mean ± s.d."))
+    console.print(shown(f"{c.title} · full training: {epochs}, {c.full_passes} passes · {count}, mean ± s.d."))
     console.print("a pass: its wall time relative to uniform's; wait: exposed, of the wall time\n")
     headings = [c.metric_name if heading == "metric" and c.metric_name else heading for heading in MEASURED]
     console.print(_table(headings, [(cell, measured_row(cell)) for cell in c.cells]))

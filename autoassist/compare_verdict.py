@@ -20,9 +20,9 @@ LEAST_SEEDS = 3
 """With two seeds, the bootstrap's interval is their range, and both lie on the same side of 0 every other time."""
 LEAST_ROOM = 0.1
 """Share of a run's passes between warm-up and anneal, below which a policy has no room to select in."""
-MOST_UNSCORED = 0.5
-"""Share of the offered that no Assistant had scored in time, from which on a policy that left nothing out has not been
-tried."""
+MOST_UNSCORED = 0.25
+"""Share of what lies between warm-up and anneal that no Assistant had scored in time, from which on a policy that left
+nothing out has not been tried."""
 NOTHING_LEFT_OUT = 0.995
 """Kept fraction from which on nothing was selected."""
 
@@ -50,9 +50,12 @@ def judge(cells: Sequence[Cell], gain: Difference, *, workload: str, metric_name
     budget = reference_budget(sorted({cell.budget for cell in cells}))
     judged = [cell for cell in cells if cell.budget == budget and cell.policy not in NOT_JUDGED]
     if budget is None or not judged:
-        missing = "a policy that selects" if budget is not None else "a budget below 1"
-        option = "--policies uniform random-drop autoassist" if budget is not None else "--budgets 1.0 0.6"
-        sentence = f"Whether selection pays on {workload} cannot be told: {missing} was not run ({option})."
+        missing, option = "a budget below 1 was not run", "--budgets 1.0 0.6"
+        if budget is not None:
+            at = "" if all(cell.policy in NOT_JUDGED for cell in cells) else f" with {_percent(budget)} of the passes"
+            missing = f"no policy that selects was run{at}"
+            option = f"--only POLICY={budget:g}, or no --only" if at else "--policies uniform random-drop autoassist"
+        sentence = f"Whether selection pays on {workload} cannot be told: {missing} ({option})."
         return Verdict(outcome=CANNOT_TELL, policy="", budget=budget, by_policy={}, sentence=sentence)
     by_policy = {cell.policy: outcome_of(cell, seeds=seeds) for cell in judged}
     first = min(judged, key=lambda c: (ORDER.index(by_policy[c.policy]), -_value(c.saving)))
@@ -82,7 +85,7 @@ def outcome_of(cell: Cell, *, seeds: int) -> str:
 
 
 def _is_untried(cell: Cell) -> bool:
-    return cell.kept_fraction >= NOTHING_LEFT_OUT and cell.unscored_fraction >= MOST_UNSCORED
+    return cell.kept_fraction >= NOTHING_LEFT_OUT and cell.unscored_fraction >= MOST_UNSCORED * cell.room
 
 
 def _is_refuted(cell: Cell) -> bool:

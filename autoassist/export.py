@@ -17,9 +17,11 @@ from typing import Annotated, Any, Literal, TextIO
 
 import tyro
 
+from autoassist.report.unfinished import comparison_words
 from autoassist.roles import Flat, LogSettings
 from broker.rows import EpochRow, StepRow
 from broker.store import RunStore
+from protocol.errors import UserError
 from protocol.messages import Batch, Segment
 
 log = logging.getLogger("autoassist.export")
@@ -44,6 +46,8 @@ class ExportCommand:
 
     def execute(self) -> int:
         """Write; returns the exit code."""
+        if words := comparison_words(self.run_dir):
+            raise UserError(f"{self.run_dir}: {words}")
         store = RunStore(self.run_dir, writable=False)
         try:
             records = RECORDS[self.what](store)

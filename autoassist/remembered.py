@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +38,8 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_every: int
     look_ahead: LookAheadChoice = "off"
     """As it was given; a run that was begun before there was such an option goes on without it."""
+    code: str = ""
+    """``code_of`` the workload when the run was begun."""
 
     @property
     def looks_ahead(self) -> bool:
@@ -78,6 +82,7 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True):
             data=data,
             checkpoint_every=command.checkpoint_every,
             look_ahead=command.look_ahead,
+            code=code_of(command.workload),
         )
 
     @classmethod
@@ -91,7 +96,7 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True):
             began = msgspec.convert(content, cls, dec_hook=lambda kind, value: kind(value))
         except (OSError, msgspec.MsgspecError) as error:
             raise DataError(f"{path}: {error}; give the --run-dir of a run that `autoassist run` has begun") from None
-        return cls.of(began)
+        return msgspec.structs.replace(cls.of(began), code=began.code)
 
     def encoded(self) -> bytes:
         """The content of the file."""
@@ -140,6 +145,19 @@ def _absolute(workload: str) -> str:
     """A workload file by its full path; other names as they are."""
     location, separator, name = workload.rpartition(":")
     return f"{Path(location).absolute()}{separator}{name}" if location.endswith(".py") else workload
+
+
+def code_of(workload: str) -> str:
+    """Names what stands in a workload's own file, but for comments and its form; "" of a built-in one, and of a file
+    that is no Python. What the file imports is not in it."""
+    location = workload.rpartition(":")[0]
+    if not location.endswith(".py"):
+        return ""
+    try:
+        tree = ast.parse(Path(location).read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return ""
+    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()
 
 
 def require_unfinished(run_dir: Path) -> None:

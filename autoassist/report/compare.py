@@ -17,8 +17,7 @@ from protocol.metric import metric_text
 
 def comparison_page(found: Comparison, folder: Path) -> bytes:
     """The whole document."""
-    name = found.workload.rpartition("/")[2] + (f" {found.model}" if found.model else "")
-    title = f"{name}: does selection pay?"
+    title = f"{found.title}: does selection pay?"
     made = f"{folder.absolute()}. Page made by AutoAssist {metadata.version('autoassist')}."
     return page(f"AutoAssist: {title}", STYLE, [tag("h1", title), *_body(found), tag("footer", tag("p", made))])
 

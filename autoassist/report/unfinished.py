@@ -20,7 +20,7 @@ def comparison_words(folder: Path) -> str:
     begun.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     named = [str(path.parent) for path in begun[:MOST_NAMED]]
     rest = [f"and {len(begun) - len(named)} older ones"] if len(begun) > len(named) else []
-    runs = f"its runs, each of them a directory for report, top and monitor: {', '.join(named + rest)}"
+    runs = f"its runs, each of them a directory for report, export, top and monitor: {', '.join(named + rest)}"
     if not named:
         runs = "none of its runs has begun yet"
     if (folder / RESULT_FILE).exists():

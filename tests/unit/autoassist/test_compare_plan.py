@@ -14,10 +14,12 @@ import tyro
 
 from autoassist import compare
 from autoassist.compare import CompareCommand
-from autoassist.compare_plan import PlannedRun, finished_before, look, make_plan, settings_of
+from autoassist.compare_found import Common, Found, finished_before, look
+from autoassist.compare_plan import PlannedRun, make_plan, settings_of
 from autoassist.compare_result import RunResult, read_comparison
+from autoassist.compare_verdict import reference_budget
 from autoassist.oracle_command import OracleCommand
-from autoassist.remembered import COMMAND_FILE, LookAheadChoice, Remembered
+from autoassist.remembered import COMMAND_FILE, LookAheadChoice, Remembered, code_of
 from autoassist.roles import WorkloadSettings
 from autoassist.run_command import RunCommand
 from boss.train import TrainSettings
@@ -31,6 +33,7 @@ from workloads import Fingerprint, Metric
 COMMAND = RunCommand(
     workload="digits", train=TrainSettings(threads=2), data=WorkloadSettings(model="resnet8"), look_ahead="on"
 )
+COMMON = Common("mine:1", "test_accuracy")
 POLICIES = ("uniform", "random-drop", "infobatch", "autoassist")
 
 
@@ -151,10 +154,10 @@ def test_whether_a_run_looked_ahead_matters_for_the_policy_that_does(tmp_path: P
     for run in plan:
         other = dataclasses.replace(run, command=dataclasses.replace(run.command, look_ahead="off"))
         if run.settings.policy != "autoassist":
-            assert look(other, tmp_path / run.name, "mine:1").report is not None
+            assert look(other, tmp_path / run.name, COMMON).report is not None
             continue
         with pytest.raises(SettingError, match=r"with other settings \(not looking ahead here: --look-ahead on\)"):
-            look(other, tmp_path / run.name, "mine:1")
+            look(other, tmp_path / run.name, COMMON)
 
 
 def test_settings_are_for_all_or_for_one_policy_which_go_before() -> None:
@@ -168,18 +171,18 @@ def test_settings_are_for_all_or_for_one_policy_which_go_before() -> None:
 def test_a_finished_run_with_the_same_settings_is_not_run_again(tmp_path: Path) -> None:
     run = plan_of()[0]
     put(run, tmp_path)
-    found = look(run, tmp_path / run.name, "mine:1").report
+    found = look(run, tmp_path / run.name, COMMON).report
     assert found is not None and found.status == "finished"
 
 
 def test_a_stopped_run_goes_on_and_a_failed_one_begins_again(tmp_path: Path) -> None:
     stopped, failed = plan_of()[:2]
-    assert not look(stopped, tmp_path / stopped.name, "mine:1").can_resume
+    assert not look(stopped, tmp_path / stopped.name, COMMON).can_resume
     put(stopped, tmp_path, status="stopped")
-    found = look(stopped, tmp_path / stopped.name, "mine:1")
+    found = look(stopped, tmp_path / stopped.name, COMMON)
     assert found.report is None and found.can_resume and found.passes_before == stopped.passes
     put(failed, tmp_path, status="failed")
-    found = look(failed, tmp_path / failed.name, "mine:1")
+    found = look(failed, tmp_path / failed.name, COMMON)
     assert found.report is None and not found.can_resume
 
 
@@ -198,7 +201,7 @@ def test_a_directory_with_other_settings_is_refused_by_what_differs(
     with pytest.raises(
         SettingError, match=rf"holds uniform-1-seed1 with other settings \({named}\); give another --out"
     ):
-        finished_before(plan_of(**changes), tmp_path, "mine:1")
+        finished_before(plan_of(**changes), tmp_path, COMMON)
 
 
 def test_a_directory_with_another_model_or_other_data_is_refused(tmp_path: Path) -> None:
@@ -206,9 +209,78 @@ def test_a_directory_with_another_model_or_other_data_is_refused(tmp_path: Path)
     put(run, tmp_path)
     other = dataclasses.replace(run, command=dataclasses.replace(run.command, data=WorkloadSettings()))
     with pytest.raises(SettingError, match=r"with other settings \(data: "):
-        look(other, tmp_path / run.name, "mine:1")
-    with pytest.raises(SettingError, match="was trained on mine:1, the data is mine:2 now"):
-        look(run, tmp_path / run.name, "mine:2")
+        look(other, tmp_path / run.name, COMMON)
+    with pytest.raises(SettingError, match="was trained on mine:1, the comparison is one of mine:2"):
+        look(run, tmp_path / run.name, dataclasses.replace(COMMON, dataset_id="mine:2"))
+
+
+def test_a_directory_whose_runs_ended_with_another_metric_is_refused(tmp_path: Path) -> None:
+    """Its direction may be another one too, and the table would compare accuracies with errors."""
+    run = plan_of()[0]
+    put(run, tmp_path)
+    with pytest.raises(SettingError, match="ended with test_accuracy, the comparison is one by test_error; give anoth"):
+        look(run, tmp_path / run.name, Common("mine:1", "test_error"))
+
+
+def test_a_workload_whose_file_has_changed_is_not_mixed_with_its_old_runs(tmp_path: Path) -> None:
+    file = tmp_path / "task.py"
+    file.write_text("RATE = 0.1\n")
+    run = plan_of()[0]
+    run = dataclasses.replace(run, command=dataclasses.replace(run.command, workload=f"{file}:Mine"))
+    put(run, tmp_path)
+    file.write_text("# a remark\nRATE  =  0.1\n")
+    assert look(run, tmp_path / run.name, dataclasses.replace(COMMON, code=code_of(f"{file}:Mine"))).report is not None
+    file.write_text("RATE = 0.2\n")
+    with pytest.raises(SettingError, match=rf"uniform-1-seed1 was begun with another {file}, .*put it back, or give"):
+        look(run, tmp_path / run.name, dataclasses.replace(COMMON, code=code_of(f"{file}:Mine")))
+
+
+def test_what_a_run_was_begun_with_does_not_change_with_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "task.py"
+    file.write_text("RATE = 0.1\n")
+    begun = Remembered.of(RunCommand(workload=f"{file}:Mine"))
+    (tmp_path / COMMAND_FILE).write_bytes(begun.encoded())
+    file.write_text("RATE = 0.2\n")
+    assert Remembered.read(tmp_path).code == begun.code != code_of(f"{file}:Mine")
+    assert code_of("digits") == code_of(f"{tmp_path / 'absent.py'}:Mine") == ""
+
+
+def test_what_stands_in_the_place_of_a_run_and_is_none_is_named_with_what_helps(tmp_path: Path) -> None:
+    run = plan_of()[0]
+    remedy = "move it away or remove it, and give the same command again"
+    run_dir = put(run, tmp_path)
+    (run_dir / COMMAND_FILE).write_bytes((run_dir / COMMAND_FILE).read_bytes()[:50])
+    with pytest.raises(SettingError, match=remedy):
+        look(run, run_dir, COMMON)
+    (run_dir / COMMAND_FILE).unlink()
+    with pytest.raises(
+        SettingError, match=rf"^{run_dir}: is no directory of a run \(command.json is missing\); {remedy}"
+    ):
+        look(run, run_dir, COMMON)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(SettingError, match=remedy):
+        look(run, tmp_path / "file", COMMON)
+    (tmp_path / "empty").mkdir()
+    assert look(run, tmp_path / "empty", COMMON) == Found(None)
+
+
+def test_budgets_that_differ_after_the_sixth_digit_are_refused() -> None:
+    """They would share a directory."""
+    with pytest.raises(SettingError, match="give six digits at most"):
+        CompareCommand(workload="digits", budgets=(1.0, 0.01, 0.01000002))._require_possible()
+
+
+def test_in_one_pass_a_policy_is_run_at_the_budget_at_which_it_is_judged() -> None:
+    """Two may be as near to 0.6 as each other."""
+    command = CompareCommand(workload="digits", budgets=(1.0, 0.7, 0.5), one_pass=True)._with_one_pass()
+    assert set(command.only) == {
+        f"{policy}={reference_budget((0.7, 0.5)):g}" for policy in ("random-drop", "autoassist")
+    }
+
+
+def test_a_setting_that_a_policy_lacks_is_asked_for_as_a_comparison_takes_it() -> None:
+    with pytest.raises(SettingError, match=r"irreducible.* \(in a comparison: --set rho:NAME=VALUE\)"):
+        settings_of("rho", (), {"policy": "rho"})
 
 
 def test_random_drop_is_run_again_where_its_pair_kept_at_another_rate_since(tmp_path: Path) -> None:
@@ -216,11 +288,11 @@ def test_random_drop_is_run_again_where_its_pair_kept_at_another_rate_since(tmp_
     for run in plan[:3]:
         put(run, tmp_path, kept_fraction=0.8)
     put(plan[3].paired(report_of("autoassist", passes=2000, kept_fraction=0.8)), tmp_path)
-    assert len(finished_before(plan, tmp_path, "mine:1")) == 4
+    assert len(finished_before(plan, tmp_path, COMMON)) == 4
     (tmp_path / plan[2].name / REPORT_FILE).write_bytes(
         encode_report(report_of("autoassist", passes=2000, kept_fraction=0.7))
     )
-    assert len(finished_before(plan, tmp_path, "mine:1")) == 3
+    assert len(finished_before(plan, tmp_path, COMMON)) == 3
 
 
 @pytest.mark.parametrize(
@@ -291,7 +363,7 @@ def test_without_matplotlib_the_figures_are_written_and_the_extra_is_named(
     ]
     command = CompareCommand(workload="digits", policies=("uniform", "autoassist"), budgets=(0.6, 1.0))
     metric = Metric("test_accuracy", 0.1)
-    command._conclude(command._comparison(results, Fingerprint("mine:1", 500), metric), tmp_path)
+    command._conclude(command._comparison(results, Fingerprint("mine:1", 500), metric, ""), tmp_path)
     assert "pip install 'autoassist[plot]'" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["compare.json"]
     found = read_comparison(tmp_path)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from autoassist import compare_runs
+from autoassist import compare_runs, remembered
 from autoassist.children import Child
+from autoassist.compare_found import Common, finished_before
 from autoassist.compare_plan import PlannedRun, make_plan
 from autoassist.compare_progress import Pace, ProgressView, duration_in_words
 from autoassist.compare_runs import RunFailed, Runner, locked
@@ -33,6 +35,7 @@ PLAN = make_plan(
     seeds=(1,),
     options=(),
 )
+COMMON = Common("mine:1", "test_accuracy")
 BY_NAME = {run.name: run for run in PLAN}
 
 
@@ -92,8 +95,9 @@ def stop() -> Iterator[StopSignal]:
     found.close()
 
 
-def runner(out: Path, stop: StopSignal) -> Runner:
-    return Runner(PLAN, out, "mine:1", stop=stop, notices=Notices(), view=ProgressView(PLAN, enabled=False))
+def runner(out: Path, stop: StopSignal, common: Common = COMMON, finished: Collection[str] = ()) -> Runner:
+    view = ProgressView(PLAN, enabled=False)
+    return Runner(PLAN, out, common, finished=finished, stop=stop, notices=Notices(), view=view)
 
 
 def test_all_runs_are_run_in_order_and_never_again(tmp_path: Path, stop: StopSignal) -> None:
@@ -136,11 +140,36 @@ def test_a_run_on_other_data_than_was_planned_for_ends_the_comparison_and_is_set
     """The user's file was changed, or a mirror came back, while the comparison ran."""
     name = PLAN[1].name
     FakeChild.differs = {name: {"dataset_id": "mine:2"}}
-    with pytest.raises(RunFailed, match=rf"{name}: was trained on mine:2, the comparison was planned for mine:1"):
+    with pytest.raises(RunFailed, match=rf"{name}: was trained on mine:2, the comparison is one of mine:1: it has"):
         runner(tmp_path, stop).execute()
     assert FakeChild.started == [PLAN[0].name, name]
     FakeChild.differs = {}
     assert runner(tmp_path, stop).execute()
+
+
+def test_a_run_with_another_file_of_the_workload_than_planned_ends_the_comparison_and_is_set_aside(
+    tmp_path: Path, stop: StopSignal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was edited while the comparison ran."""
+    name = PLAN[1].name
+    edit = {PLAN[0].name: lambda: None, name: lambda: monkeypatch.setattr(remembered, "code_of", lambda _: "other")}
+    monkeypatch.setattr(remembered, "code_of", lambda _: "planned")
+    FakeChild.on_start = lambda started: edit[started]()
+    made = runner(tmp_path, stop, Common("mine:1", "test_accuracy", "planned"))
+    with pytest.raises(RunFailed, match=rf"{name}: was trained with another file of the workload .*put it back"):
+        made.execute()
+    assert FakeChild.started == [PLAN[0].name, name] and (tmp_path / f"{name}.failed").exists()
+
+
+def test_what_was_finished_before_counts_as_kept_wherever_it_stands_in_the_plan(
+    tmp_path: Path, stop: StopSignal
+) -> None:
+    assert runner(tmp_path, stop).execute()
+    shutil.rmtree(tmp_path / PLAN[0].name)
+    finished = finished_before(PLAN, tmp_path, COMMON)
+    FakeChild.ends = {PLAN[0].name: (1, "")}
+    with pytest.raises(RunFailed, match="; 5 of 6 runs are finished and kept, the same command goes on from here"):
+        runner(tmp_path, stop, finished=finished).execute()
 
 
 def test_a_run_without_a_finite_metric_ends_the_comparison_at_once_and_not_after_all_others(
@@ -148,7 +177,7 @@ def test_a_run_without_a_finite_metric_ends_the_comparison_at_once_and_not_after
 ) -> None:
     name = PLAN[0].name
     FakeChild.differs = {name: {"metric": MetricReport(name="test_accuracy", value=float("nan"), history=[])}}
-    with pytest.raises(RunFailed, match=rf"{name}: test_accuracy=None .*0 of 6 runs are finished"):
+    with pytest.raises(RunFailed, match=rf"{name}: test_accuracy is not finite .*0 of 6 runs are finished"):
         runner(tmp_path, stop).execute()
     assert FakeChild.started == [name] and (tmp_path / f"{name}.failed").exists()
 
@@ -179,7 +208,7 @@ def test_runs_have_the_environment_that_the_comparison_gives_them(tmp_path: Path
     view = ProgressView(PLAN, enabled=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compare_runs, "Child", Seeing)
-        made = Runner(PLAN, tmp_path, "mine:1", stop=stop, notices=Notices(), view=view, environment=given)
+        made = Runner(PLAN, tmp_path, COMMON, stop=stop, notices=Notices(), view=view, environment=given)
         assert made.execute()
     assert seen == [given] * len(PLAN)
 
@@ -201,7 +230,7 @@ def test_a_signal_ends_it_after_the_current_run_which_goes_on_the_next_time(
     assert not first.execute()
     assert FakeChild.started == [PLAN[0].name, name] and list(first.reports) == [PLAN[0].name]
     run = PLAN[1]
-    assert compare_runs.look(run, tmp_path / name, "mine:1").can_resume
+    assert compare_runs.look(run, tmp_path / name, COMMON).can_resume
     stop.requested, FakeChild.ends, FakeChild.on_start = False, {name: (1, "")}, lambda started: None
     with caplog.at_level("INFO"), pytest.raises(RunFailed):
         runner(tmp_path, stop).execute()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import itertools
+import os
 from pathlib import Path
 
 import msgspec
@@ -25,7 +27,8 @@ from autoassist.compare_result import (
 )
 from autoassist.compare_table import print_comparison
 from autoassist.compare_verdict import ORDER, judge, reference_budget
-from protocol.errors import DataError
+from autoassist.report.compare import comparison_page
+from protocol.errors import DataError, StoreError
 from tests.unit.autoassist.made_up import GAIN, comparison_of, report_of
 
 UNIFORM = {1.0: 0.960, 0.8: 0.950, 0.6: 0.930, 0.4: 0.880}
@@ -291,7 +294,7 @@ def test_wall_time_and_overhead_are_measured_against_uniform_at_the_same_budget(
 
 
 def test_a_run_without_a_finite_metric_is_named() -> None:
-    with pytest.raises(DataError, match=r"^somewhere: test_accuracy=None at the end of a finished run"):
+    with pytest.raises(DataError, match=r"^somewhere: test_accuracy is not finite at the end of a finished run"):
         RunResult.of(report_of("uniform", metric=None), budget=1.0, run_dir="somewhere")
 
 
@@ -335,4 +338,37 @@ def test_a_policy_whose_assistants_never_came_in_time_has_not_been_tried() -> No
     outcome, sentence = verdict(late)
     assert outcome == "cannot-tell"
     assert "no Assistant had scored 80% of what was offered in time; raise --epochs" in sentence
+    some = [msgspec.structs.replace(cell, unscored_fraction=0.23, room=0.74) for cell in found]
+    assert verdict(some)[0] == "cannot-tell", "a third of what lay between warm-up and anneal"
     assert verdict(found)[0] == "does-not-pay", "all was scored, and nothing found to leave out"
+
+
+def test_a_policy_that_was_not_run_at_the_judged_budget_is_not_said_not_to_have_run() -> None:
+    elsewhere = [cell for cell in cells(autoassist=0.955) if cell.policy == "uniform" or cell.budget == 1.0]
+    _, sentence = verdict(elsewhere)
+    assert "no policy that selects was run with 60 % of the passes (--only POLICY=0.6, or no --only)" in sentence
+    _, sentence = verdict([cell for cell in elsewhere if cell.policy == "uniform"])
+    assert "no policy that selects was run (--policies uniform random-drop autoassist)" in sentence
+
+
+def test_a_set_that_stood_in_for_another_is_named_wherever_the_comparison_is(tmp_path: Path) -> None:
+    found = msgspec.structs.replace(
+        comparison_of(cells(random_drop=0.930, autoassist=0.955), 3), workload="mnist", fell_back_to="mnist-5k"
+    )
+    console = Console(record=True, width=200)
+    print_comparison(found, console)
+    assert "mnist (fell back to mnist-5k) · full training" in console.export_text()
+    assert b"mnist (fell back to mnist-5k): does selection pay?" in comparison_page(found, tmp_path)
+
+
+def test_a_result_that_finds_no_room_is_named_and_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(path: Path, content: bytes) -> int:
+        path.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", fill)
+    with pytest.raises(StoreError, match=f"^{tmp_path / 'compare.json'}: No space left on device; make room, and give"):
+        write_comparison(comparison_of(cells(random_drop=0.930, autoassist=0.955), 3), tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -19,7 +19,7 @@ from broker.addresses import ADDRESSES_FILE, write_addresses
 from protocol.errors import SettingError
 
 GOES_ON = "a comparison that is not finished; the same autoassist compare command goes on with it"
-EACH = "its runs, each of them a directory for report, top and monitor"
+EACH = "its runs, each of them a directory for report, export, top and monitor"
 
 
 def begun(out: Path, *names: str) -> Path:
@@ -57,6 +57,12 @@ def test_top_and_monitor_say_so_too(tmp_path: Path, show: Callable[[str], None])
     with pytest.raises(SettingError) as caught:
         show(str(out))
     assert str(caught.value) == f"target={out}: {GOES_ON}; {EACH}: {out}/uniform-1-seed1"
+
+
+def test_export_says_so_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = begun(tmp_path / "out", "uniform-1-seed1")
+    assert main(["export", str(out)]) == 2
+    assert f"{out}: {GOES_ON}; {EACH}: {out / 'uniform-1-seed1'}" in capsys.readouterr().err
 
 
 def test_only_the_newest_runs_are_named(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from autoassist.cli import main
-from autoassist.compare_plan import PlannedRun, look
+from autoassist.compare_found import Common, look
+from autoassist.compare_plan import PlannedRun
 from autoassist.oracle import FreshLosses, Oracle
 from autoassist.oracle_command import OracleCommand
 from autoassist.run_command import RunCommand
@@ -148,7 +149,7 @@ def test_its_command_leaves_a_finished_run_which_a_comparison_does_not_run_again
     report = read_report(tmp_path / run.name)
     assert (report.status, report.policy, report.boss.instances) == ("finished", "oracle", 4000)
     assert report.selection.kept_fraction < 0.9 and report.settings == settings().as_dict()
-    assert look(run, tmp_path / run.name, DIGITS.fingerprint().dataset_id).report == report
+    assert look(run, tmp_path / run.name, Common(DIGITS.fingerprint().dataset_id, "test_accuracy")).report == report
 
 
 @pytest.mark.parametrize(
