@@ -70,6 +70,9 @@ def _help(report: Report, longer: str) -> str:
     """Against what nobody had scored: another Assistant helps where one is too slow, not where one came too late."""
     if not report.assistants:
         return "start one (autoassist assistant --broker …)"
+    # Figures come with the Goodbye, so before the end nobody has any.
+    if report.status != "running" and all(one.starts and not one.figures for one in report.assistants):
+        return _ended_early(len(report.assistants))
     if not any(_has_begun(one) for one in report.assistants):
         return f"the run was over before its Assistant had begun; start it before the Boss, or {longer}"
     counts = report.selection.passed_whole
@@ -79,6 +82,15 @@ def _help(report: Report, longer: str) -> str:
             f"{longer}, and if it was there all along, add another"
         )
     return f"add an Assistant, or {longer}"
+
+
+def _ended_early(assistants: int) -> str:
+    """No other helps before it is known why. The end may have come too soon for a Goodbye; the log tells that too."""
+    who, logs = ("it", "its log says") if assistants == 1 else ("they", "their logs say")
+    return (
+        f"no Assistant has said Goodbye, so {who} most likely ended before the run did; {logs} why "
+        f"(autoassist run keeps logs in RUN_DIR/logs)"
+    )
 
 
 def _has_begun(one: AssistantReport) -> bool:

@@ -7,7 +7,9 @@ every policy does, so that none costs a forward pass. docs/POLICIES.md says wher
 from __future__ import annotations
 
 from abc import abstractmethod
+from pathlib import Path
 from typing import ClassVar
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -220,9 +222,13 @@ def read_irreducible_losses(path: str, n: int) -> NDArray[np.float32]:
     """The array of a file, shape (n,); raises SettingError where it is none, or has another shape."""
     name = f"irreducible_losses={path}"
     try:
-        found = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        with Path(path).open("rb") as file:
+            found = np.load(file, allow_pickle=False)
+    except OSError as error:
         raise SettingError(f"{name}: cannot be read ({error}); give a .npy file of {n} losses") from None
+    except (ValueError, EOFError, BadZipFile) as error:  # NumPy's words advise to unpickle what may be anybody's
+        remedy = f"write one with numpy.save: an array of {n} losses, one for each instance"
+        raise SettingError(f"{name}: is no .npy file of numbers; {remedy}") from error
     if not isinstance(found, np.ndarray) or found.shape != (n,) or found.dtype.kind not in "fiu":
         shape = f"{found.dtype} of shape {found.shape}" if isinstance(found, np.ndarray) else "an archive"
         raise SettingError(f"{name}: is {shape}, expected one number for each of the {n} instances")

@@ -8,12 +8,14 @@ A package of yours registers one in its pyproject.toml, and ``--policy my-policy
 
 from __future__ import annotations
 
+import inspect
 from importlib import metadata
 
 import numpy as np
 from numpy.typing import NDArray
 
 from assistant.policies.base import Given, Policy
+from assistant.policies.checked import asked
 from assistant.policies.controls import RandomDrop, Uniform
 from assistant.policies.history import (
     Importance,
@@ -67,12 +69,17 @@ def find_policy(name: str) -> type[Policy]:
     ((value, entry),) = found.items()
     try:
         kind = entry.load()
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a module that calls sys.exit() too
         raise SettingError(
             f"policy={name}: {value} does not load ({type(error).__name__}: {error}); correct it"
         ) from error
     if not (isinstance(kind, type) and issubclass(kind, Policy)):
         raise SettingError(f"policy={name}: {value} is no subclass of assistant.policies.Policy; derive it from that")
+    if inspect.isabstract(kind):
+        lacking = " and ".join(sorted(kind.__abstractmethods__))
+        raise SettingError(f"policy={name}: {value} lacks {lacking}, which every policy must have; add that")
     return kind
 
 
@@ -113,4 +120,8 @@ def make_policy(
         looks_ahead=looks_ahead,
         tables=tables,
     )
-    return Guarded(kind.make(given), given)
+    made: object = asked(settings.policy, kind, "make", lambda: kind.make(given))
+    if not isinstance(made, Policy):
+        what = f"{kind.__name__}.make gave {type(made).__name__}"
+        raise SettingError(f"policy={settings.policy}: {what}; it must give a policy")
+    return Guarded(made, given)

@@ -8,6 +8,7 @@ import numpy as np
 
 from assistant.estimates import Lift, State, Stateful, gather, scatter
 from assistant.policies.base import CLEARLY, Given, Moment, Policy
+from assistant.policies.checked import checked
 from assistant.policies.guards import SET_ASIDE, NoiseGuard, with_class_floor
 from protocol.arrays import F32, I64
 from protocol.errors import SettingError
@@ -32,6 +33,7 @@ class Guarded(Policy):
     def __init__(self, policy: Policy, given: Given) -> None:
         settings = given.settings
         self.policy = policy
+        self._rule = checked(policy, settings.policy)
         self.settings = settings
         self.floor = given.floor
         self.n = given.n
@@ -42,7 +44,7 @@ class Guarded(Policy):
         self.labels = given.labels if settings.class_floor > 0.0 else None
 
     def _parts(self) -> dict[str, Stateful]:
-        parts: dict[str, Stateful] = {"policy": self.policy}
+        parts: dict[str, Stateful] = {"policy": self._rule}
         if self.gate is not None:
             parts["gate"] = self.gate
         if self.noise is not None:
@@ -60,13 +62,13 @@ class Guarded(Policy):
     @property
     def version(self) -> int:
         """The policy's."""
-        return self.policy.version
+        return self._rule.version
 
     @property
     def lift(self) -> tuple[float, float]:
         """The gate's; the policy's own where it judges itself."""
         if self.gate is None:
-            return self.policy.lift
+            return self._rule.lift
         value, error = self.gate.value_and_error
         return value, error if np.isfinite(error) else 0.0
 
@@ -75,26 +77,26 @@ class Guarded(Policy):
         """The policy's, its lift at last, and how many instances are set aside where there is a noise guard."""
         value, error = self.lift
         aside = {} if self.noise is None else {"set_aside": float(len(self.noise.set_aside))}
-        return {**self.policy.figures, "lift": value, "lift_error": error, **aside}
+        return {**self._rule.figures, "lift": value, "lift_error": error, **aside}
 
     @property
     def set_aside(self) -> I64:
         """The noise guard's; the policy's own without one."""
-        return self.policy.set_aside if self.noise is None else self.noise.set_aside
+        return self._rule.set_aside if self.noise is None else self.noise.set_aside
 
     def observe(self, record: LossRecord) -> None:
         """Judge the rule on the record, then let all learn from it."""
         ids, losses = record.ids, record.losses
         if self.gate is not None:
             proposed = self._proposed(ids, Moment(record.epoch, MID_RUN))
-            self.gate.add(proposed, self.policy.utility(ids, losses), 1.0 / record.keep_probabilities)
+            self.gate.add(proposed, self._rule.utility(ids, losses), 1.0 / record.keep_probabilities)
         if self.noise is not None:
             self.noise.observe(ids, losses, 1.0 / record.keep_probabilities)
-        self.policy.observe(record)
+        self._rule.observe(record)
 
     def observe_fresh(self, ids: I64, losses: F32) -> None:
         """The policy's."""
-        self.policy.observe_fresh(ids, losses)
+        self._rule.observe_fresh(ids, losses)
 
     def keep_probability(self, ids: I64, moment: Moment) -> F32:
         """See the class."""
@@ -116,7 +118,7 @@ class Guarded(Policy):
 
     def _proposed(self, ids: I64, moment: Moment) -> F32:
         """What the bare rule says, within [γ, 1]."""
-        keep = np.asarray(self.policy.keep_probability(ids, moment))
+        keep = np.asarray(self._rule.keep_probability(ids, moment))
         if len(keep) and keep.dtype == np.float32 and keep.shape == (len(ids),) and self._is_within(keep):
             return keep
         if keep.shape != (len(ids),) or keep.dtype.kind != "f" or not np.isfinite(keep).all():

@@ -62,6 +62,13 @@ class Odd(Even):
         return np.asarray(self.answer)
 
 
+class HalfDone(Policy):
+    """A policy without its rule."""
+
+    def observe(self, record: LossRecord) -> None:
+        """Nothing."""
+
+
 no_policy = 3
 
 
@@ -73,6 +80,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
         "odd": f"{__name__}:Odd",
         "number": f"{__name__}:no_policy",
         "gone": "no.such.module:X",
+        "half": f"{__name__}:HalfDone",
         "infobatch": f"{__name__}:Even",
     }
     found = [metadata.EntryPoint(name, value, "autoassist.policies") for name, value in lines.items()]
@@ -153,6 +161,22 @@ def test_what_is_registered_and_is_no_policy_is_refused(name: str, says: str) ->
         find_policy(name)
 
 
+def test_a_class_that_lacks_a_method_is_refused_before_the_run_begins() -> None:
+    with pytest.raises(SettingError, match=r"^policy=half: .*:HalfDone lacks keep_probability, which every policy"):
+        require_policy(RunSettings(policy="half"), N, None)
+
+
+def test_a_module_that_ends_the_process_is_refused_as_any_other_that_does_not_load(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "leaves_at_once.py").write_text("import sys\nsys.exit('bye')\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    entry = metadata.EntryPoint("leaves", "leaves_at_once:X", "autoassist.policies")
+    monkeypatch.setattr(metadata, "entry_points", lambda group: metadata.EntryPoints([entry]))
+    with pytest.raises(SettingError, match=r"^policy=leaves: leaves_at_once:X does not load \(SystemExit: bye\)"):
+        find_policy("leaves")
+
+
 @pytest.mark.parametrize(
     "answer, what",
     [
@@ -181,14 +205,16 @@ def test_a_class_floor_without_labels_is_refused() -> None:
     "content, says",
     [
         (None, "cannot be read .*No such file.*; give a .npy file of 8 losses"),
-        (b"no array", "cannot be read"),
-        (b"", "cannot be read"),
+        (b"0.5\n0.25\n", "is no .npy file of numbers; write one with numpy.save: an array of 8 losses, one for each "),
+        (b"", "is no .npy file of numbers"),
+        (b"PK\x03\x04 and no more", "is no .npy file of numbers"),
+        (np.array([None] * 8), "is no .npy file of numbers"),
         (np.zeros(7), r"is float64 of shape \(7,\), expected one number for each of the 8 instances"),
         (np.zeros((8, 1)), r"is float64 of shape \(8, 1\)"),
         (np.array(list("abcdefgh")), "is <U1 of shape"),
         (np.array([0.0] * 5 + [np.inf] + [0.0] * 2), "instance 5 has no finite loss; correct the file"),
     ],
-    ids=["missing", "no array", "empty", "too short", "column", "words", "not finite"],
+    ids=["missing", "text", "empty", "archive", "objects", "too short", "column", "words", "not finite"],
 )
 def test_irreducible_losses_that_are_none_are_refused(content: object, says: str, tmp_path: Path) -> None:
     path = tmp_path / "losses.npy"
@@ -196,5 +222,6 @@ def test_irreducible_losses_that_are_none_are_refused(content: object, says: str
         path.write_bytes(content)
     elif content is not None:
         np.save(path, content)  # type: ignore[arg-type]
-    with pytest.raises(SettingError, match=f"irreducible_losses=.*losses.npy: {says}"):
+    with pytest.raises(SettingError, match=f"irreducible_losses=.*losses.npy: {says}") as refused:
         require_policy(RunSettings(policy="rho", irreducible_losses=str(path)), N, None)
+    assert "pickle" not in str(refused.value), "NumPy advises to unpickle it"

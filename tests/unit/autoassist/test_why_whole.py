@@ -11,8 +11,11 @@ from tests.unit.autoassist.test_views import changed
 
 ASSISTANT = {
     **{"name": "assistant-0", "starts": 1, "offered": 0, "kept": 0, "selections_late": 0, "selections_stale": 0},
-    **{"selections_refused": 0, "leases_expired": 0, "records_dropped": 0, "figures": {}},
+    **{"selections_refused": 0, "leases_expired": 0, "records_dropped": 0, "figures": {"lift": 0.0}},
 }
+
+NOTHING_LEFT_OUT = {"kept": 200, "kept_fraction": 1.0, "passed_whole": {"urgent": 150, "patience": 50}}
+"""As nobody had scored it."""
 
 
 def kept(
@@ -38,6 +41,29 @@ def test_a_run_that_was_over_before_its_assistant_had_begun_asks_for_more_epochs
     assert text.endswith("; start it before the Boss, or train for more --epochs.")
     budget = {"epochs": 0, "boss_instances_budget": 200}
     assert why_whole(kept(1.0, {"no_assistant": 200}, windows=0, **budget)).endswith("(--boss-instances).")
+
+
+@pytest.mark.parametrize(("windows", "starts"), [(0, 1), (0, 3), (2, 3)])
+def test_an_assistant_that_ended_before_the_run_did_is_not_said_to_have_come_too_late(
+    windows: int, starts: int
+) -> None:
+    """Each that says Goodbye has figures. One that raises in its first windows has passed some of the warm-up."""
+    gone = ASSISTANT | {"figures": {}, "windows": windows, "starts": starts}
+    text = why_whole(changed(selection=NOTHING_LEFT_OUT, assistants=[gone]))
+    assert text.endswith(
+        ": no Assistant has said Goodbye, so it most likely ended before the run did; its log says why (autoassist run "
+        "keeps logs in RUN_DIR/logs)."
+    )
+    assert "they most likely ended" in why_whole(changed(selection=NOTHING_LEFT_OUT, assistants=[gone, gone]))
+
+
+def test_while_one_has_said_goodbye_or_the_run_goes_on_no_assistant_is_taken_for_gone() -> None:
+    gone, there = ASSISTANT | {"figures": {}, "windows": 5}, ASSISTANT | {"windows": 5}
+    for report in (
+        changed(selection=NOTHING_LEFT_OUT, assistants=[gone, there]),
+        changed(selection=NOTHING_LEFT_OUT, assistants=[gone], status="running"),
+    ):
+        assert why_whole(report).endswith(": add an Assistant, or train for more --epochs.")
 
 
 def test_an_assistant_that_came_when_most_was_over_is_to_come_sooner_and_another_is_no_remedy_for_that() -> None:
