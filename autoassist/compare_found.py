@@ -61,15 +61,16 @@ def look(planned: PlannedRun, run_dir: Path, common: Common) -> Found:
     report = _reported(run_dir)
     if report is not None and (difference := common.difference(report)):
         raise SettingError(f"out={run_dir.parent}: {run_dir.name} {difference}; give another --out")
-    if began.code and common.code and began.code != common.code:
-        file = wanted.workload.rpartition(":")[0]
-        raise SettingError(
-            f"out={run_dir.parent}: {run_dir.name} was begun with another {file}, and is none to compare with what "
-            f"that is now; put it back, or give another --out"
-        )
     if began.run.resolved() != wanted.run.resolved() or (report is not None and report.status == "failed"):
         return Found(None)
-    if report is not None and report.status == "finished":
+    is_finished = report is not None and report.status == "finished"
+    if began.code and common.code and began.code != common.code:
+        file, other = wanted.workload.rpartition(":")[0], "give another --out" if is_finished else f"remove {run_dir}"
+        raise SettingError(
+            f"out={run_dir.parent}: {run_dir.name} was begun with another {file}, and is none to compare with what "
+            f"that is now; put it back, or {other}"
+        )
+    if is_finished:
         return Found(report)
     passes = report.boss.instances if report is not None else 0
     return Found(None, can_resume=(run_dir / DATABASE).exists(), passes_before=passes)

@@ -235,6 +235,22 @@ def test_a_workload_whose_file_has_changed_is_not_mixed_with_its_old_runs(tmp_pa
         look(run, tmp_path / run.name, dataclasses.replace(COMMON, code=code_of(f"{file}:Mine")))
 
 
+def test_a_workload_that_was_mended_after_a_run_of_it_had_failed_goes_on(tmp_path: Path) -> None:
+    file = tmp_path / "task.py"
+    file.write_text("RATE = 1e9\n")
+    failed, stopped = (
+        dataclasses.replace(run, command=dataclasses.replace(run.command, workload=f"{file}:Mine"))
+        for run in plan_of()[:2]
+    )
+    put(failed, tmp_path, status="failed")
+    put(stopped, tmp_path, status="stopped")
+    file.write_text("RATE = 0.1\n")
+    now = dataclasses.replace(COMMON, code=code_of(f"{file}:Mine"))
+    assert look(failed, tmp_path / failed.name, now) == Found(None)
+    with pytest.raises(SettingError, match=f"put it back, or remove {tmp_path / stopped.name}$"):
+        look(stopped, tmp_path / stopped.name, now)
+
+
 def test_what_a_run_was_begun_with_does_not_change_with_the_file(tmp_path: Path) -> None:
     file = tmp_path / "task.py"
     file.write_text("RATE = 0.1\n")
