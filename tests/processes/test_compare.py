@@ -95,4 +95,4 @@ def test_a_run_that_fails_ends_the_comparison_with_its_error_and_code(tmp_path: 
     (error,) = [line for line in errors(compare) if line.startswith("error: ")]
     assert code == 2, compare.text
     assert error.startswith("error: uniform-1-seed1 ended with code 2: ") and "it broke" in error
-    assert "0 of 4 runs are finished and kept, the same command goes on with the others" in error
+    assert "0 of 4 runs are finished and kept, the same command goes on from here" in error
