@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,10 +19,11 @@ from torch import Tensor, nn
 
 from protocol.errors import DataError, SettingError, WorkloadError
 from workloads.base import Fingerprint, Metric, Workload
-from workloads.table_coding import encode, is_missing, log, require_one_kind, target_of, validation_part
+from workloads.table_coding import Scale, encode, log, require_one_kind, target_of, validation_part
 from workloads.table_files import Columns, read_table
+from workloads.table_numbers import is_missing
 
-CODING_VERSION = 1
+CODING_VERSION = 3
 """Part of the fingerprint; raise it whenever the same file would give other features."""
 
 DEFAULT_WIDTHS = (128, 64)
@@ -77,17 +79,16 @@ class Table(Workload):
         return self.table.fingerprint
 
     @cached_property
-    def _scale(self) -> tuple[float, float]:
-        """Mean and deviation of a quantity; nothing to scale for classes."""
-        targets = self.table.train_targets
-        return (0.0, 1.0) if self.table.classes else (float(targets.mean()), float(max(targets.std(), 1e-12)))
+    def _scale(self) -> Scale:
+        """What a quantity is standardised by."""
+        return Scale.of(self.table.train_targets.astype(np.float64, copy=False))
 
     @cached_property
     def _train(self) -> tuple[Tensor, Tensor]:
-        table, (mean, deviation) = self.table, self._scale
+        table = self.table
         targets = torch.tensor(table.train_targets)
         if not table.classes:
-            targets = ((targets - mean) / deviation).to(torch.float32)
+            targets = torch.tensor(self._scale.standard(table.train_targets.astype(np.float64, copy=False))).float()
         return torch.tensor(table.train_features), targets
 
     def batch(self, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -117,15 +118,18 @@ class Table(Workload):
 
     def evaluate(self, boss: nn.Module, device: torch.device) -> Metric:
         """Accuracy on the validation rows, or the root of the mean squared error in the label's own unit."""
-        table, (mean, deviation) = self.table, self._scale
+        table = self.table
         features = torch.tensor(table.validation_features)
         with torch.no_grad():
             outputs = torch.cat([boss(part.to(device)).cpu() for part in torch.split(features, _EVALUATION_BATCH)])
         targets = torch.tensor(table.validation_targets)
         if table.classes:
             return Metric("validation_accuracy", float((outputs.argmax(dim=1) == targets).double().mean()))
-        errors = outputs.squeeze(1).double() * deviation + mean - targets
-        return Metric("validation_rmse", float(errors.square().mean().sqrt()), higher_is_better=False)
+        scale = self._scale
+        errors = (outputs.squeeze(1).double() * scale.deviation + scale.mean) * scale.largest - targets
+        # hypot: the squares of very small errors would be none.
+        root = math.hypot(*errors.tolist()) / math.sqrt(len(errors))
+        return Metric("validation_rmse", root, higher_is_better=False)
 
     def features(self) -> NDArray[np.float32]:
         """The Boss's own inputs, shape ``(n, d)``, read-only."""
@@ -153,15 +157,14 @@ def _coded(content: bytes, columns: Columns, *, label: str, where: str) -> Coded
     if len(rows) < len(columns[label]):
         log.warning("%s: %d rows without %r are left out", where, len(columns[label]) - len(rows), label)
         columns = {name: [values[i] for i in rows] for name, values in columns.items()}
-    target = target_of(columns[label], f"{where}: column {label!r}")
+    target = target_of(columns[label], f"{where}: column {label!r}", rows.tolist())
     log.info("%s: label %r: %s", where, label, f"{len(target.classes)} classes" if target.classes else "a quantity")
-    # Classes of several spellings were several classes in an earlier release: no role joins with one of it.
-    version = CODING_VERSION + (0 < len(target.classes) < len(set(columns[label])))
     held_out = validation_part(target)
-    features = encode({name: values for name, values in columns.items() if name != label}, ~held_out, where)
+    inputs = {name: values for name, values in columns.items() if name != label}
+    features = encode(inputs, ~held_out, where, rows.tolist())
     for array in (train := (features[~held_out], target.values[~held_out])):
         array.flags.writeable = False
-    digest = hashlib.sha256(hashlib.sha256(content).digest() + f"{version} {label}".encode())
+    digest = hashlib.sha256(hashlib.sha256(content).digest() + f"{CODING_VERSION} {label}".encode())
     return CodedTable(
         fingerprint=Fingerprint(f"table-train:{digest.hexdigest()[:16]}", len(train[1])),
         train_features=train[0],

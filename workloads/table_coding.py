@@ -16,11 +16,18 @@ from numpy.typing import NDArray
 
 from protocol.errors import DataError
 from workloads.table_files import Columns
+from workloads.table_numbers import (
+    Floats,
+    Mask,
+    as_number,
+    as_numbers,
+    in_row,
+    is_missing,
+    mark_of_a_code,
+    why_no_numbers,
+)
 
 log = logging.getLogger("autoassist.workloads")
-
-MISSING = frozenset({"", "?", "na", "n/a", "nan", "null"})
-"""Words for a missing value, in small letters."""
 
 MAX_CATEGORIES = 50
 """One-hot columns of a category; the rarer ones share one more."""
@@ -39,8 +46,8 @@ MIN_ROWS = 10
 SPLIT_SEED = 0
 _MAX_DEVIATIONS = 10.0
 
-Mask = NDArray[np.bool_]
-Floats = NDArray[np.float64]
+_ROUNDING = 4 * float(np.finfo(np.float64).eps)
+"""A column whose values differ by no more than this share of the largest is a constant, written by sums that round."""
 
 
 @dataclass(frozen=True)
@@ -54,33 +61,38 @@ class Target:
     """Names of the classes; none for a quantity."""
 
 
-def is_missing(values: Sequence[str]) -> Mask:
-    """Which values are words for a missing one."""
-    return np.array([value.lower() in MISSING for value in values], dtype=bool)
+@dataclass(frozen=True)
+class Scale:
+    """Mean and deviation of numbers as shares of the largest, whose squares neither overflow nor vanish."""
+
+    largest: float
+    mean: float = 0.0
+    deviation: float = 1.0
+
+    @classmethod
+    def of(cls, numbers: Floats) -> Scale:
+        """Of at least one number; the deviation of a constant is 1, in units of ``largest``."""
+        largest = float(np.abs(numbers).max()) or 1.0
+        shares = numbers / largest
+        return cls(largest, float(np.mean(shares)), float(np.std(shares)) or 1.0)
+
+    def standard(self, numbers: Floats) -> Floats:
+        """In deviations from the mean; infinite where a number is that much larger than those of ``of``."""
+        with np.errstate(over="ignore"):
+            return (numbers / self.largest - self.mean) / self.deviation
 
 
-def as_numbers(values: Sequence[str]) -> Floats | None:
-    """The column as numbers, NaN where missing or not finite; None if a value is no number, or all are missing."""
-    missing = is_missing(values)
-    if missing.all():
-        return None
-    try:
-        numbers = np.array(["nan" if gone else value for value, gone in zip(values, missing, strict=True)], dtype=float)
-    except ValueError:
-        return None
-    numbers[~np.isfinite(numbers)] = np.nan
-    return numbers
-
-
-def target_of(values: Sequence[str], where: str) -> Target:
-    """Decide between classes and a quantity; ``values`` are the label column, without missing ones.
+def target_of(values: Sequence[str], where: str, rows: Sequence[int] | None = None) -> Target:
+    """Decide between classes and a quantity; ``values`` are the label column, without missing ones, of these ``rows``.
 
     Raises:
         DataError: too few rows, one class only, texts that are nearly all different, or too large a quantity.
     """
     if len(values) < MIN_ROWS:
         raise DataError(f"{where}: {len(values)} rows have a label; at least {MIN_ROWS} are needed")
-    numbers = as_numbers(values)
+    rows = range(len(values)) if rows is None else rows
+    code = _code_among(values, rows)
+    numbers = None if code else as_numbers(values)
     if numbers is not None and not np.isnan(numbers).any() and not _are_classes(numbers):
         largest = float(np.abs(numbers).max())
         if largest > MAX_QUANTITY:
@@ -90,17 +102,42 @@ def target_of(values: Sequence[str], where: str) -> Target:
         return Target(numbers)
     named = _spelt_alike(values) if numbers is not None else {value: value for value in values}
     classes = sorted(set(named.values()))
-    if len(classes) == 1:
-        raise DataError(f"{where}: {classes[0]!r} in every row; there is nothing to learn, choose another --label")
-    if len(classes) > min(MAX_CLASSES, max(MAX_INTEGER_CLASSES, len(values) // 2)):
-        raise DataError(
-            f"{where}: {len(classes)} different texts in {len(values)} rows are no classes; "
-            "choose a --label with fewer values, or a numeric one"
-        )
+    reason = f"{code}; write numbers without" if code else ""
+    if not code and numbers is None:
+        reason = why_no_numbers(values, rows, more_than=MAX_INTEGER_CLASSES)
+    _require_classes(classes, len(values), where, reason)
+    if code and len(classes) > MAX_INTEGER_CLASSES:
+        log.warning("%s: %s; so all labels are codes, and %d classes", where, code, len(classes))
     if numbers is not None:
         classes.sort(key=float)
     index = {name: i for i, name in enumerate(classes)}
     return Target(np.array([index[named[value]] for value in values], dtype=np.int64), tuple(classes))
+
+
+def _code_among(values: Sequence[str], rows: Sequence[int]) -> str:
+    """The first label that is a code and no number, in words; empty where there is none, or most are texts anyway."""
+    texts = Counter(values)
+    if 2 * sum(count for text, count in texts.items() if as_number(text) is not None) <= len(values):
+        return ""
+    code = next((text for text in texts if mark_of_a_code(text)), None)
+    return f"{in_row(code, rows[values.index(code)])} has {mark_of_a_code(code)}, as codes have" if code else ""
+
+
+def _require_classes(classes: Sequence[str], rows: int, where: str, reason: str) -> None:
+    """``reason``: why labels that look like numbers are none, if they do."""
+    if len(classes) == 1:
+        raise DataError(f"{where}: {classes[0]!r} in every row; there is nothing to learn, choose another --label")
+    if len(classes) > min(MAX_CLASSES, max(MAX_INTEGER_CLASSES, rows // 2)):
+        raise DataError(
+            f"{where}: {len(classes)} different texts in {rows} rows are no classes"
+            + (f", and no numbers: {reason}; or " if reason else "; ")
+            + "choose a --label with fewer values, or a numeric one"
+        )
+    if len(classes) > rows - rows // 5:  # what is left of the rows for training
+        raise DataError(
+            f"{where}: {len(classes)} different values in {rows} rows are too many to learn; "
+            "give more rows, or choose a --label with fewer values"
+        )
 
 
 def require_one_kind(values: Sequence[str], where: str) -> None:
@@ -110,24 +147,18 @@ def require_one_kind(values: Sequence[str], where: str) -> None:
         DataError: with the first such row; silently it would have made a class of each number.
     """
     rows = [i for i, gone in enumerate(is_missing(values)) if not gone]
-    numbers = [_number(values[i]) for i in rows]
+    if any(mark_of_a_code(value) for value in set(values)):
+        return  # all are texts
+    numbers = [as_number(values[i]) for i in rows]
     odd = [i for i, number in zip(rows, numbers, strict=True) if number is None or not math.isfinite(number)]
     if not odd or numbers.count(None) > (1 - _NUMERIC_SHARE) * len(rows):
         return
     if len({number for number in numbers if number is not None and math.isfinite(number)}) > MAX_INTEGER_CLASSES:
         first, numeric = odd[0], len(rows) - len(odd)
         raise DataError(
-            f"{where}: {values[first][:40]!r} in row {first + 1} (the header not counted) is no finite number, unlike "
-            f"{numeric} of {len(rows)} labels; mend such rows or leave them out, "
-            "or, for classes, write a letter before each"
+            f"{where}: {in_row(values[first], first)} is no finite number, unlike {numeric} of {len(rows)} labels; "
+            "mend such rows or leave them out, or, for classes, write a letter before each"
         )
-
-
-def _number(value: str) -> float | None:
-    try:
-        return float(value)
-    except ValueError:
-        return None
 
 
 def _spelt_alike(values: Sequence[str]) -> dict[str, str]:
@@ -165,8 +196,10 @@ def validation_part(target: Target) -> Mask:
     return chosen
 
 
-def encode(columns: Columns, train: Mask, where: str) -> NDArray[np.float32]:
-    """Features of all rows, shape ``(n, d)`` float32; ``train`` says which rows may be learned from.
+def encode(columns: Columns, train: Mask, where: str, rows: Sequence[int] | None = None) -> NDArray[np.float32]:
+    """Features of all rows, shape ``(n, d)`` float32.
+
+    ``train`` says which rows may be learned from, ``rows`` where each was in the file.
 
     Raises:
         DataError: no column tells anything.
@@ -174,7 +207,14 @@ def encode(columns: Columns, train: Mask, where: str) -> NDArray[np.float32]:
     parts: list[NDArray[np.float32]] = []
     for name, values in columns.items():
         numbers = as_numbers(values)
-        coded = _numeric(numbers, train) if numbers is not None else _categorical(name, values, train)
+        coded: NDArray[np.float32] | None
+        if numbers is not None:
+            coded = _numeric(numbers, train)
+        else:
+            reason = why_no_numbers(values, rows or range(len(values)), more_than=MAX_INTEGER_CLASSES)
+            coded = _categorical(f"{where}: column {name!r}", values, train, reason)
+        if coded is None:
+            continue
         if coded.shape[1] == 0:
             log.info("%s: column %r is left out, since it tells nothing", where, name)
         parts.append(coded)
@@ -189,13 +229,11 @@ def _numeric(numbers: Floats, train: Mask) -> NDArray[np.float32]:
     missing = np.isnan(numbers)
     known = numbers[train & ~missing]
     parts: list[NDArray[np.float32]] = []
-    # Scaled first: the squares of very large numbers are none.
-    scale = float(np.abs(known).max(initial=0.0))
-    if scale > 0.0 and known.min() < known.max():
-        shares = numbers / scale
-        mean, deviation = float(np.mean(known / scale)), float(np.std(known / scale))
-        standard = np.where(missing, 0.0, (shares - mean) / max(deviation, 1e-12))
-        parts.append(np.clip(standard, -_MAX_DEVIATIONS, _MAX_DEVIATIONS).astype(np.float32)[:, None])
+    if len(known):
+        scale = Scale.of(known)
+        if np.ptp(known / scale.largest) > _ROUNDING:
+            standard = np.where(missing, 0.0, scale.standard(numbers))
+            parts.append(np.clip(standard, -_MAX_DEVIATIONS, _MAX_DEVIATIONS).astype(np.float32)[:, None])
     return np.hstack([*parts, _flag(missing, train)])
 
 
@@ -205,13 +243,20 @@ def _flag(chosen: Mask, train: Mask) -> NDArray[np.float32]:
     return chosen.astype(np.float32)[:, None] if is_telling else np.zeros((len(chosen), 0), dtype=np.float32)
 
 
-def _categorical(name: str, values: Sequence[str], train: Mask) -> NDArray[np.float32]:
-    """One-hot of the most frequent categories, then one for the rarer and unknown, one for the missing."""
+def _categorical(column: str, values: Sequence[str], train: Mask, reason: str) -> NDArray[np.float32] | None:
+    """One-hot of the most frequent categories, then one for the rarer and unknown, one for the missing.
+
+    ``reason``: what keeps a column of many numbers from being one, which is not what its user wants. None where the
+    column is left out, and that is said.
+    """
     missing = is_missing(values)
     counts = Counter(value for value, ours, gone in zip(values, train, missing, strict=True) if ours and not gone)
     if len(counts) > MAX_CATEGORIES and len(counts) > sum(counts.values()) / 2:
-        log.warning("column %r is left out: %d different texts, it looks like a name or a number", name, len(counts))
-        return np.zeros((len(values), 0), dtype=np.float32)
+        texts = f"{len(counts)} different texts, it looks like a name, a date or a code"
+        log.warning("%s is left out: %s", column, reason or texts)
+        return None
+    if reason:
+        log.warning("%s is taken for categories: %s", column, reason)
     known = sorted(counts, key=lambda category: (-counts[category], category))[:MAX_CATEGORIES]
     index = {category: i for i, category in enumerate(known)}
     rows = np.array([-1 if gone else index.get(value, -2) for value, gone in zip(values, missing, strict=True)])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import importlib
 import io
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,13 @@ Columns = dict[str, list[str]]
 """Values of each column by its name, in the order of the file; what is missing is an empty text or a word for it."""
 
 _PARQUET_MAGIC = b"PAR1"
+_LONGEST_FIELD = 2**31 - 1
+"""The csv module takes a C long, of 32 bits on some systems."""
+
 _DELIMITERS = (",", ";", "\t", "|")
+# A quote opens where a field begins, whatever parts the fields, and a doubled one does not close.
+_QUOTED = r'(?:^|(?<=[,;\t|])) *"[^"]*(?:""[^"]*)*"'
+_HEADER = re.compile(rf'(?:{_QUOTED}|[^\r\n" ]+|[" ])*')
 
 
 def read_table(path: Path) -> tuple[bytes, Columns]:
@@ -51,26 +58,34 @@ def _csv(content: bytes, where: str) -> Columns:
         raise DataError(f"{where}: not UTF-8 text in line {line}; save it as CSV in UTF-8") from error
     if "\0" in text:
         raise DataError(f"{where}: binary content; give a CSV or Parquet file")
-    first_line = text.lstrip("\r\n").partition("\n")[0]
-    delimiter = max(_DELIMITERS, key=first_line.count)
+    # No field of this text is too long. The limit is the process's: never lowered, since another thread may be reading.
+    csv.field_size_limit(max(csv.field_size_limit(), min(len(text), _LONGEST_FIELD)))
+    delimiter = _delimiter(text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
     rows: list[list[str]] = []
     names: list[str] = []
+    line, next_line = 1, 1  # where a row begins: a quote that is left open there goes on to the end of the file
     try:
         for row in reader:
+            line, next_line = next_line, reader.line_num + 1
             if not row:
                 continue  # a blank line
             if not names:
                 names = _names(row, where)
                 continue
             if len(row) != len(names):
-                raise DataError(
-                    f"{where}: line {reader.line_num} has {len(row)} fields, the header {len(names)}; mend the line"
-                )
+                raise DataError(f"{where}: line {line} has {len(row)} fields, the header {len(names)}; mend the line")
             rows.append(row)
     except csv.Error as error:
-        raise DataError(f"{where}: line {reader.line_num}: {error}; mend the line") from error
+        raise DataError(f"{where}: line {next_line}: {error}; mend the line") from error
     return {name: [row[i].strip() for row in rows] for i, name in enumerate(names)}
+
+
+def _delimiter(text: str) -> str:
+    """The one that is most often in the header, outside quotes."""
+    header = _HEADER.match(text.lstrip("\r\n"))
+    outside = re.sub(_QUOTED, "", header.group() if header else "")
+    return max(_DELIMITERS, key=outside.count)
 
 
 def _names(header: Sequence[str], where: str) -> list[str]:

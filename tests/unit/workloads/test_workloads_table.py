@@ -16,8 +16,9 @@ import torch
 from protocol.errors import DataError, SettingError, UserError, WorkloadError
 from workloads import CheckedWorkload, load_workload, validate_workload
 from workloads.table import Table
-from workloads.table_coding import MAX_CATEGORIES, as_numbers, encode, target_of, validation_part
+from workloads.table_coding import MAX_CATEGORIES, encode, target_of, validation_part
 from workloads.table_files import read_table
+from workloads.table_numbers import as_numbers
 
 CPU = torch.device("cpu")
 Write = Callable[..., Path]

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from protocol.errors import DataError
+from workloads import CheckedWorkload
 from workloads.table import Table
-from workloads.table_coding import MAX_INTEGER_CLASSES, Target, require_one_kind, target_of
+from workloads.table_coding import MAX_INTEGER_CLASSES, Target, require_one_kind, target_of, validation_part
 
 QUANTITY = [f"{value:.1f}" for value in np.random.default_rng(1).normal(50, 10, 200).round()]
 
@@ -93,14 +95,13 @@ def test_long_whole_numbers_that_are_alike_in_float64_are_two_classes() -> None:
     assert names(target_of(values, "x")) == values
 
 
-def test_the_fingerprint_changes_only_where_a_class_has_several_spellings(tmp_path: Path) -> None:
-    """The identity of any other file is that of earlier releases, whose classes were the same."""
-    for labels in (["0", "1"], ["0.5", "1"], ["no", "1"], ["1.0e1", "1"], QUANTITY, ["0", "0.0", "1"]):
-        workload = table(tmp_path, labels * 10)
-        content = (tmp_path / "t.csv").read_bytes()
-        before = hashlib.sha256(hashlib.sha256(content).digest() + b"1 y").hexdigest()[:16]
-        is_kept = workload.fingerprint().dataset_id == f"table-train:{before}"
-        assert is_kept == (labels != ["0", "0.0", "1"]), labels
+@pytest.mark.parametrize("labels", [["0", "1"], ["0", "0.0", "1"], ["00123", "0123", "123"], QUANTITY])
+def test_no_role_joins_with_one_that_codes_the_same_file_otherwise(tmp_path: Path, labels: list[str]) -> None:
+    """Earlier codings had the numbers 1, and 2 where a class had several spellings."""
+    ours = table(tmp_path, labels * 10).fingerprint().dataset_id
+    content = hashlib.sha256((tmp_path / "t.csv").read_bytes()).digest()
+    earlier = [hashlib.sha256(content + f"{version} y".encode()).hexdigest()[:16] for version in (1, 2)]
+    assert ours.removeprefix("table-train:") not in earlier
 
 
 @pytest.mark.filterwarnings("error")
@@ -110,3 +111,87 @@ def test_a_quantity_too_large_to_be_squared_is_refused_and_any_other_is_learned(
         table(tmp_path, [f"{-i}e299" for i in range(200)]).fingerprint()
     _, targets = table(tmp_path, [f"{-i}e97" for i in range(200)]).batch(range(160))
     assert float(targets.std(correction=0)) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    "codes", [["00123", "0123", "123"], ["+01", "1", "1.0"], ["1_0", "10", "20"]], ids=["zeros", "sign", "underscore"]
+)
+def test_codes_that_python_takes_for_the_same_number_are_classes_of_their_own(codes: list[str]) -> None:
+    target = target_of(codes * 10, "x")
+    assert target.classes == tuple(sorted(codes)) and names(target) == codes * 10
+
+
+@pytest.mark.parametrize("numbers", [["0", "-0.5", "0.25"], ["1", "1.0", "0"]])
+def test_a_lone_zero_before_a_point_is_no_mark_of_a_code(numbers: list[str]) -> None:
+    assert target_of(numbers * 10, "x").classes in ((), ("0", "1"))
+
+
+def test_many_codes_are_classes_and_no_quantity_and_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    """ZIP codes, of which few begin with a zero. A word among them is a class too."""
+    codes = [*(str(10000 + 7 * i) for i in range(30)), "00501", "unknown"] * 4
+    require_one_kind(codes, "x")
+    assert len(target_of(codes, "x").classes) == 32
+    assert "x: '00501' in row 31 (the header not counted) has a leading zero, as codes have" in caplog.text
+    assert caplog.text.count("32 classes") == 1
+
+
+@pytest.mark.parametrize("odd, mark", [("007", "a leading zero"), ("1_0", "an underscore")])
+def test_codes_that_are_too_many_for_classes_are_refused(tmp_path: Path, odd: str, mark: str) -> None:
+    """They would be learned as a quantity. A row without a label counts as a row."""
+    with pytest.raises(DataError) as caught:
+        table(tmp_path, ["", *(str(i) for i in range(100)), odd]).fingerprint()
+    assert str(caught.value).endswith(
+        "column 'y': 101 different texts in 101 rows are no classes, and no numbers: "
+        f"'{odd}' in row 102 (the header not counted) has {mark}, as codes have; write numbers without; "
+        "or choose a --label with fewer values, or a numeric one"
+    )
+
+
+def test_a_text_that_looks_like_a_code_is_not_to_blame_among_names() -> None:
+    with pytest.raises(DataError, match=r"31 different texts in 31 rows are no classes; choose"):
+        target_of(["007", *(f"p{i}" for i in range(30))], "x")
+
+
+def test_labels_with_decimal_commas_are_refused_for_these() -> None:
+    values = [f"{i},5" for i in range(40)]
+    with pytest.raises(DataError, match=r"and no numbers: '0,5' in row 1 .* has a decimal comma, like 40 of 40 values"):
+        target_of(values, "x")
+
+
+@pytest.mark.parametrize("labels", [list("abcdefghij"), [str(i) for i in range(10)], [*"abcdefghi", "a"]])
+def test_nearly_as_many_classes_as_rows_are_refused_in_the_user_s_words(tmp_path: Path, labels: list[str]) -> None:
+    """As many classes as there are training rows broke the promise of labels()."""
+    with pytest.raises(
+        DataError, match=r"column 'y': \d+ different values in 10 rows are too many to learn; give more"
+    ):
+        CheckedWorkload(table(tmp_path, labels)).labels()
+
+
+def test_as_many_classes_as_training_rows_are_learned(tmp_path: Path) -> None:
+    labels = CheckedWorkload(table(tmp_path, [*"abcdefgh", "a", "b"])).labels()
+    assert labels is not None and len(labels) == 8
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("unit", ["e-19", "e-160", "e-300", "e0", "e97"])
+def test_a_quantity_of_any_unit_is_standardised_and_its_error_is_in_that_unit(tmp_path: Path, unit: str) -> None:
+    """A Boss that always says the mean errs by the deviation."""
+    workload = table(tmp_path, [f"{i}{unit}" for i in range(-50, 50)])
+    _, targets = workload.batch(range(80))
+    assert float(targets.mean()) == pytest.approx(0.0, abs=1e-6)
+    assert float(targets.std(correction=0)) == pytest.approx(1.0)
+    boss = workload.boss()
+    for parameter in boss.parameters():
+        torch.nn.init.zeros_(parameter)
+    scale = float(f"1{unit}")
+    validation, train = workload.table.validation_targets / scale, workload.table.train_targets / scale
+    expected = np.sqrt(((validation - train.mean()) ** 2).mean())
+    assert workload.evaluate(boss, torch.device("cpu")).value / scale == pytest.approx(expected)
+
+
+def test_a_quantity_that_is_constant_in_the_training_rows_stays_finite(tmp_path: Path) -> None:
+    held_out = np.flatnonzero(validation_part(Target(np.arange(50.0))))
+    labels = ["0.1"] * 50
+    labels[held_out[0]], labels[held_out[1]] = "0.2", "0.3"
+    _, targets = table(tmp_path, labels).batch(range(40))
+    assert targets.tolist() == [0.0] * 40
