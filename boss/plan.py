@@ -129,8 +129,6 @@ class BossPlan:
     """Whether the stream has its last item."""
     _end_ahead: EpochEnd | None = None
     """An epoch's end that was pulled while batches before it wait for their losses: a loader fetches ahead."""
-    _given_back: list[int] = field(default_factory=list)
-    """Steps given back beyond those that were pulled."""
 
     def go_on_from(self, state: dict[str, Any]) -> None:
         """Stand where a checkpoint was taken, ``state`` as ``Feed.state_dict`` gives it: everything up to its step is
@@ -206,11 +204,10 @@ class BossPlan:
                 yield Lengths(start=first, values=self.lengths[first : first + CHUNK].astype(np.int64))
 
     def credit(self) -> Credit:
-        """How far the broker may send: the prefetch beyond what the script has pulled, or was given back."""
+        """How far the broker may send: the prefetch beyond what the script has pulled, not counting the numbers of steps
+        off the plan, and of batches that were given back, which the broker knows."""
         pulled = self.last_pulled  # once: the training thread goes on
-        self._given_back = [step for step in self._given_back if step > pulled]
-        gone = pulled + len(self._given_back)
-        return Credit(limit=gone + self.settings.prefetch_batches, yielded=gone)
+        return Credit(limit=pulled + self.settings.prefetch_batches, yielded=pulled)
 
     def pull(self) -> Item | None:
         """The next item; None where nothing is ready. A batch waits for its report from now on."""
@@ -248,7 +245,6 @@ class BossPlan:
 
     def _give_back(self, step: int) -> None:
         self.to_return.append(step)
-        self._given_back.append(step)
         self.returned += 1
 
     def may_draw_locally(self) -> bool:

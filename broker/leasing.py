@@ -45,6 +45,13 @@ def next_deadline(state: State) -> float | None:
     return min(deadlines, default=None)
 
 
+def batches_in_hand(state: State) -> int:
+    """Batches that lie at the Boss, or are on their way there."""
+    boss = state.boss()
+    pulled = boss.yielded if boss is not None else 0
+    return state.the_run.next_step - 1 - pulled - state.off_plan_after(pulled)
+
+
 def _demand(state: State) -> int:
     """What the Boss's credit asks for beyond the steps cut, in instances or tokens."""
     return max(0, state.may_cut + 1 - state.the_run.next_step) * state.step_size
@@ -61,16 +68,14 @@ def _is_hungry(state: State) -> bool:
 
 def _fallback_reason(state: State, now: float) -> str | None:
     """Why a window must pass unfiltered now; None while it is worth waiting."""
-    settings, boss = state.settings, state.boss()
+    settings = state.settings
     if settings.policy == "uniform":
         return "uniform"
     if settings.deterministic:
         return None
     if all(m.stalled for m in state.assistants()) or not (state.lease_deadlines or _free_assistant(state)):
         return "no_assistant"
-    pulled = boss.yielded if boss is not None else 0
-    in_hand = state.the_run.next_step - 1 - pulled - state.off_plan_after(pulled)
-    if in_hand <= max(1, settings.prefetch_batches // 4):
+    if batches_in_hand(state) <= max(1, settings.prefetch_batches // 4):
         return "urgent"
     if state.hungry_since is not None and now - state.hungry_since >= settings.patience_s:
         return "patience"

@@ -66,25 +66,29 @@ def _drawn(state: State, number: int) -> Batch:
 
 def _number_next(state: State) -> None:
     """The next off-plan step becomes a step of the run."""
-    run, boss = state.the_run, state.boss()
+    run = state.the_run
     batch = _drawn(state, run.off_plan_steps)
     step, instances = batch.step, len(batch.ids)
-    yielded = boss.yielded if boss is not None else -1
     run.next_step += 1
     run.off_plan_steps += 1
-    run.off_plan_ranges = _with(run.off_plan_ranges, step, min(yielded, run.log_step))
+    _leave_to_none(state, step)
     run.instances_cut += instances if state.settings.boss_instances else 0
     state.count("off_plan_instances", instances)
     state.add_step(batch)
     state.off_plan[batch.off_plan_before] = step
 
 
-def _with(ranges: list[tuple[int, int]], step: int, settled: int) -> list[tuple[int, int]]:
-    """The ranges with one more step; those that everybody is beyond are left out."""
-    kept = [(start, stop) for start, stop in ranges if stop > settled]
-    if kept and kept[-1][1] == step:
-        return [*kept[:-1], (kept[-1][0], step + 1)]
-    return [*kept, (step, step + 1)]
+def _leave_to_none(state: State, step: int) -> None:
+    """No batch of the plan has this number; ranges that everybody is beyond are left out."""
+    run, boss = state.the_run, state.boss()
+    settled = min(boss.yielded if boss is not None else -1, run.log_step)
+    ranges: list[tuple[int, int]] = []
+    for start, stop in sorted([*run.off_plan_ranges, (step, step + 1)]):
+        if ranges and ranges[-1][1] == start:
+            ranges[-1] = ranges[-1][0], stop
+        elif stop > settled:
+            ranges.append((start, stop))
+    run.off_plan_ranges = ranges
 
 
 def accept_return(state: State, member: Member, message: Return) -> None:
@@ -113,6 +117,7 @@ def accept_return(state: State, member: Member, message: Return) -> None:
             kind="returned",
         )
         state.drop_step(step)
+        _leave_to_none(state, step)
         log_untrained_step(state, empty)
     if run.cutting_done and state.line:
         run.cutting_done = False

@@ -11,6 +11,7 @@ from typing import Any
 
 from broker.core import BrokerCore
 from broker.hub import Hub
+from broker.leasing import batches_in_hand
 from broker.rows import PeerRow
 from broker.state import State
 from broker.store_errors import unwritable
@@ -253,7 +254,7 @@ def build_statistics(core: BrokerCore, hub: Hub, now: float) -> RunStatistics:
         last_epoch_kept=last_epoch.kept,
         stock_instances=state.line_instances + state.ahead_instances,
         leased_windows=len(state.lease_deadlines),
-        ready_batches=run.next_step - 1 - boss.yielded if boss is not None else 0,
+        ready_batches=batches_in_hand(core.state) if boss is not None else 0,
         staleness_p50=quantile(run.staleness_counts, 0.5),
         staleness_p99=quantile(run.staleness_counts, 0.99),
         staleness_max=max(run.staleness_counts, default=None),

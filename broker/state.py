@@ -245,7 +245,7 @@ class State:
         return run.reported_step == step < run.log_step and beyond == run.log_step - 1 - step
 
     def off_plan_after(self, step: int) -> int:
-        """Off-plan steps with a number above ``step``: numbers that no batch of the plan will take."""
+        """Numbers above ``step`` that no batch of the plan has: off-plan steps', and those of what was given back."""
         return sum(max(0, stop - max(start, step + 1)) for start, stop in self.the_run.off_plan_ranges)
 
     # What changes

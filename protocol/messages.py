@@ -111,7 +111,7 @@ class Credit(Message, frozen=True, tag="credit"):
 
     delivery: ClassVar[Delivery] = Delivery.LATEST
     limit: Number
-    yielded: Number = 0  # Boss: steps that the script has pulled
+    yielded: Number = 0  # Boss: highest step that the script has pulled
     learned_through: Number = -1  # Assistant: ℓ, step
 
 

@@ -187,7 +187,7 @@ def test_what_is_given_back_leaves_room_for_more() -> None:
     p.receive(batch(9))
     p.receive(selected(10, learned_through=-5))
     p.pull()
-    assert p.credit().limit == 9 + 1 + 4
+    assert (p.credit().limit, p.credit().yielded) == (9 + 4, 9), "the broker knows what was given back"
     p.receive(batch(11))
     p.pull()
     assert p.credit().limit == 11 + 4

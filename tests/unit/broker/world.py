@@ -108,7 +108,6 @@ class SimBoss:
     is_new: bool = False
     """It has not joined since its process was started."""
     to_return: list[int] = field(default_factory=list)
-    given_back: list[int] = field(default_factory=list)
     returned: int = 0
 
     def __post_init__(self) -> None:
@@ -124,7 +123,6 @@ class SimBoss:
                 self.last_step = message.step
                 if self._is_too_stale(message):
                     self.to_return.append(message.step)
-                    self.given_back.append(message.step)
                     self.returned += 1
                     return
                 self.in_hand += 1
@@ -161,10 +159,8 @@ class SimBoss:
     def credit(self) -> Credit:
         """As ``boss.plan`` says it: the prefetch beyond what was pulled, and a new process counts from -1."""
         self.in_hand = sum(isinstance(item, Batch) for item in self.items)
-        self.asked = max(0, self.settings.prefetch_batches - self.in_hand)
-        self.given_back = [step for step in self.given_back if step > self.last_pulled]
-        gone = self.last_pulled + len(self.given_back)
-        return Credit(limit=gone + self.settings.prefetch_batches, yielded=gone)
+        self.asked = max(0, self.settings.prefetch_batches - self.in_hand - len(self.to_return))
+        return Credit(limit=self.last_pulled + self.settings.prefetch_batches, yielded=self.last_pulled)
 
     def reportable(self, rank: int) -> list[int]:
         """Steps that this rank has trained and not reported, in order."""
@@ -177,7 +173,6 @@ class SimBoss:
         self.last_step = self.last_epoch = self.last_pulled = -1
         self.next_report = [-1] * len(self.ranks)
         self.finished, self.asked, self.to_return, self.is_new = False, None, [], True
-        self.given_back = []
         for peer in self.ranks:
             peer.restart()
 
@@ -538,6 +533,8 @@ class World:
         """The Boss gives back what came, and off-plan steps had made too stale."""
         if self.boss.to_return:
             steps, self.boss.to_return = self.boss.to_return, []
+            if self.boss.asked is not None:  # the broker has room for as many more, once it hears this
+                self.boss.asked += len(steps)
             self.say(self.boss.ranks[0], Return(steps=steps))
 
     def train_off_plan(self, steps: int = 1, *, values: bool = True) -> None:
