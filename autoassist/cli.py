@@ -112,7 +112,7 @@ def _execute(words: list[str], debug: bool, as_json: bool) -> int:
     set_up_logging(debug=debug, as_json=as_json, level=_level_in(words))
     if words[0] in ("broker", "assistant"):
         keep_aside()
-    if words[0] in ("run", "compare", "boss", "translate"):
+    if words[0] in ("run", "compare", "compare-oracle", "compare-metric", "boss", "translate"):
         _require_working_directory()
     return int(_parse(words[0], words[1:]).execute())
 

@@ -113,6 +113,7 @@ class CompareCommand:
         plan = self._plan(fingerprint.n)
         _require_runnable(plan, workload)
         out = self._out_dir()
+        finished_before(plan, out, Common(fingerprint.dataset_id, code=code))  # refuses before anything is evaluated
         found = asked_already(workload.fall_back)
         metric = self._metric(workload, found)
         common = Common(fingerprint.dataset_id, metric.name, code)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from autoassist.compare_plan import PlannedRun
 from autoassist.ended import complete_report
-from autoassist.remembered import COMMAND_FILE, Remembered
+from autoassist.remembered import COMMAND_FILE, Remembered, is_other_code
 from broker.store import DATABASE
 from protocol.errors import DataError, SettingError
 from protocol.report import Report, read_report
@@ -23,7 +23,8 @@ class Common:
     """What all runs of a comparison have in common beside their settings, as it was when the comparison was planned."""
 
     dataset_id: str
-    metric_name: str
+    metric_name: str = ""
+    """"" where it is not known yet."""
     code: str = ""
     """``remembered.code_of`` the workload."""
 
@@ -31,8 +32,9 @@ class Common:
         """What a run of this comparison cannot have, in words; "" where nothing is."""
         if report.dataset_id != self.dataset_id:
             return f"was trained on {report.dataset_id}, the comparison is one of {self.dataset_id}"
-        if report.metric.name and report.metric.name != self.metric_name:
-            return f"ended with {report.metric.name}, the comparison is one by {self.metric_name}"
+        if self.metric_name and report.metric.name not in ("", self.metric_name):
+            named = f"ended with {report.metric.name}, the comparison is one by {self.metric_name}"
+            return f"{named} (evaluate() has to give one name)"
         return ""
 
 
@@ -64,7 +66,7 @@ def look(planned: PlannedRun, run_dir: Path, common: Common) -> Found:
     if began.run.resolved() != wanted.run.resolved() or (report is not None and report.status == "failed"):
         return Found(None)
     is_finished = report is not None and report.status == "finished"
-    if began.code and common.code and began.code != common.code:
+    if is_other_code(began.code, common.code):
         file, other = wanted.workload.rpartition(":")[0], "give another --out" if is_finished else f"remove {run_dir}"
         raise SettingError(
             f"out={run_dir.parent}: {run_dir.name} was begun with another {file}, and is none to compare with what "

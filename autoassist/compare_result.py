@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -324,7 +325,8 @@ def put(path: Path, write: Callable[[Path], object]) -> Path:
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise StoreError(f"{path}: {error.strerror or error}; make room, and give the same command again") from None
+        remedy = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "let it be written there"
+        raise StoreError(f"{path}: {error.strerror or error}; {remedy}, and give the same command again") from None
     return path
 
 

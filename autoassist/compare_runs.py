@@ -17,7 +17,7 @@ from autoassist.compare_plan import PlannedRun
 from autoassist.compare_progress import ProgressView
 from autoassist.compare_result import RunResult
 from autoassist.notices import Notices
-from autoassist.remembered import Remembered
+from autoassist.remembered import Remembered, is_other_code
 from protocol.errors import DataError, RoleFailed, SettingError
 from protocol.processes import ending
 from protocol.report import Report, read_report
@@ -73,6 +73,11 @@ class Runner:
         """How many runs are finished, those of the plan's rest too."""
         return f"{len(self._finished | self.reports.keys())} of {len(self._plan)} runs are finished and kept"
 
+    @property
+    def _if_its_file_changes(self) -> str:
+        is_kept = self._common.code and (self._finished or self.reports)
+        return ", or another --out where the workload's file has to change" if is_kept else ""
+
     def execute(self) -> bool:
         """Run what is not finished; False where a signal has ended it. Raises RunFailed."""
         (self._out / "logs").mkdir(exist_ok=True)
@@ -116,7 +121,7 @@ class Runner:
         code = child.code or 1
         raise RunFailed(
             f"{run.name} {ending(code)}: {child.last_words} (log: {child.log_file}); {self.kept}, the same command "
-            f"goes on from here"
+            f"goes on from here{self._if_its_file_changes}"
             + (f"; to begin this one again, remove {run_dir}" if found.can_resume and report is None else ""),
             code if code > 0 else 128 - code,
         )
@@ -125,10 +130,10 @@ class Runner:
         """What has just finished is of the data that the plan was made for, and has a metric; else it is set aside, and
         the comparison ends here and not after hours."""
         problem, code = self._common.difference(report), Remembered.read(self._out / run.name).code
-        if code and self._common.code and code != self._common.code:
+        if is_other_code(code, self._common.code):
             problem = "was trained with another file of the workload than the comparison was planned for"
         if problem:
-            changed = "it has changed meanwhile; put it back and give the same command, or another --out"
+            changed = "that has changed meanwhile; put it back and give the same command, or another --out"
             problem = f"{run.name}: {problem}: {changed}"
         else:
             try:

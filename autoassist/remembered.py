@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import dataclasses
 import hashlib
+import platform
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +27,7 @@ COMMAND_FILE = "command.json"
 WEIGHTS_FILE = "boss.pt"
 SNAPSHOT_FILE = "snapshot.pt"
 DEFAULT_CHECKPOINT_EVERY = 500
+PYTHON = platform.python_version()
 LookAheadChoice = Literal["auto", "on", "off"]
 
 
@@ -149,15 +152,21 @@ def _absolute(workload: str) -> str:
 
 def code_of(workload: str) -> str:
     """Names what stands in a workload's own file, but for comments and its form; "" of a built-in one, and of a file
-    that is no Python. What the file imports is not in it."""
+    that cannot be taken apart. What the file imports is not in it."""
     location = workload.rpartition(":")[0]
     if not location.endswith(".py"):
         return ""
     try:
-        tree = ast.parse(Path(location).read_bytes())
-    except (OSError, SyntaxError, ValueError):
+        with warnings.catch_warnings(action="ignore"):  # of the file's own, which its import tells
+            text = ast.unparse(ast.parse(Path(location).read_bytes()))
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         return ""
-    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()
+    return f"{PYTHON} {hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def is_other_code(one: str, other: str) -> bool:
+    """Whether both are known, and differ; versions of Python write the same file differently."""
+    return bool(one and other) and one.partition(" ")[0] == other.partition(" ")[0] and one != other
 
 
 def require_unfinished(run_dir: Path) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+from contextlib import suppress
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def open_closed_streams() -> None:
@@ -28,9 +32,18 @@ def words_of(error: OSError) -> str:
     what = error.strerror or str(error)
     if error.filename is not None:
         return f"{what}: {error.filename}"
-    try:
-        os.write(sys.stdout.fileno(), b"\n")  # once more, now that its buffer has been dropped
-    except OSError as full:
+    if error.errno in NO_ROOM and _is_stdout_full():
         mute_stdout()
-        return f"{full.strerror}: standard output; send it where there is room, or to /dev/null"
+        return f"{what}: standard output; send it where there is room, or to /dev/null"
     return what
+
+
+def _is_stdout_full() -> bool:
+    """Tried once more: its buffer was dropped with the failure."""
+    with suppress(ValueError):  # an object of somebody's own, without a descriptor
+        descriptor = sys.stdout.fileno()
+        try:
+            os.write(descriptor, b"\n")
+        except OSError as error:
+            return error.errno in NO_ROOM
+    return False

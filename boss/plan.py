@@ -204,8 +204,8 @@ class BossPlan:
                 yield Lengths(start=first, values=self.lengths[first : first + CHUNK].astype(np.int64))
 
     def credit(self) -> Credit:
-        """How far the broker may send: the prefetch beyond what the script has pulled, not counting the numbers of steps
-        off the plan, and of batches that were given back, which the broker knows."""
+        """How far the broker may send: the prefetch beyond what the script has pulled. Numbers of steps off the plan,
+        and of what was given back, are not counted; the broker knows them."""
         pulled = self.last_pulled  # once: the training thread goes on
         return Credit(limit=pulled + self.settings.prefetch_batches, yielded=pulled)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sqlite3
 from pathlib import Path
 
@@ -33,13 +34,19 @@ def unwritable(run_dir: Path, error: Exception) -> StoreError:
 
 
 def is_out_of_files(error: Exception) -> bool:
-    """Whether this process, or the machine, may open no more."""
+    """Whether this process, or the machine, may open no more; SQLite does not say why it cannot open a file."""
+    if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & PRIMARY_CODE == sqlite3.SQLITE_CANTOPEN:
+        try:
+            os.close(os.open(os.devnull, os.O_RDONLY))
+        except OSError as reason:
+            error = reason
     return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
 
 
 def out_of_files(run_dir: Path, error: Exception) -> OutOfFiles:
     """The error of it, with its remedy."""
-    return OutOfFiles(f"run store {run_dir}: {getattr(error, 'strerror', '') or error}; {REMEDY_OUT_OF_FILES}")
+    what = getattr(error, "strerror", "") or os.strerror(errno.EMFILE)
+    return OutOfFiles(f"run store {run_dir}: {what}; {REMEDY_OUT_OF_FILES}")
 
 
 def is_damage(error: Exception) -> bool:

@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,9 @@ _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}([,.'’\s])\d{3}(?:\1\d{3})*(?:[.,]\d+)?")
 _PERHAPS = re.compile(r"[^\w]{0,4}\d[\d.,'’\s_]*(?:[eE][+-]?\d+)?\W{0,3}")
 """Whatever is worth a closer look; a table may have millions of names."""
+
+LOOKED_AT = 2000
+"""Different values that tell whether a column's others are worth a look."""
 
 _AMOUNT = re.compile(r"[+-]?\s*\d[\d.,'’\s]*")
 
@@ -77,6 +81,8 @@ def why_no_numbers(values: Sequence[str], rows: Sequence[int], more_than: int) -
     they may well be categories.
     """
     given = Counter(value for value in values if value.lower() not in MISSING)  # in the order of their first rows
+    if len(given) > LOOKED_AT and 4 * sum(map(_looks_like_one, islice(given, LOOKED_AT))) < LOOKED_AT:
+        return ""  # names, of which there may be millions
     flaws = {value: _flaw(value) for value in given if as_number(value) is None}
     plain = sum(count for value, count in given.items() if value not in flaws)
     flawed = Counter({value: given[value] for value, flaw in flaws.items() if flaw})
@@ -90,6 +96,10 @@ def why_no_numbers(values: Sequence[str], rows: Sequence[int], more_than: int) -
         return f"{what}, unlike {plain} of {given.total()} values; mend such values or empty them"
     alike = sum(given[value] for value, flaw in flaws.items() if flaw == flaws[first])
     return f"{what}, like {alike} of {given.total()} values; write numbers with a decimal point and no other sign"
+
+
+def _looks_like_one(text: str) -> bool:
+    return _PERHAPS.fullmatch(text) is not None or as_number(text) is not None
 
 
 def _flaw(text: str) -> str:

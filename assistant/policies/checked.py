@@ -66,8 +66,10 @@ class CheckedPolicy(Policy):
         return self._asked("keep_probability", lambda: np.asarray(self.policy.keep_probability(ids, moment)))
 
     def utility(self, ids: I64, losses: F32) -> F32:
-        """Finite floats, shape ``(k,)``: a gate that has met one NaN would stay closed for ever."""
+        """Finite numbers, shape ``(k,)``: a gate that has met one NaN would stay closed for ever."""
         found = self._asked("utility", lambda: np.asarray(self.policy.utility(ids, losses)))
+        if found.dtype.kind in "biu":
+            found = found.astype(np.float32)
         is_array = found.shape == (len(ids),) and found.dtype.kind == "f"
         if not is_array or not _is_finite(found):
             what = f"{found.dtype} of shape {found.shape}" + (", not all finite in float32" if is_array else "")
@@ -101,6 +103,8 @@ class CheckedPolicy(Policy):
     def version(self) -> int:
         """A count."""
         found: object = self._asked("version", lambda: self.policy.version)
+        if isinstance(found, float) and found.is_integer():
+            found = int(found)
         if not isinstance(found, int | np.integer) or not 0 <= found <= MOST_VERSION:
             raise self._wrong("version", _short(found), "a whole number that is not negative")
         return int(found)
@@ -110,7 +114,7 @@ class CheckedPolicy(Policy):
         """Two numbers; (0, 0) where the first is not finite, and an error of 0 where that is not, as in the beginning
         of an estimate."""
         found: object = self._asked("lift", lambda: self.policy.lift)
-        match [_number(value) for value in found] if isinstance(found, tuple | list) else []:
+        match [_number(value) for value in found] if isinstance(found, tuple | list | np.ndarray) else []:
             case [float(value), float(error)] if math.isfinite(value):
                 return value, error if math.isfinite(error) else 0.0
             case [float(), float()]:

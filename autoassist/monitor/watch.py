@@ -76,8 +76,7 @@ class Watch:
             while not self._done.is_set():
                 if self._was_over():  # its old address may be another run's by now
                     self._done.wait(AGAIN_S)  # and somebody may go on with it
-                else:
-                    self._listen_if_possible(context)
+                elif self._listen_if_possible(context):
                     self._explain_silence()
                 self._look_again()
         except Exception as error:
@@ -112,17 +111,19 @@ class Watch:
         if read_ended(self._run_dir) is None:
             self._listener.failed(f"{self._run_dir}: {unserved_words(self._run_dir)}")
 
-    def _listen_if_possible(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
-        """A crowd at the page may hold all descriptors; once it has left there are some again."""
+    def _listen_if_possible(self, context: zmq.Context[zmq.Socket[bytes]]) -> bool:
+        """A crowd at the page may hold all descriptors; once it has left there are some again. Whether nobody said
+        anything at the end, a refusal neither."""
         try:
-            self._listen(context)
+            return self._listen(context)
         except zmq.ZMQError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE):
                 raise
             self._listener.failed(f"{error}; raise the limit with ulimit -n before the page is started")
             self._done.wait(AGAIN_S)
+            return False
 
-    def _listen(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    def _listen(self, context: zmq.Context[zmq.Socket[bytes]]) -> bool:
         """One connection, until it is silent for long."""
         with context.socket(zmq.SUB) as socket:
             socket.setsockopt(zmq.LINGER, 0)
@@ -136,15 +137,16 @@ class Watch:
             looking = Looking(context, self._address.rpartition(":")[0], self._key)
             try:
                 socket.connect(self._address)
-                self._take_all(socket, watch, looking)
+                return self._take_all(socket, watch, looking)
             except zmq.ZMQError as error:
                 self._listener.failed(f"{self._address}: {error}; give tcp://host:port")
                 self._done.wait(AGAIN_S)
+                return False
             finally:
                 looking.close()
                 watch.close()
 
-    def _take_all(self, socket: zmq.Socket[bytes], watch: HandshakeWatch, looking: Looking) -> None:
+    def _take_all(self, socket: zmq.Socket[bytes], watch: HandshakeWatch, looking: Looking) -> bool:
         last, told = time.monotonic(), ""
         while not self._done.is_set() and time.monotonic() - last < AGAIN_S:
             if (refusal := watch.refusal() or watch.doubt) and refusal != told:
@@ -164,6 +166,7 @@ class Watch:
             if self._listener.is_looking():
                 reply = looking.turn(statistics)
                 self._listener.looked(reply, looking.trouble(statistics))
+        return not told
 
     def _look_again(self) -> None:
         """A broker that was started again on the same run directory may publish elsewhere."""

@@ -48,8 +48,10 @@ def write_whole(path: Path, content: bytes) -> None:
     """Put a file in its place in one move; into what is there and no file, a pipe or ``/dev/stdout``, it is written.
     Raises StoreError where it cannot be."""
     try:
-        if path.exists() and not path.is_file():
-            path.write_bytes(content)
+        is_device = path.absolute().parts[1:2] in (("dev",), ("proc",))  # /dev/stdout may be a file, with content
+        if is_device or (path.exists() and not path.is_file()):
+            with path.open("ab") as file:
+                file.write(content)
             return
         place = path.resolve()  # a link stays one
         part = place.with_name(f".{place.name}.{os.getpid()}")
@@ -59,5 +61,7 @@ def write_whole(path: Path, content: bytes) -> None:
         except OSError:
             part.unlink(missing_ok=True)
             raise
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}; give --output a file that can be written") from None
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+        raise StoreError(
+            f"{path}: {getattr(error, 'strerror', None) or error}; give --output a file that can be written"
+        ) from None

@@ -11,7 +11,7 @@ export function number(value) {
   return String(Number(value.toPrecision(3)));
 }
 
-// As protocol/metric.py writes it.
+// As protocol/metric.py does, but for zeros at the end.
 export function metric(value) {
   if (value === null || value === undefined) return "–";
   const size = Math.abs(value);

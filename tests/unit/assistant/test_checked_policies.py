@@ -174,7 +174,7 @@ WRONG = [
     ("utility", [1.0, -np.inf, 1.0, 1.0], r"float64 of shape \(4,\), not all finite in float32"),
     ("utility", [1.0, 1e200, 1.0, 1.0], r"float64 of shape \(4,\), not all finite in float32"),
     ("utility", np.zeros(3), r"float64 of shape \(3,\); it must give finite floats of shape \(4,\)"),
-    ("utility", [1, 2, 3, 4], r"int64 of shape \(4,\); it"),
+    ("utility", ["1", "2", "3", "4"], r"<U1 of shape \(4,\); it"),
     ("state_dict", None, "None; it must give numbers in arrays by name"),
     ("state_dict", {"seen": object()}, "'seen'=<object obj.*>; it must"),
     ("state_dict", {3: np.zeros(2)}, r"3=array\(\[0., 0.\]\); it must"),
@@ -198,6 +198,8 @@ def test_what_a_policy_answers_that_is_right_is_taken_as_it_is(mine: Callable[..
     policy = mine(version=np.int64(3), lift=(np.float32(0.5), np.inf), set_aside=[7, 5])
     assert policy.version == 3 and policy.lift == (0.5, 0.0)
     assert policy.set_aside.dtype == np.int64 and policy.set_aside.tolist() == [7, 5]
+    policy = mine(version=3.0, lift=np.array([0.5, 0.25]))
+    assert policy.version == 3 and policy.lift == (0.5, 0.25)
     assert list(policy.state_dict()) == ["policy.seen"]
     assert mine(lift=(np.nan, 1.0)).lift == (0.0, 0.0), "not known yet"
     policy = mine(gate=True, utility=LOSSES[::-1].tolist())
@@ -262,3 +264,10 @@ def test_the_traceback_of_last_words_is_there_with_debug(
     with caplog.at_level(logging.DEBUG, "autoassist"):
         assert mine(figures=broken).figures == {"lift": 0.5, "lift_error": 0.1}
     assert "in broken" in caplog.text
+
+
+@pytest.mark.parametrize("answer", [[1, 2, 3, 4], [True, False, True, True]])
+def test_a_utility_may_be_counts_or_whether_a_loss_is_above_a_level(
+    answer: object, mine: Callable[..., Guarded]
+) -> None:
+    CALLS["utility"](mine(gate=True, utility=answer))

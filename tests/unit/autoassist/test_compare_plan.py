@@ -19,7 +19,7 @@ from autoassist.compare_plan import PlannedRun, make_plan, settings_of
 from autoassist.compare_result import RunResult, read_comparison
 from autoassist.compare_verdict import reference_budget
 from autoassist.oracle_command import OracleCommand
-from autoassist.remembered import COMMAND_FILE, LookAheadChoice, Remembered, code_of
+from autoassist.remembered import COMMAND_FILE, LookAheadChoice, Remembered, code_of, is_other_code
 from autoassist.roles import WorkloadSettings
 from autoassist.run_command import RunCommand
 from boss.train import TrainSettings
@@ -218,7 +218,8 @@ def test_a_directory_whose_runs_ended_with_another_metric_is_refused(tmp_path: P
     """Its direction may be another one too, and the table would compare accuracies with errors."""
     run = plan_of()[0]
     put(run, tmp_path)
-    with pytest.raises(SettingError, match="ended with test_accuracy, the comparison is one by test_error; give anoth"):
+    named = r"ended with test_accuracy, the comparison is one by test_error \(evaluate\(\) has to give one name\)"
+    with pytest.raises(SettingError, match=f"{named}; give another --out"):
         look(run, tmp_path / run.name, Common("mine:1", "test_error"))
 
 
@@ -259,6 +260,13 @@ def test_what_a_run_was_begun_with_does_not_change_with_the_file(tmp_path: Path)
     file.write_text("RATE = 0.2\n")
     assert Remembered.read(tmp_path).code == begun.code != code_of(f"{file}:Mine")
     assert code_of("digits") == code_of(f"{tmp_path / 'absent.py'}:Mine") == ""
+    file.write_text("TEXT = " + " + ".join(["'a'"] * 2000) + "\n")
+    assert code_of(f"{file}:Mine") == "", "what cannot be taken apart is trained, and not compared"
+
+
+def test_files_are_not_compared_across_versions_of_python_which_write_them_differently() -> None:
+    assert is_other_code("3.11.7 abc", "3.11.7 def")
+    assert not is_other_code("3.11.7 abc", "3.12.1 def") and not is_other_code("", "3.11.7 def")
 
 
 def test_what_stands_in_the_place_of_a_run_and_is_none_is_named_with_what_helps(tmp_path: Path) -> None:
@@ -379,7 +387,9 @@ def test_without_matplotlib_the_figures_are_written_and_the_extra_is_named(
     ]
     command = CompareCommand(workload="digits", policies=("uniform", "autoassist"), budgets=(0.6, 1.0))
     metric = Metric("test_accuracy", 0.1)
-    command._conclude(command._comparison(results, Fingerprint("mine:1", 500), metric, ""), tmp_path)
+    comparison = command._comparison(results, Fingerprint("mine:1", 500), metric, "digits-small")
+    assert "on digits (fell back to digits-small)" in comparison.verdict.sentence
+    command._conclude(comparison, tmp_path)
     assert "pip install 'autoassist[plot]'" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["compare.json"]
     found = read_comparison(tmp_path)

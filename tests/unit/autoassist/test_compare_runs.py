@@ -140,7 +140,7 @@ def test_a_run_on_other_data_than_was_planned_for_ends_the_comparison_and_is_set
     """The user's file was changed, or a mirror came back, while the comparison ran."""
     name = PLAN[1].name
     FakeChild.differs = {name: {"dataset_id": "mine:2"}}
-    with pytest.raises(RunFailed, match=rf"{name}: was trained on mine:2, the comparison is one of mine:1: it has"):
+    with pytest.raises(RunFailed, match=rf"{name}: was trained on mine:2, the comparison is one of mine:1: that has"):
         runner(tmp_path, stop).execute()
     assert FakeChild.started == [PLAN[0].name, name]
     FakeChild.differs = {}
@@ -152,10 +152,10 @@ def test_a_run_with_another_file_of_the_workload_than_planned_ends_the_compariso
 ) -> None:
     """It was edited while the comparison ran."""
     name = PLAN[1].name
-    edit = {PLAN[0].name: lambda: None, name: lambda: monkeypatch.setattr(remembered, "code_of", lambda _: "other")}
-    monkeypatch.setattr(remembered, "code_of", lambda _: "planned")
+    edit = {PLAN[0].name: lambda: None, name: lambda: monkeypatch.setattr(remembered, "code_of", lambda _: "3 other")}
+    monkeypatch.setattr(remembered, "code_of", lambda _: "3 planned")
     FakeChild.on_start = lambda started: edit[started]()
-    made = runner(tmp_path, stop, Common("mine:1", "test_accuracy", "planned"))
+    made = runner(tmp_path, stop, Common("mine:1", "test_accuracy", "3 planned"))
     with pytest.raises(RunFailed, match=rf"{name}: was trained with another file of the workload .*put it back"):
         made.execute()
     assert FakeChild.started == [PLAN[0].name, name] and (tmp_path / f"{name}.failed").exists()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import subprocess
 import sys
@@ -11,6 +13,8 @@ import pytest
 
 from autoassist.cli import main
 from autoassist.report.command import write_whole
+from autoassist.streams import words_of
+from protocol.errors import StoreError
 from tests.unit.autoassist.report_runs import STEPS, write_run
 
 ROOT = str(Path(__file__).resolve().parents[3])
@@ -66,6 +70,32 @@ def test_a_command_that_trains_says_that_its_working_directory_is_gone(tmp_path:
     done = shell("run digits", gone, "rmdir ../gone;")
     assert done.returncode == 2
     assert done.stderr == "error: the working directory is gone; cd to one that is there\n"
+
+
+def test_of_an_error_without_a_file_nothing_is_written_to_standard_output(capfd: pytest.CaptureFixture[str]) -> None:
+    """Somebody may read it."""
+    assert words_of(ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")) == "Connection reset by peer"
+    assert capfd.readouterr().out == ""
+
+
+def test_a_standard_output_without_a_descriptor_is_no_error_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    assert words_of(OSError(errno.ENOSPC, "No space left on device")) == "No space left on device"
+
+
+def test_a_report_to_standard_output_keeps_what_is_in_the_file_that_it_goes_to(tmp_path: Path) -> None:
+    write_run(tmp_path / "run")
+    (tmp_path / "all").write_text("before")
+    assert shell("report run --output /dev/stdout >>all", tmp_path).returncode == 0
+    content = (tmp_path / "all").read_text()
+    assert content.startswith("before") and "</html>" in content
+
+
+def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "one").symlink_to(tmp_path / "other")
+    (tmp_path / "other").symlink_to(tmp_path / "one")
+    with pytest.raises(StoreError, match="give --output a file that can be written"):
+        write_whole(tmp_path / "one", b"a report")
 
 
 def test_a_report_is_written_into_a_pipe_and_does_not_take_its_place(tmp_path: Path) -> None:
