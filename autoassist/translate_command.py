@@ -58,7 +58,9 @@ class TranslateCommand:
         model.to(device)
         search = Search(beam=self.beam, length_penalty=self.length_penalty)
         if self.score:
-            print(json.dumps(read_workload(self.run_dir).scores(model, search, device), indent=1))
+            workload = read_workload(self.run_dir)
+            require_same_held_out(self.run_dir, model, workload)
+            print(json.dumps(workload.scores(model, search, device), indent=1))
             return 0
         for lines in parts(sys.stdin.buffer, 1 if sys.stdin.isatty() else LINES_AT_A_TIME):
             for line in translate_texts(model, subwords, lines, search, device):
@@ -82,7 +84,7 @@ def parts(stream: Iterable[bytes], at_a_time: int) -> Iterator[Sequence[str]]:
 
 def _text(line: bytes, number: int) -> str:
     try:
-        return line.decode("utf-8").strip()
+        return line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
     except UnicodeDecodeError as error:
         raise DataError(
             f"standard input: line {number} is not UTF-8 ({error.reason}); convert it, as iconv does"
@@ -104,16 +106,31 @@ def read_workload(run_dir: Path) -> Translation:
     return workload
 
 
+def require_same_held_out(run_dir: Path, model: Transformer, workload: Translation) -> None:
+    """Raises DataError where the run was evaluated on other sentences; weights that do not say are believed."""
+    found, known = workload.corpus.held_out_digest(), model.best.judged_by
+    if known not in ("", found):
+        raise DataError(
+            f"{run_dir} was evaluated on validation and test part {known}, the data has {found} now; "
+            "bring the old ones back"
+        )
+
+
 def read_translator(run_dir: Path) -> tuple[Transformer, Subwords]:
     """The trained model of a run and its subwords, from the weights alone; raises DataError where there is none."""
-    import torch
-
+    from workloads.text.trained import damage_named, read_trained
     from workloads.text.transformer import from_weights
+    from workloads.translation import Translation, TranslationMedium
 
     began, path = Remembered.read(run_dir), run_dir / WEIGHTS_FILE
     if not path.is_file():
         raise DataError(f"{path} is not there: the run is not finished; autoassist run --resume {run_dir} goes on")
-    weights = torch.load(path, map_location="cpu", weights_only=True)
-    if "vocabulary" not in weights or "average._extra_state" not in weights:
+    try:
+        weights = read_trained(path)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}; make the file readable, or bring it back") from None
+    is_translator = {"vocabulary", "average._extra_state", "encoder_norm.weight"} <= weights.keys()
+    if not is_translator and began.workload not in (Translation.name, TranslationMedium.name):
         raise DataError(f"{path} is of workload {began.workload}, which translates nothing; give a translation run")
-    return from_weights(weights, began.data.model)
+    with damage_named(path):
+        return from_weights(weights, began.data.model)

@@ -88,9 +88,9 @@ class LanguageModel(Workload):
     def subwords(self) -> Subwords:
         """Learned from the training part, or the reference's."""
         if self.reference is not None:
-            from workloads.text.gpt import read_weights
+            from workloads.text.gpt import reference_subwords
 
-            return Subwords(bytes(read_weights(self.reference / WEIGHTS)["vocabulary"].tolist()))
+            return reference_subwords(self.reference / WEIGHTS)
         path = cache_dir() / "lm" / f"{self.documents.digest()}-{self._size.subwords}-v{VERSION}.model"
         return kept_subwords(path, self.documents.train, self._size.subwords)
 

@@ -20,7 +20,7 @@ from workloads.sources import Archive, Files, Source, fall_back_of, load_set
 from workloads.text.catalogues import Pair
 from workloads.text.debian import MEDIUM, PAIRS_FILE, SMALL, CachedPairs, DebianCatalogues
 from workloads.text.pairs import Corpus, parse_tsv, read_given, split_by_hash
-from workloads.text.scores import Scores, corpus_scores
+from workloads.text.scores import Scores, corpus_scores, share_of_bleu
 from workloads.text.sizes import DEFAULT_SIZE, SIZES, Size
 from workloads.text.subwords import BEGIN, END, PAD, VERSION, Sequences, Subwords, kept_sequences, kept_subwords
 from workloads.text.tfidf import VERSION as FEATURES_VERSION
@@ -37,6 +37,8 @@ SMOOTHING = 0.1
 log = logging.getLogger("autoassist.workloads")
 
 EVALUATED_AT_A_TIME = 128
+LEAST_SHARE_OF_BLEU = 0.05
+"""Of the references that have four words or more; with fewer BLEU is said to tell nothing."""
 
 
 class Translation(Workload):
@@ -60,6 +62,7 @@ class Translation(Workload):
             raise WorkloadError(f"model {model!r} is unknown; use {', '.join(SIZES)}")
         self.data = data if data is not None else data_dir
         self.validation = validation
+        self._parts_scored: set[str] = set()
 
     def sources(self) -> list[Source]:
         """Where to look, in order."""
@@ -153,8 +156,8 @@ class Translation(Workload):
         from workloads.text.decoding import Search
 
         self._average_best(boss, device)
-        name, part = ("validation", self.corpus.validation) if self.validation else ("test", self.corpus.test)
-        found = self._translated(boss, part, Search(beam=1), device)
+        name = "validation" if self.validation else "test"
+        found = self._translated(boss, name, Search(beam=1), device)
         log.info("%s: %s, %s", name, found.bleu_words, found.chrf_words)
         return Metric(f"{name}_bleu", found.bleu)
 
@@ -163,6 +166,7 @@ class Translation(Workload):
         from workloads.text.transformer import Transformer
 
         assert isinstance(boss, Transformer)
+        boss.best.judged_by = self.corpus.held_out_digest()
         boss.best.is_chosen = False
         loss = self.loss_per_token(boss, self.corpus.validation, device)
         boss.best.offer(loss, boss.average.copied(boss))
@@ -173,7 +177,7 @@ class Translation(Workload):
 
     def scores(self, boss: nn.Module, search: Search, device: torch.device | str) -> dict[str, float | str]:
         """BLEU and chrF of the test part with sacrebleu's signatures, the loss per token; by the averaged weights."""
-        found = self._translated(boss, self.corpus.test, search, device)
+        found = self._translated(boss, "test", search, device)
         return {
             "bleu": found.bleu,
             "chrf": found.chrf,
@@ -183,11 +187,22 @@ class Translation(Workload):
             "chrf_signature": found.chrf_signature,
         }
 
-    def _translated(self, boss: nn.Module, pairs: Sequence[Pair], search: Search, device: torch.device | str) -> Scores:
+    def _translated(self, boss: nn.Module, part: str, search: Search, device: torch.device | str) -> Scores:
         from workloads.text.decoding import translate_texts
 
-        translations = translate_texts(boss, self.subwords, [source for source, _ in pairs], search, device)
-        return corpus_scores(translations, [target for _, target in pairs])
+        pairs: Sequence[Pair] = getattr(self.corpus, part)
+        sources, references = [source for source, _ in pairs], [target for _, target in pairs]
+        if part not in self._parts_scored and (share := share_of_bleu(references)) < LEAST_SHARE_OF_BLEU:
+            log.warning(
+                "%s: %.0f %% of the %d references of the %s part have the four words that BLEU wants; it says little "
+                "or nothing there: go by chrF and the loss",
+                self.corpus.source,
+                100.0 * share,
+                len(references),
+                part,
+            )
+        self._parts_scored.add(part)
+        return corpus_scores(translate_texts(boss, self.subwords, sources, search, device), references)
 
     def loss_per_token(self, boss: nn.Module, pairs: Sequence[Pair], device: torch.device | str = "cpu") -> float:
         """Mean cross entropy of all target tokens by the averaged weights, without label smoothing, nats."""

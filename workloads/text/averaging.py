@@ -69,16 +69,19 @@ class BestAverages(nn.Module):
         """Loss and weights, the best first."""
         self.is_chosen = False
         """Whether the mean lost less than the latest running average."""
+        self.judged_by = ""
+        """Digest of the held-out parts of the latest evaluation; "" where weights do not say."""
 
     def get_extra_state(self) -> dict[str, Any]:
         """For ``state_dict``; no buffers, since there are none before the first evaluation."""
         losses, weights = [loss for loss, _ in self.kept], [weights for _, weights in self.kept]
-        return {"losses": losses, "weights": weights, "is_chosen": self.is_chosen}
+        return {"losses": losses, "weights": weights, "is_chosen": self.is_chosen, "judged_by": self.judged_by}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """The inverse."""
         self.kept = list(zip(state["losses"], state["weights"], strict=True))
         self.is_chosen = state["is_chosen"]
+        self.judged_by = state.get("judged_by", "")
 
     def offer(self, loss: float, weights: dict[str, Tensor]) -> None:
         """Keep weights with this loss, where it is among the least."""

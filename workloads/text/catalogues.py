@@ -48,7 +48,7 @@ def read_catalogue(path: Path) -> list[Pair]:
         if not entry.msgid or entry.obsolete or "fuzzy" in entry.flags:
             continue
         forms = entry.msgstr_plural
-        found += [(entry.msgid, forms[0]), (entry.msgid_plural, forms.get(1, ""))] if forms else []
+        found += [(entry.msgid, forms.get(0, "")), (entry.msgid_plural, forms.get(1, ""))] if forms else []
         found += [(entry.msgid, entry.msgstr)] if entry.msgstr else []
     return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,10 +46,16 @@ def read_documents(path: Path) -> Documents:
     files = text_files(path)
     if not files:
         raise DataError(f"{where}: no {', '.join(SUFFIXES)} file below it; correct the path, or give one file")
-    found = [section for file in files for section in sections(_read(file, where))]
+    texts = [_read(file, where) for file in files]
+    found = [section for text in texts for section in sections(text)]
+    if len(set(found)) < 3:  # what blank lines cut well enough stays as it is, and so does its fingerprint
+        found = [section for text in texts for section in sections(text, at_line_ends=True)]
     distinct = sorted(set(found), key=lambda section: hashlib.sha256(section.encode()).digest())
     if len(distinct) < 3:
-        raise DataError(f"{where}: {len(distinct)} sections of {SECTION_CHARACTERS} characters; give more text")
+        raise DataError(
+            f"{where}: {len(distinct)} different sections, cut after {SECTION_CHARACTERS} characters at blank lines "
+            "and line ends; training, validation and test need one each: give more text, or break longer lines"
+        )
     tests, held_out = (max(1, round(share * len(distinct))) for share in (TEST_SHARE, VALIDATION_SHARE))
     test, validation = set(distinct[:tests]), set(distinct[tests : tests + held_out])
     train = [section for section in found if section not in test and section not in validation]
@@ -64,10 +70,16 @@ def text_files(path: Path) -> list[Path]:
     return sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
 
 
-def sections(text: str) -> Iterator[str]:
-    """Paragraph by paragraph, until a section is long enough; what is longer by itself stays whole."""
+def sections(text: str, *, at_line_ends: bool = False) -> Iterator[str]:
+    """Paragraph by paragraph, until a section is long enough.
+
+    A paragraph that is longer by itself stays whole; ``at_line_ends`` cuts one of twice the length or more there.
+    """
     held, length = [], 0
-    for paragraph in _PARAGRAPH.split(text):
+    paragraphs: Iterable[str] = _PARAGRAPH.split(text)
+    if at_line_ends:
+        paragraphs = (piece for paragraph in paragraphs for piece in _pieces(paragraph))
+    for paragraph in paragraphs:
         if paragraph.strip():
             held.append(paragraph.strip("\n"))
             length += len(paragraph)
@@ -76,6 +88,22 @@ def sections(text: str) -> Iterator[str]:
             held, length = [], 0
     if held:
         yield "\n\n".join(held)
+
+
+def _pieces(paragraph: str) -> Iterator[str]:
+    """The paragraph, or where it is far too long its lines, as many at a time as make a section."""
+    if len(paragraph) < 2 * SECTION_CHARACTERS:
+        yield paragraph
+        return
+    held, length = [], 0
+    for line in paragraph.split("\n"):
+        held.append(line)
+        length += len(line) + 1
+        if length > SECTION_CHARACTERS:
+            yield "\n".join(held)
+            held, length = [], 0
+    if held:
+        yield "\n".join(held)
 
 
 def _read(file: Path, where: str) -> str:

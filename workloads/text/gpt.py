@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,8 @@ from protocol.errors import DataError
 from workloads.cache import file_lock, replacing, undamaged
 from workloads.text.averaging import WeightAverage
 from workloads.text.sizes import SIZES, Size
+from workloads.text.subwords import Subwords
+from workloads.text.trained import damage_named, read_trained, trained_subwords
 from workloads.text.transformer import EncoderLayer, positions
 
 BLOCKS_AT_A_TIME = 32
@@ -99,7 +100,7 @@ def kept_reference_losses(folder: Path, weights: Path, blocks: NDArray[np.int32]
     with file_lock(path.with_name(f"{path.name}.lock")):
         found = undamaged([path], lambda: _read_losses(path, (len(blocks), blocks.shape[1] - 1)))
         if found is None:
-            model = reference_model(read_weights(weights))
+            model = reference_model(weights)
             with torch.no_grad():
                 losses = np.concatenate(_losses_of(model, blocks, "cpu")).astype(np.float16)
             with replacing(path) as temporary, temporary.open("wb") as file:
@@ -119,9 +120,9 @@ def _read_losses(path: Path, shape: tuple[int, int]) -> NDArray[np.float16]:
 
 
 def read_weights(path: Path) -> Mapping[str, Tensor]:
-    """Trained weights; raises DataError where they are of no language model."""
+    """Trained weights; raises DataError where they are damaged, or of no language model."""
     try:
-        weights: Mapping[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+        weights = read_trained(path)
     except OSError as error:
         raise DataError(
             f"{path}: {error.strerror or error}; give --reference the directory of a finished run"
@@ -131,15 +132,25 @@ def read_weights(path: Path) -> Mapping[str, Tensor]:
     return weights
 
 
-def reference_model(weights: Mapping[str, Tensor]) -> Gpt:
+def reference_subwords(path: Path) -> Subwords:
+    """Those that are kept with trained weights; raises DataError where these are damaged."""
+    weights = read_weights(path)
+    with damage_named(path):
+        return trained_subwords(weights)
+
+
+def reference_model(path: Path) -> Gpt:
     """A model of the size of trained weights, with these; raises DataError where no size here fits them."""
-    subwords, width = weights["embedding.weight"].shape
-    for size in (size for size in SIZES.values() if size.width == width):
-        model = Gpt(size, subwords, bytes(weights["vocabulary"].tolist()))
-        with suppress(RuntimeError):  # another number of layers
-            model.load_state_dict(weights)
-            return model
-    raise DataError(f"the reference has a width of {width}, and no model here is like it; train it again")
+    weights = read_weights(path)
+    with damage_named(path):
+        subwords, width = weights["embedding.weight"].shape
+        layers = len({name.split(".")[1] for name in weights if name.startswith("layers.")})
+        fitting = [size for size in SIZES.values() if (size.width, size.layers) == (width, layers)]
+        if not fitting:
+            raise DataError(f"{path}: {layers} layers of width {width}, and no model here is like it; train it again")
+        model = Gpt(fitting[0], subwords, bytes(weights["vocabulary"].tolist()))
+        model.load_state_dict(weights)
+        return model
 
 
 def perplexity(loss: float) -> float:

@@ -18,6 +18,8 @@ LEAST_PAIRS = 50
 """With fewer there is next to nothing to evaluate on."""
 
 _LETTERS = re.compile(r"[^\W\d_]+")
+_LANGUAGE_HEADER = re.compile(rb'(?:^"?|\0)Language: ?([A-Za-z]{2,3})(?![A-Za-z])', re.MULTILINE)
+_LANGUAGE_PATH = re.compile(r"/([a-z]{2,3})(?:[_@-]\w+)?/LC_MESSAGES/|[/._-]([a-z]{2})(?:_[A-Z]{2})?\.[mp]o$")
 _GERMAN = re.compile(r"(^|[/._-])de([_-]DE)?([/.]|$)", re.IGNORECASE)
 
 
@@ -43,6 +45,11 @@ class Corpus:
     def digest(self) -> str:
         """Of the training pairs and their order, 16 hexadecimal digits."""
         return hashlib.sha256(to_tsv(self.train)).hexdigest()[:16]
+
+    def held_out_digest(self) -> str:
+        """Of the pairs of validation and test part and their order, 16 hexadecimal digits."""
+        parts = (hashlib.sha256(to_tsv(part)).digest() for part in (self.validation, self.test))
+        return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
 
 def split_by_hash(name: str, pairs: Sequence[Pair], source: str) -> Corpus:
@@ -81,20 +88,28 @@ def to_tsv(pairs: Iterable[Pair]) -> bytes:
 def parse_tsv(content: bytes, where: str) -> list[Pair]:
     """The first two columns of each line, each pair once; blank lines, and those that begin with ``# ``, are left out.
 
-    Raises DataError with the line.
+    Of the latter the log says how many would be pairs. Raises DataError with the line.
     """
     try:
         lines = content.decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
     found: dict[Pair, None] = {}
+    notes_like_pairs = 0
     for number, line in enumerate(lines, 1):
         columns = [" ".join(column.split()) for column in line.split("\t")]
         if columns == [""] or line.startswith("# ") or columns == ["#"]:
+            notes_like_pairs += len(columns) > 1 and all(columns[:2])
             continue
         if len(columns) < 2 or not columns[0] or not columns[1]:
             raise DataError(f"{where}, line {number}: {line[:60]!r} has no two columns; give source TAB target")
         found.setdefault((columns[0], columns[1]))
+    if notes_like_pairs:
+        log.info(
+            "%s: %d lines of two columns begin with '# ' and are left out as notes; a space before it keeps one",
+            where,
+            notes_like_pairs,
+        )
     return list(found)
 
 
@@ -121,9 +136,28 @@ def catalogues_in(folder: Path) -> list[Path]:
     german = [path for path in found if is_german(path.relative_to(folder).as_posix())]
     if not found:
         raise DataError(f"--data {folder}: no .mo or .po file below it; correct the path, or give a TSV file")
+    languages = set() if german else {language_of(path) for path in found} - {""}
+    if len(languages) > 1:
+        log.warning(
+            "--data %s: catalogues of %s, trained on as if they were of one language; give the folder of one",
+            folder,
+            ", ".join(sorted(languages)),
+        )
     return german or found
 
 
 def is_german(path: str) -> bool:
     """Whether a catalogue's path says ``de`` or ``de_DE``, as a folder or in its name."""
     return _GERMAN.search(path) is not None
+
+
+def language_of(path: Path) -> str:
+    """The language that a catalogue's header names, else its path, without a country; "" where neither does."""
+    try:
+        in_header = _LANGUAGE_HEADER.search(path.read_bytes())
+    except OSError:  # said where it is read
+        in_header = None
+    if in_header is not None:
+        return in_header[1].decode().lower()
+    in_path = _LANGUAGE_PATH.search(path.absolute().as_posix())
+    return (in_path[1] or in_path[2]).lower() if in_path is not None else ""

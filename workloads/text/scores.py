@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from protocol.errors import WorkloadError
 
@@ -32,12 +33,25 @@ class Scores:
 
 def corpus_scores(translations: Sequence[str], references: Sequence[str]) -> Scores:
     """Of translations, detokenised, against one reference each."""
+    bleu, chrf = _metrics()
+    bleu_score = bleu.corpus_score(list(translations), [list(references)]).score
+    chrf_score = chrf.corpus_score(list(translations), [list(references)]).score
+    return Scores(bleu_score, chrf_score, str(bleu.get_signature()), str(chrf.get_signature()))
+
+
+def share_of_bleu(references: Sequence[str]) -> float:
+    """Of those with at least the four words whose groups BLEU counts: where none has, it is 0 for whatever translation.
+
+    Words, and signs apart from them, as sacrebleu cuts them.
+    """
+    tokenizer = _metrics()[0].tokenizer
+    return sum(len(tokenizer(reference).split()) >= 4 for reference in references) / max(1, len(references))
+
+
+def _metrics() -> tuple[Any, Any]:
     try:
         from sacrebleu.metrics.bleu import BLEU
         from sacrebleu.metrics.chrf import CHRF
     except ImportError as error:
         raise WorkloadError("sacrebleu is not installed; pip install 'autoassist[workloads]'") from error
-    bleu, chrf = BLEU(), CHRF()
-    bleu_score = bleu.corpus_score(list(translations), [list(references)]).score
-    chrf_score = chrf.corpus_score(list(translations), [list(references)]).score
-    return Scores(bleu_score, chrf_score, str(bleu.get_signature()), str(chrf.get_signature()))
+    return BLEU(), CHRF()

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.errors import WorkloadError
+from protocol.errors import DataError, WorkloadError
 from workloads.cache import file_lock, replacing, sha256_hex, undamaged, write_atomically
 
 PAD, UNKNOWN, BEGIN, END = 0, 1, 2, 3
 MOST_SUBWORDS = 126
 """Of a sentence; END makes one more."""
+MOST_BYTES = 1 << 16
+"""Of a text that subwords are learned from; longer ones are only coded."""
 VERSION = 1
 """Part of the cached files' names; raise it whenever the same text would be coded otherwise."""
 
@@ -64,6 +66,8 @@ class Subwords:
     """Text to subwords and back."""
 
     def __init__(self, model: bytes) -> None:
+        if not model:  # sentencepiece takes it, and fails at the first text
+            raise ValueError("an empty model of subwords")
         self.model = model
         self._processor: Any = _sentencepiece().SentencePieceProcessor(model_proto=model)
 
@@ -90,42 +94,50 @@ class Subwords:
 
 
 def learn(texts: Iterable[str], size: int) -> bytes:
-    """A byte-pair model of at most ``size`` subwords; characters that it lacks become bytes. The same every time."""
-    model = io.BytesIO()
-    _sentencepiece().SentencePieceTrainer.train(
-        sentence_iterator=iter(texts),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=size,
-        hard_vocab_limit=False,
-        byte_fallback=True,
-        character_coverage=0.9995,
-        normalization_rule_name="identity",
-        max_sentence_length=1 << 16,
-        pad_id=PAD,
-        unk_id=UNKNOWN,
-        bos_id=BEGIN,
-        eos_id=END,
-        minloglevel=2,
-    )
+    """A byte-pair model of at most ``size`` subwords; characters that it lacks become bytes. The same every time.
+
+    Raises DataError for texts that none can be learned from.
+    """
+    model, trainer = io.BytesIO(), _sentencepiece().SentencePieceTrainer
+    try:
+        trainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=size,
+            hard_vocab_limit=False,
+            byte_fallback=True,
+            character_coverage=0.9995,
+            normalization_rule_name="identity",
+            max_sentence_length=MOST_BYTES,
+            pad_id=PAD,
+            unk_id=UNKNOWN,
+            bos_id=BEGIN,
+            eos_id=END,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        if "sentences_.empty()" in str(error):
+            raise DataError(
+                f"no subwords can be learned: every text of the training part is empty or longer than {MOST_BYTES} "
+                "bytes; break long lines and paragraphs"
+            ) from error
+        reason = str(error).rpartition("] ")[2].strip()
+        raise DataError(
+            f"no {size} subwords can be learned from the training part ({reason}); name a --model with more subwords, "
+            "or give text of fewer different characters"
+        ) from error
     return model.getvalue()
 
 
 def kept_subwords(path: Path, texts: Iterable[str], size: int) -> Subwords:
     """Those of a file in the cache, learned by whichever process comes first, or finds it damaged."""
     with file_lock(path.with_name(f"{path.name}.lock")):
-        found = undamaged([path], lambda: _read_subwords(path))
+        found = undamaged([path], lambda: Subwords(path.read_bytes()))
         if found is None:
             write_atomically(path, learn(texts, size))
             found = Subwords(path.read_bytes())
         return found
-
-
-def _read_subwords(path: Path) -> Subwords:
-    model = path.read_bytes()
-    if not model:  # sentencepiece takes it, and fails at the first text
-        raise ValueError("the file is empty")
-    return Subwords(model)
 
 
 def kept_sequences(path: Path, make: Callable[[], Sequence[Sequences]]) -> tuple[Sequences, ...]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from workloads.text.averaging import BestAverages, WeightAverage
 from workloads.text.sizes import DEFAULT_SIZE, SIZES, Size
 from workloads.text.subwords import PAD, Subwords
+from workloads.text.trained import trained_subwords
 
 Cache = list[Tensor]
 """Keys and values of a decoder layer's own past, and of the source; each of shape (B, H, length, D/H)."""
@@ -168,10 +169,10 @@ class Transformer(nn.Module):
 
 def from_weights(weights: Mapping[str, Tensor], name: str) -> tuple[Transformer, Subwords]:
     """A model of the size ``name`` with trained weights, in ``eval()``, and the subwords that are kept with them."""
-    vocabulary = bytes(weights["vocabulary"].tolist())
-    model = Transformer(SIZES[name or DEFAULT_SIZE], len(weights["embedding.weight"]), vocabulary)
+    subwords = trained_subwords(weights)
+    model = Transformer(SIZES[name or DEFAULT_SIZE], len(weights["embedding.weight"]), subwords.model)
     model.load_state_dict(weights)
-    return model.eval(), Subwords(vocabulary)
+    return model.eval(), subwords
 
 
 def trimmed(rows: Tensor) -> Tensor:

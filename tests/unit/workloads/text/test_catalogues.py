@@ -14,7 +14,16 @@ import pytest
 from protocol.errors import DataError
 from workloads.sources import SourceFailed
 from workloads.text.catalogues import cleaned, is_kept, read_all, read_catalogue, sentence_pairs
-from workloads.text.pairs import Corpus, catalogues_in, is_german, parse_tsv, read_given, split_by_hash, to_tsv
+from workloads.text.pairs import (
+    Corpus,
+    catalogues_in,
+    is_german,
+    language_of,
+    parse_tsv,
+    read_given,
+    split_by_hash,
+    to_tsv,
+)
 
 
 def catalogue(path: Path, *entries: polib.POEntry) -> Path:
@@ -53,6 +62,22 @@ def test_fuzzy_and_obsolete_messages_are_left_out(tmp_path: Path) -> None:
         message("Still in use", "Noch in Gebrauch"),
     )
     assert read_catalogue(path) == [("Still in use", "Noch in Gebrauch")]
+
+
+UNFINISHED = """msgid ""
+msgstr "Content-Type: text/plain; charset=UTF-8\\n"
+
+msgid "%d file"
+msgid_plural "%d files"
+msgstr[1] "%d Dateien"
+"""
+
+
+def test_a_plural_without_its_first_form_stops_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.po").write_text(UNFINISHED)
+    assert read_catalogue(tmp_path / "a.po") == [("%d file", ""), ("%d files", "%d Dateien")]
+    good = catalogue(tmp_path / "b.po", message("Open the file", "Öffne die Datei"))
+    assert sentence_pairs(read_all([tmp_path / "a.po", good])) == [("Open the file", "Öffne die Datei")]
 
 
 def test_a_file_that_is_no_catalogue_is_said_and_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -200,6 +225,14 @@ def test_a_tsv_file_gives_its_first_two_columns() -> None:
     assert parse_tsv(to_tsv([("a", "b")]), "x.tsv") == [("a", "b")]
 
 
+def test_lines_that_could_be_pairs_but_are_notes_are_counted_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    content = b"# a note\n# one two\teins zwei\n# three\tdrei\n #four\tvier\n # five\tfunf\n"
+    with caplog.at_level(logging.INFO, "autoassist.workloads"):
+        assert parse_tsv(content, "x.tsv") == [("#four", "vier"), ("# five", "funf")]
+    (said,) = caplog.messages
+    assert "x.tsv: 2 lines of two columns begin with '# ' and are left out as notes" in said
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -232,6 +265,33 @@ def test_of_a_directory_the_german_catalogues_are_taken_or_all_where_none_says(t
     french, german = (catalogue(tmp_path / code / "x.mo", message("a b c", "d e f")) for code in ("fr", "de"))
     assert catalogues_in(tmp_path) == [german]
     assert catalogues_in(french.parent) == [french]
+
+
+@pytest.mark.parametrize("suffix", [".mo", ".po"])
+def test_a_catalogues_language_is_that_of_its_header_or_else_of_its_path(tmp_path: Path, suffix: str) -> None:
+    path = catalogue(tmp_path / "fr" / "LC_MESSAGES" / f"x{suffix}", message("a b c", "d e f"))
+    assert language_of(path) == "fr"
+    assert language_of(catalogue(tmp_path / "po" / f"pt_BR{suffix}", message("a b c", "d e f"))) == "pt"
+    assert language_of(catalogue(tmp_path / "po" / f"app{suffix}", message("a b c", "d e f"))) == ""
+    file = polib.POFile()
+    file.metadata = {"Language": "nl_BE", "Content-Type": "text/plain; charset=UTF-8"}
+    (file.save_as_mofile if suffix == ".mo" else file.save)(str(path))
+    assert language_of(path) == "nl"
+
+
+def test_catalogues_of_several_languages_are_taken_with_a_warning_that_names_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for code in ("fr", "nl", "nl_BE"):
+        catalogue(tmp_path / code / "LC_MESSAGES" / "x.mo", message("a b c", "d e f"))
+    assert len(catalogues_in(tmp_path)) == 3
+    (said,) = caplog.messages
+    assert "catalogues of fr, nl, trained on as if they were of one language; give the folder of one" in said
+    caplog.clear()
+    catalogues_in(tmp_path / "fr")
+    catalogue(tmp_path / "de" / "LC_MESSAGES" / "x.mo", message("a b c", "d e f"))
+    catalogues_in(tmp_path)
+    assert not caplog.messages
 
 
 def test_what_the_user_gives_is_refused_where_it_is_not_there_or_too_little(tmp_path: Path) -> None:

@@ -236,6 +236,29 @@ def test_sections_end_with_a_paragraph_and_hold_all_of_the_text() -> None:
     assert len(found) > 5 and all(len(section) >= 2000 for section in found[:-1])
 
 
+def test_lines_without_a_blank_one_are_cut_at_their_ends(tmp_path: Path) -> None:
+    lines = [f"{number} der Wind weht durch alte Gassen" for number in range(1000)]
+    (tmp_path / "lines.txt").write_text("\n".join(lines))
+    documents = read_documents(tmp_path / "lines.txt")
+    found = [*documents.train, *documents.validation, *documents.test]
+    assert sorted("\n".join(found).split("\n")) == sorted(lines) and len(found) > 10
+    assert sum(2000 <= len(section) < 2100 for section in found) >= len(found) - 1
+
+
+def test_text_that_blank_lines_cut_well_enough_keeps_its_long_paragraphs(tmp_path: Path) -> None:
+    paragraphs = ["\n".join(f"{name} {number} leise" for number in range(900)) for name in "abcd"]
+    (tmp_path / "long.txt").write_text("\n\n".join(paragraphs))
+    documents = read_documents(tmp_path / "long.txt")
+    assert sorted([*documents.train, *documents.validation, *documents.test]) == paragraphs
+    assert documents.digest() == "b8f65230e5127c7a"
+
+
+def test_one_line_that_is_too_long_is_refused_with_the_way_to_cut_it(tmp_path: Path) -> None:
+    (tmp_path / "line.txt").write_text("der Wind weht " * 2000)
+    with pytest.raises(DataError, match=r"1 different sections, cut after 2000 .*more text, or break longer lines"):
+        read_documents(tmp_path / "line.txt")
+
+
 def test_the_same_section_never_lies_in_two_parts(tmp_path: Path) -> None:
     write(tmp_path / "a", files=8)
     for file in list((tmp_path / "a").iterdir()):

@@ -265,9 +265,18 @@ def test_the_best_evaluations_are_in_the_state_that_a_checkpoint_holds(workload:
     assert isinstance(other, Transformer)
     torch.save(boss.state_dict(), tmp_path / "boss.pt")
     other.load_state_dict(torch.load(tmp_path / "boss.pt", weights_only=True))
+    assert other.best.judged_by == workload.corpus.held_out_digest()
     assert other.best.is_chosen and [loss for loss, _ in other.best.kept] == [1.0, 2.0]
     with boss.best.in_place_of(boss), other.best.in_place_of(other):
         assert torch.equal(boss.embedding.weight, other.embedding.weight)
+
+
+def test_weights_that_do_not_say_by_what_they_were_judged_are_read(workload: Translation) -> None:
+    boss = evaluated(workload, [(1.0, 1.0)])
+    state = boss.best.get_extra_state()
+    del state["judged_by"]
+    boss.best.set_extra_state(state)
+    assert boss.best.judged_by == "" and [loss for loss, _ in boss.best.kept] == [1.0]
 
 
 def test_an_assistant_can_look_ahead_with_the_boss_of_a_snapshot(workload: Translation, tmp_path: Path) -> None:
