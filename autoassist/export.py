@@ -141,7 +141,8 @@ def _segment(segment: Segment) -> Record:
 
 
 def loss_records(store: RunStore) -> Iterator[Record]:
-    """Every reported loss, in log order."""
+    """Every reported loss, in log order. ``epoch`` is the step's: of one in which two epochs meet, the later one; the
+    segments in ``batches`` tell them apart."""
     for record in store.loss_records():
         for id_, loss, keep in zip(record.ids, record.losses, record.keep_probabilities, strict=True):
             yield {
