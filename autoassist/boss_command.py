@@ -72,8 +72,7 @@ class BossCommand:
         peer = f"boss-{os.environ.get('RANK', '0')}"
         speak_as("boss", peer)
         stops = (signal.SIGINT,) if comes_again() else STOPS
-        with StopSignal(stops, second_kills=True) as stop, process_group(device):
-            _interrupted_by(stop)
+        with StopSignal(stops, second_kills=True) as stop, _interrupted_by(stop), process_group(device):
             saver, state = open_checkpoints(checkpoints)
             workload = CheckedWorkload(self.data.load(self.workload))
             validate_workload(workload)
@@ -134,7 +133,8 @@ class BossCommand:
             yield show
 
 
-def _interrupted_by(stop: StopSignal) -> None:
+@contextmanager
+def _interrupted_by(stop: StopSignal) -> Iterator[None]:
     """Until there is a feed to stop, the first signal ends whatever is done; others do not disturb that end."""
 
     def interrupt() -> None:
@@ -144,6 +144,7 @@ def _interrupted_by(stop: StopSignal) -> None:
     stop.on_stop = interrupt
     if stop.requested:
         interrupt()
+    yield
 
 
 def instances_of(workload: CheckedWorkload, run: RunSettings) -> dict[str, Any]:

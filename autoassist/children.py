@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,13 @@ HOME = Path(__file__).resolve().parent.parent
 LAST_WORDS = 20
 READ_S = 1.0
 """How long the last words of a process that has ended may take to be read."""
+RANK_VARIABLES = frozenset(
+    {
+        *("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "MASTER_ADDR", "MASTER_PORT"),
+        *("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE"),
+    }
+)
+"""What torchrun, and whoever speaks its language, tells a rank; beside these what begins with TORCHELASTIC_."""
 
 
 def without_cwd() -> dict[str, str]:
@@ -36,6 +43,18 @@ def without_cwd() -> dict[str, str]:
     installed = [*site.getsitepackages(), site.getusersitepackages()]
     is_found = HOME in [Path(entry).resolve() for entry in (*given, *installed)]
     return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(given if is_found else [*given, str(HOME)])}
+
+
+def of_no_rank(environment: Mapping[str, str]) -> dict[str, str]:
+    """Without what makes a process one of somebody's ranks, and which a cluster may leave set for a launcher too.
+
+    Its Boss would wait for ranks that nobody starts. Where a run has several, its Boss starts them and tells each.
+    """
+    return {
+        name: value
+        for name, value in environment.items()
+        if name not in RANK_VARIABLES and not name.startswith("TORCHELASTIC_")
+    }
 
 
 @dataclass(slots=True)
@@ -64,7 +83,8 @@ class Child:
         its own: Linux divides the cores among sessions first (autogroups), so that between two of them the priorities
         of a Boss and of a process that looks ahead on idle time mean nothing.
         """
-        environment = {**os.environ, **self.environment, PARENT_VARIABLE: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
+        ours = {PARENT_VARIABLE: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
+        environment = {**of_no_rank(os.environ), **self.environment, **ours}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "autoassist", *self.arguments],
             env=environment,

@@ -29,6 +29,7 @@ from protocol.settings import require
 log = logging.getLogger("autoassist.boss")
 
 INDEX = "checkpoints.json"
+STILL_COUNTS = "the one before it still counts"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +148,7 @@ class CheckpointDir:
             return msgspec.json.decode((self.path / INDEX).read_bytes(), type=list[Entry])
         except FileNotFoundError:
             return []
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise DataError(f"{self.path / INDEX} is damaged: {error}; remove it to start afresh") from None
 
     def stage(self, state: BossState) -> tuple[Path, Entry]:
@@ -164,9 +165,12 @@ class CheckpointDir:
         return part, Entry(state.step, _name(state.step), _sha256(part))
 
     def publish(self, part: Path, entry: Entry) -> None:
-        """The broker has its snapshot too: from now on this checkpoint is the newest."""
-        part.replace(self.path / entry.file)
+        """The broker has its snapshot too: from now on this checkpoint is the newest.
+
+        Raises OSError where the disk does not take it, DataError where the index is damaged.
+        """
         kept = [e for e in self.entries() if e.step < entry.step] + [entry]
+        part.replace(self.path / entry.file)
         self._write_index(kept[-self.keep :])
         for old in kept[: -self.keep]:
             with suppress(FileNotFoundError):
@@ -213,35 +217,40 @@ class Saver:
         return self.every_steps > 0 and is_new and feed.steps % self.every_steps == 0
 
     def save(self, feed: Feed, boss: nn.Module, optimizer: torch.optim.Optimizer) -> bool:
-        """Write one; False, with a warning, where the broker or the disk does not let it count.
+        """Write one; False, with a warning of rank 0's, where the broker or the disk does not let it count.
 
         The file counts only once the broker keeps its snapshot too, so neither is ever without the other. All ranks
         call it at the same step; rank 0 writes.
         """
         self._tried = feed.steps
-        step = feed.steps - 1
         feed.until_done()  # only then is it known whether the losses were finite
         if why := first_reason(feed.gather(_why_not(feed))):
-            return self._without(step, why)
+            return self._without(feed, why)
         staged: tuple[Path, Entry] | None = None
         with feed.clocks.checkpoint():
             state = capture(feed, boss, optimizer)
             if feed.rank == 0:
                 staged, why = self._stage(state)
             if why := first_reason(feed.gather(why)):
-                return self._without(step, why)
+                return self._without(feed, why)
         if not feed.cut():
             if staged is not None:
                 staged[0].unlink(missing_ok=True)
-            return self._without(step, "the broker did not answer")
-        if staged is None:
-            return True
+            return self._without(feed, "the broker did not answer")
+        return staged is None or self._publish(feed, *staged)
+
+    def _publish(self, feed: Feed, part: Path, entry: Entry) -> bool:
+        """From rank 0; False where the directory does not let it count."""
         try:
-            self.directory.publish(*staged)
+            self.directory.publish(part, entry)
+            return True
         except OSError as error:
-            staged[0].unlink(missing_ok=True)
-            return self._without(step, self._unwritable(step, error))
-        return True
+            why, left = self._unwritable(entry.step, error), STILL_COUNTS
+        except DataError:
+            index = self.directory.path / INDEX
+            why, left = f"{index} is damaged", "remove it, and the next checkpoint counts; those before it do not"
+        part.unlink(missing_ok=True)
+        return self._without(feed, why, left)
 
     def _stage(self, state: BossState) -> tuple[tuple[Path, Entry] | None, str]:
         """Written, and the first one read back: what holds more than numbers, strings and tensors is never read."""
@@ -263,8 +272,9 @@ class Saver:
         return f"{refused(self.directory.path / _name(step), error)}; free space there or make it writable"
 
     @staticmethod
-    def _without(step: int, why: str) -> bool:
-        log.warning("no checkpoint of step %d: %s; the one before it still counts", step, why)
+    def _without(feed: Feed, why: str, left: str = STILL_COUNTS) -> bool:
+        if feed.rank == 0:  # it is the same for all
+            log.warning("no checkpoint of step %d: %s; %s", feed.steps - 1, why, left)
         return False
 
 

@@ -6,12 +6,25 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 
 STOPS = (signal.SIGTERM, signal.SIGINT)
 AGAIN_S = 1.0
 """A second Ctrl-C that comes sooner may be the same one, which a launcher has passed on."""
+
+
+@contextmanager
+def ending_at_once(numbers: Sequence[signal.Signals] = STOPS) -> Iterator[None]:
+    """Meanwhile these signals end the process, whoever listens to them: for a wait amid which no Python code runs, and
+    with it no handler. Main thread only."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class StopSignal:

@@ -47,6 +47,31 @@ def test_a_child_is_heard_and_its_end_noticed_where_its_log_cannot_be_written(tm
     assert "no command 'nonsense'" in child.last_words
 
 
+def test_a_launcher_s_roles_are_ranks_of_nobody_but_of_whom_it_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cluster leaves these set for whatever it starts; a Boss would wait for ranks that nobody starts."""
+    words = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE")
+    words += ("ROLE_RANK", "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID")
+    for name in words:
+        monkeypatch.setenv(name, "2")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    given: list[dict[str, str]] = []
+    started = subprocess.Popen(["true"], stderr=subprocess.PIPE, text=True)
+
+    def popen(*_: object, env: dict[str, str], **__: object) -> subprocess.Popen[str]:
+        given.append(env)
+        return started
+
+    monkeypatch.setattr("autoassist.children.subprocess.Popen", popen)
+    environment = {"MASTER_PORT": "29500"}
+    child = Child("x", [], tmp_path / "x.log", lambda *_: None, on_news=lambda: None, environment=environment)
+    child.start()
+    assert child.wait(DEADLINE_S)
+    assert {name: given[0][name] for name in words if name in given[0]} == environment
+    assert given[0]["OMP_NUM_THREADS"] == "3"
+
+
 def test_a_child_that_announces_nothing_is_no_news_before_its_last_words_are_there(tmp_path: Path) -> None:
     """What it says and what it announces come by two pipes, of which the second may end long before."""
     words: list[str] = []

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from boss.checkpoint import BossState, CheckpointDir, CheckpointSettings, Saver, restore, under_elasticity
+from boss.checkpoint import INDEX, BossState, CheckpointDir, CheckpointSettings, Saver, restore, under_elasticity
 from protocol.errors import StoreError
 
 
@@ -155,3 +155,39 @@ def test_a_checkpoint_that_cannot_be_mapped_here_counts_all_the_same(
     directory = CheckpointDir(tmp_path, keep=2)
     assert Saver(directory, every_steps=5).save(a_feed(), boss, optimizer)
     assert [entry.step for entry in directory.entries()] == [4]
+
+
+@pytest.mark.parametrize("damage", [b"nonsense", b'[{"step": 1, "file": "\xff", "sha256": ""}]', b"{}"])
+def test_an_index_that_is_damaged_costs_checkpoints_and_not_the_training_and_the_warning_says_what_to_do(
+    tmp_path: Path,
+    boss: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    caplog: pytest.LogCaptureFixture,
+    damage: bytes,
+) -> None:
+    directory = CheckpointDir(tmp_path, keep=2)
+    saver = Saver(directory, every_steps=5)
+    (tmp_path / INDEX).write_bytes(damage)
+    with caplog.at_level(logging.WARNING):
+        assert not saver.save(a_feed(), boss, optimizer)
+    (said,) = caplog.messages
+    assert said.startswith(f"no checkpoint of step 4: {tmp_path / INDEX} is damaged; remove it")
+    assert [path.name for path in tmp_path.iterdir()] == [INDEX], "what does not count is not left behind"
+    (tmp_path / INDEX).unlink()
+    assert saver.save(a_feed(), boss, optimizer)
+    assert [entry.step for entry in directory.entries()] == [4]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_of_several_ranks_one_says_that_a_checkpoint_was_missed(
+    tmp_path: Path,
+    boss: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    caplog: pytest.LogCaptureFixture,
+    rank: int,
+) -> None:
+    feed = a_feed()
+    feed.rank, feed.is_connected = rank, False
+    with caplog.at_level(logging.WARNING):
+        assert not Saver(CheckpointDir(tmp_path, keep=2), every_steps=5).save(feed, boss, optimizer)
+    assert len(caplog.messages) == (1 if rank == 0 else 0)
