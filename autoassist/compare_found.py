@@ -84,9 +84,8 @@ def _has_begun(run_dir: Path) -> bool:
     command = run_dir / COMMAND_FILE
     if command.exists():
         return command.stat().st_size > 0
-    if run_dir.is_dir() and not any(run_dir.iterdir()):
-        return False
-    if run_dir.is_dir() or run_dir.exists() or run_dir.is_symlink():
+    is_there = run_dir.exists() or run_dir.is_symlink()
+    if is_there and not (run_dir.is_dir() and not any(run_dir.iterdir())):
         raise SettingError(f"{run_dir}: is no directory of a run ({COMMAND_FILE} is missing); {REMEDY}")
     return False
 

@@ -21,9 +21,8 @@ class RunRow(msgspec.Struct, kw_only=True):
     n: int
     workload: str = ""  # what the Boss calls it
     off_plan_steps: int = 0  # trained by the Boss on its own while no batch came
-    off_plan_ranges: list[tuple[int, int]] = msgspec.field(
-        default_factory=list
-    )  # [start, stop) of their numbers, and of returned ones
+    # [start, stop) of their numbers, and of those that were given back
+    off_plan_ranges: list[tuple[int, int]] = msgspec.field(default_factory=list)
     generation: int = 0  # how often it was taken back to a checkpoint
     fenced: list[str] = msgspec.field(default_factory=list)  # incarnations of what came after that checkpoint
     next_window: int = 0  # the first window that was never leased or passed
